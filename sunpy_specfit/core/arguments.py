@@ -1,0 +1,55 @@
+"""Objects that are nothing but their constructor arguments."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar
+
+__all__ = ["Configurable"]
+
+
+class Configurable:
+    """Base of models, operators, priors, solvers and noises: immutable, and rebuilt from plain data.
+
+    The constructor stores every argument under its own name, as given. That is all a class has to do to be
+    printed, compared, saved to a file and loaded again.
+
+    Attributes
+    ----------
+    name : str
+        The registered name, spelled in lower case.
+    references : tuple of str
+        What to cite, as DOI or ADS bibcode.
+    """
+
+    name: ClassVar[str] = ""
+    references: ClassVar[tuple[str, ...]] = ()
+
+    def arguments(self) -> dict[str, Any]:
+        """The constructor arguments, as given, in the constructor's order."""
+        values = {}
+        for parameter in inspect.signature(type(self).__init__).parameters.values():
+            if parameter.name == "self" or parameter.kind is parameter.VAR_KEYWORD:
+                continue
+            if not hasattr(self, parameter.name):
+                raise TypeError(
+                    f"{type(self).__name__} does not store its constructor argument {parameter.name!r}: "
+                    f"write `self.{parameter.name} = {parameter.name}` in __init__"
+                )
+            values[parameter.name] = getattr(self, parameter.name)
+        return values
+
+    def __repr__(self) -> str:
+        try:
+            parts = []
+            for parameter in inspect.signature(type(self).__init__).parameters.values():
+                if parameter.name == "self" or parameter.kind is parameter.VAR_KEYWORD:
+                    continue
+                value = getattr(self, parameter.name)
+                if parameter.kind is parameter.VAR_POSITIONAL:
+                    parts += [repr(v) for v in value]
+                elif value is not parameter.default:
+                    parts.append(f"{parameter.name}={value!r}" if parameter.kind is parameter.KEYWORD_ONLY else repr(value))
+        except AttributeError:
+            return object.__repr__(self)
+        return f"{type(self).__name__}({', '.join(parts)})"

@@ -1,0 +1,436 @@
+"""What the light should look like: the interface of every model."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import astropy.units as u
+import torch
+
+from .arguments import Configurable
+from .names import unknown_name
+from .operator import Operator
+from .parameter import Auxiliary, Parameter, Tie
+
+__all__ = ["Instrumented", "Model", "Sum"]
+
+
+class Model(Configurable):
+    """One pixel's physics as a stateless function of tensors.
+
+    A subclass declares its parameters as class attributes, astropy.modeling style, and writes `evaluate`.
+    The engine batches it over pixels, differentiates it, finds start values and applies bounds and units.
+    Models are immutable: `fix`, `free`, `bound`, `tie` and `share` return new ones. ``a + b`` adds the
+    light of two models, ``a | operator`` sends it through an instrument.
+
+    Attributes
+    ----------
+    name : str
+        The registered name.
+    label : str
+        What distinguishes this component in a sum; by default the registered name.
+    data_axis : {"spectral", "channel", None}
+        The axis of the data that one pixel's samples lie along.
+    stokes : str
+        The Stokes parameters it speaks of, such as ``"I"`` or ``"IQUV"``. With more than one,
+        `evaluate` returns ``(stokes, n)``.
+    linear : tuple of str
+        Parameters that enter linearly, which start-value searches and closed forms use.
+    derived : mapping of str to unit
+        Names and units of what `derive` returns; the units as in `Parameter`.
+    smooth : tuple of str or None
+        The quantities that ``Smooth()`` acts on when none is named; None for all fitted ones.
+
+    Examples
+    --------
+    >>> from sunpy_specfit import Model, Parameter
+    >>> class Lorentzian(Model):
+    ...     name = "lorentzian"
+    ...     amplitude = Parameter("data", lower=0)
+    ...     center = Parameter("spectral", location=True)
+    ...     width = Parameter("spectral", lower=0)
+    ...
+    ...     def evaluate(self, x, amplitude, center, width):
+    ...         return amplitude / (1 + ((x - center) / width) ** 2)
+    >>> list(Lorentzian().parameters)
+    ['amplitude', 'center', 'width']
+    """
+
+    data_axis: ClassVar[str | None] = "spectral"
+    stokes: ClassVar[str] = "I"
+    linear: tuple[str, ...] = ()
+    derived: Mapping[str, Any] = MappingProxyType({})
+    smooth: tuple[str, ...] | None = None
+    label: str | None = None
+
+    _class_parameters: ClassVar[Mapping[str, Parameter]] = MappingProxyType({})
+    _class_auxiliaries: ClassVar[Mapping[str, Auxiliary]] = MappingProxyType({})
+    _overrides: Mapping[str, Parameter] = MappingProxyType({})
+
+    linearize = None
+    """Optional analytic Jacobian, ``linearize(x, **parameters) -> (light, {name: derivative})``.
+
+    In the batched form: x is ``(n, 1)`` or ``(n, pixels)``, parameters ``(pixels,)`` or ``(k, pixels)``,
+    light ``(n, pixels)``, a derivative anything that broadcasts to it (with a leading k for vectors).
+    The conformance kit holds it against automatic differentiation of `evaluate`.
+    """
+
+    start_values = None
+    """Optional start values, ``start_values(x, data, weight, **auxiliary) -> {name: tensor}``.
+
+    Batched as `linearize`; data and weight (1/sigma², 0 where unusable) are ``([stokes,] n, pixels)``.
+    Names left out are found by the engine. A tensor ``(starts, pixels)`` gives several starts.
+    """
+
+    start_grid = None
+    """Optional candidates for the engine's search, ``start_grid(x) -> {name: 1-D array}``.
+
+    For non-linear parameters, in their physical units; x is the 1-D spectral axis (float64 numpy array).
+    """
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        parameters = dict(cls._class_parameters)
+        auxiliaries = dict(cls._class_auxiliaries)
+        for key, value in vars(cls).items():
+            if isinstance(value, Parameter):
+                parameters[key] = value
+            elif isinstance(value, Auxiliary):
+                auxiliaries[key] = value
+            elif key in parameters and key in cls.__mro__[1]._class_parameters and value is None:
+                del parameters[key]
+        cls._class_parameters = MappingProxyType(parameters)
+        cls._class_auxiliaries = MappingProxyType(auxiliaries)
+
+    # -- what a subclass writes ------------------------------------------------------------------
+
+    @abstractmethod
+    def evaluate(self, x: torch.Tensor, **parameters: torch.Tensor) -> torch.Tensor:
+        """The light of one pixel.
+
+        Parameters
+        ----------
+        x : `torch.Tensor`
+            The data axis, ``(n,)``.
+        **parameters : `torch.Tensor`
+            Scalars, or ``(k,)`` for vectors, by name; auxiliary inputs follow as keywords.
+
+        Returns
+        -------
+        `torch.Tensor`
+            ``(n,)``, or ``(stokes, n)``.
+        """
+
+    def prepare(self, observation) -> dict[str, torch.Tensor]:
+        """Auxiliary inputs taken from the observation once, in float64 and physical units.
+
+        The last axis of each tensor is the pixel axis: of the length of the map, or 1 if shared. They are handed
+        to `evaluate` (without that axis) and to `derive` as keywords, and never differentiated.
+        """
+        return {}
+
+    def derive(self, **parameters: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Further quantities, elementwise over pixels, from parameters and auxiliaries in physical units."""
+        return {}
+
+    def declare(self) -> Mapping[str, Parameter]:
+        """The parameters of this instance; override it where they depend on constructor arguments."""
+        return self._class_parameters
+
+    # -- what everybody reads --------------------------------------------------------------------
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        """Every parameter by name, with the bounds, ties and fixed values of this instance."""
+        return {name: self._overrides.get(name, parameter) for name, parameter in self.declare().items()}
+
+    @property
+    def auxiliaries(self) -> dict[str, Auxiliary]:
+        """Declared auxiliary inputs by name."""
+        return dict(self._class_auxiliaries)
+
+    @property
+    def components(self) -> tuple[Model, ...]:
+        """The models that are added; of a single model, itself."""
+        return (self,)
+
+    @property
+    def operators(self) -> tuple[Operator, ...]:
+        """The operators that the light passes, from left to right."""
+        return ()
+
+    def component_label(self) -> str:
+        """The label in force: the one given, or the registered name."""
+        return self.label or self.name or type(self).__name__.lower()
+
+    def resolve(self, name: str) -> str:
+        """The key under which a parameter is listed, from any accepted spelling of it.
+
+        Raises
+        ------
+        KeyError
+            If there is no such parameter; close matches are named.
+        """
+        known = self.parameters
+        if name in known:
+            return name
+        label, _, bare = name.rpartition(".")
+        if bare in known and label == self.component_label():
+            return bare
+        raise unknown_name(name, known, kind="parameter", owner=repr(self))
+
+    def _full_name(self, key: str) -> str:
+        for component, keys in zip(self.components, component_keys(self.components), strict=True):
+            for name in component.parameters:
+                if keys[name] == key:
+                    return f"{component.component_label()}.{name}"
+        raise KeyError(key)
+
+    # -- constraints -----------------------------------------------------------------------------
+
+    def _override(self, changes: Mapping[str, Parameter]) -> Model:
+        new = copy.copy(self)
+        new._overrides = MappingProxyType({**self._overrides, **changes})
+        return new
+
+    def _changed(self, values: Mapping[str, Any], change) -> Model:
+        known = self.parameters
+        return self._override({(key := self.resolve(name)): change(known[key], value) for name, value in values.items()})
+
+    def fix(self, values: Mapping[str, Any] | str | None = None, /, *names: str, **keywords: Any) -> Model:
+        """Hold parameters at given values, or at their start values.
+
+        Parameters
+        ----------
+        values : mapping or str
+            Name to value (`~astropy.units.Quantity`, number, or an array over the map), or a bare name,
+            which holds the parameter at its ``init``.
+        *names : str
+            Further bare names.
+        **keywords
+            The same as ``values``, for names that are identifiers.
+
+        Examples
+        --------
+        >>> import astropy.units as u
+        >>> import sunpy_specfit as specfit
+        >>> line = specfit.Gaussian(195.119 * u.AA).fix(width=30 * u.mAA)
+        >>> line.parameters["width"].fixed
+        True
+        """
+        if isinstance(values, str):
+            names, values = (values, *names), None
+        changes = {**dict.fromkeys(names), **(values or {}), **keywords}
+        return self._changed(
+            changes,
+            lambda p, value: p.replace(fixed=True, tie=None, default=p.default if value is None else value),
+        )
+
+    def free(self, *names: str) -> Model:
+        """Let parameters vary again: neither fixed, tied nor shared."""
+        return self._changed(dict.fromkeys(names), lambda p, _: p.replace(fixed=False, tie=None, shared=False))
+
+    def bound(self, values: Mapping[str, Any] | None = None, /, **keywords: Any) -> Model:
+        """Keep parameters between limits.
+
+        Parameters
+        ----------
+        values : mapping
+            Name to ``(lower, upper)``: a Quantity of two, or a pair in which None means no limit.
+
+        Raises
+        ------
+        ValueError
+            If lower is not below upper.
+        """
+        return self._changed({**(values or {}), **keywords}, _with_bounds)
+
+    def tie(self, name: str, target: str, *, factor: float = 1.0, offset: Any = 0.0) -> Model:
+        """Tie a parameter to another, affinely: ``name = factor * target + offset``.
+
+        The target may belong to another model of a joint fit; it is looked up when the fit starts.
+        """
+        key = self.resolve(name)
+        if "." not in target or target.rpartition(".")[0] in [c.component_label() for c in self.components]:
+            target = self._full_name(self.resolve(target))
+        if target == self._full_name(key):
+            raise ValueError(f"parameter {name!r} cannot be tied to itself")
+        return self._changed({key: Tie(target, float(factor), offset)}, lambda p, tie: p.replace(tie=tie, fixed=False))
+
+    def share(self, *names: str) -> Model:
+        """Use one value of each named parameter for all pixels."""
+        return self._changed(dict.fromkeys(names), lambda p, _: p.replace(shared=True, tie=None, fixed=False))
+
+    # -- lego ------------------------------------------------------------------------------------
+
+    def __add__(self, other: Model) -> Model:
+        return Sum(self, other) if isinstance(other, Model) else NotImplemented
+
+    def __or__(self, operator: Operator) -> Model:
+        return Instrumented(self, operator) if isinstance(operator, Operator) else NotImplemented
+
+
+def _with_bounds(parameter: Parameter, limits) -> Parameter:
+    try:
+        lower, upper = limits
+    except (TypeError, ValueError):
+        raise ValueError(f"bounds are a pair (lower, upper), found {limits!r}; use None for no limit") from None
+    if lower is not None and upper is not None:
+        low, high = u.Quantity(lower), u.Quantity(upper)
+        if not low < high:
+            raise ValueError(f"the lower bound must be below the upper one, found ({lower}, {upper})")
+    return parameter.replace(lower=lower, upper=upper)
+
+
+class _Composite(Model):
+    """What sums and instrumented models share: their parameters are those of their components, by key."""
+
+    def component_keys(self) -> list[dict[str, str]]:
+        """For each component, parameter name -> key in `parameters`.
+
+        Raises
+        ------
+        ValueError
+            If two different components have one label.
+        """
+        labels = [c.component_label() for c in self.components]
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        if twice:
+            raise ValueError(
+                f"two components are labelled {twice[0]!r}: their parameters could not be told apart. "
+                "Give them labels of their own, such as Gaussian(..., label='blue')"
+            )
+        return component_keys(self.components)
+
+    @abstractmethod
+    def with_components(self, components: tuple[Model, ...]) -> Model:
+        """The same expression of other components."""
+
+    def declare(self) -> Mapping[str, Parameter]:
+        return {
+            keys[name]: parameter
+            for component, keys in zip(self.components, self.component_keys(), strict=True)
+            for name, parameter in component.parameters.items()
+        }
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        return dict(self.declare())
+
+    @property
+    def auxiliaries(self) -> dict[str, Auxiliary]:
+        return {name: a for component in self.components for name, a in component.auxiliaries.items()}
+
+    def _override(self, changes: Mapping[str, Parameter]) -> Model:
+        # Constraints live on the components, so that a sum is nothing but its terms.
+        components = []
+        for component, keys in zip(self.components, self.component_keys(), strict=True):
+            own = {name: changes[keys[name]] for name in component.parameters if keys[name] in changes}
+            components.append(component._override(own) if own else component)
+        return self.with_components(tuple(components))
+
+    @property
+    def data_axis(self):
+        return self.components[0].data_axis
+
+    @property
+    def stokes(self):
+        return self.components[0].stokes
+
+    def resolve(self, name: str) -> str:
+        known = self.parameters
+        if name in known:
+            return name
+        label, _, bare = name.rpartition(".")
+        for component, keys in zip(self.components, self.component_keys(), strict=True):
+            if label == component.component_label() and bare in keys:
+                return keys[bare]
+        several = [key for key in known if key.rpartition(".")[2] == name]
+        if several:
+            raise KeyError(f"{name!r} is ambiguous here: write {' or '.join(map(repr, several))}")
+        raise unknown_name(name, known, kind="parameter", owner=repr(self))
+
+
+class Sum(_Composite):
+    """Models whose light is added, ``a + b``."""
+
+    name = "sum"
+
+    def __init__(self, *models: Model):
+        for model in models:
+            if model.operators:
+                raise ValueError(
+                    "an instrumented model cannot be added to another: add the models first, "
+                    "(a + b) | operator"
+                )
+        self.models = tuple(component for model in models for component in model.components)
+        first = self.models[0]
+        for model in self.models[1:]:
+            if (model.data_axis, model.stokes) != (first.data_axis, first.stokes):
+                raise ValueError(
+                    f"{model!r} lives on {model.data_axis!r} with Stokes {model.stokes!r}, "
+                    f"{first!r} on {first.data_axis!r} with Stokes {first.stokes!r}: they cannot be added"
+                )
+        self.component_keys()
+
+    @property
+    def components(self) -> tuple[Model, ...]:
+        return self.models
+
+    def with_components(self, components: tuple[Model, ...]) -> Model:
+        return Sum(*components)
+
+    def evaluate(self, x, **parameters):
+        light = 0
+        for component, keys in zip(self.components, self.component_keys(), strict=True):
+            inputs = {name: parameters[keys[name]] for name in component.parameters}
+            inputs |= {name: parameters[name] for name in component.auxiliaries}
+            light = light + component.evaluate(x, **inputs)
+        return light
+
+    def __repr__(self) -> str:
+        return " + ".join(map(repr, self.models))
+
+
+class Instrumented(_Composite):
+    """A model whose light passes operators, ``model | operator``."""
+
+    name = "instrumented"
+
+    def __init__(self, model: Model, operator: Operator):
+        self.model = model
+        self.operator = operator
+
+    @property
+    def components(self) -> tuple[Model, ...]:
+        return self.model.components
+
+    def with_components(self, components: tuple[Model, ...]) -> Model:
+        inner = self.model.with_components(components) if isinstance(self.model, _Composite) else components[0]
+        return Instrumented(inner, self.operator)
+
+    def evaluate(self, x, **parameters):
+        raise TypeError(
+            f"{self!r} is light through an instrument, which may mix pixels: evaluate its `model`, or use fit()"
+        )
+
+    @property
+    def operators(self) -> tuple[Operator, ...]:
+        return (*self.model.operators, self.operator)
+
+    def __repr__(self) -> str:
+        left = f"({self.model!r})" if isinstance(self.model, Sum) else repr(self.model)
+        return f"{left} | {self.operator!r}"
+
+
+def component_keys(components: tuple[Model, ...]) -> list[dict[str, str]]:
+    """For each component, name -> key: the bare name where it is unambiguous, else ``label.name``."""
+    names = [name for c in components for name in (*c.declare(), *c.derived)]
+    return [
+        {n: n if names.count(n) == 1 else f"{c.component_label()}.{n}" for n in (*c.declare(), *c.derived)}
+        for c in components
+    ]

@@ -1,0 +1,130 @@
+"""What the maps should look like: the interface of every prior."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import astropy.units as u
+import torch
+
+from .arguments import Configurable
+from .grid import Grid
+
+__all__ = ["BoundPrior", "Prior", "Quadratic"]
+
+Maps = Mapping[str, torch.Tensor]
+
+
+class Prior(Configurable):
+    """A penalty on maps, in the units of a log posterior: the objective is ½ chi² + Σ energies.
+
+    A prior is made of quantities with units. `bind` turns it into a `BoundPrior` that knows only
+    numbers, once the units and the grid of the maps are known.
+
+    Attributes
+    ----------
+    couples_pixels : bool
+        Whether the energy joins neighbouring pixels. Where it does not, per-pixel solvers can use it.
+    """
+
+    couples_pixels: bool = False
+
+    @property
+    @abstractmethod
+    def quantities(self) -> tuple[str, ...] | None:
+        """The fitted or derived quantities it acts on; None for those that the model names as smooth."""
+
+    @abstractmethod
+    def bind(self, units: Mapping[str, u.UnitBase], grid: Grid) -> BoundPrior:
+        """Make the numeric form.
+
+        Parameters
+        ----------
+        units : mapping
+            The unit of each quantity; its keys are the quantities to act on, in order.
+        grid : `~sunpy_specfit.core.grid.Grid`
+            The shape of the maps and the meaning of their axes.
+        """
+
+
+class BoundPrior:
+    """A prior on plain tensors: maps ``([k,] pixels)`` by name, in the units given to `Prior.bind`.
+
+    `energy` is enough for the solvers that need only a gradient. Those that need curvature ask
+    for `quadratic`, by default made by automatic differentiation where pixels are not coupled.
+    """
+
+    couples_pixels: bool = False
+
+    def energy(self, maps: Maps) -> torch.Tensor:
+        """The penalty, ``(pixels,)`` where pixels are not coupled (or scalar): its sum counts."""
+        raise NotImplementedError
+
+    def select(self, index: torch.Tensor | slice) -> BoundPrior:
+        """The same prior on some of the pixels; one that holds maps of its own takes them along.
+
+        Asked only where pixels are not coupled.
+        """
+        return self
+
+    def quadratic(self, maps: Maps) -> Quadratic | None:
+        """A quadratic that touches `energy` at these maps and lies above it nearby (or equals it).
+
+        None where there is none to be had; Gauss-Newton then refuses the prior and says so.
+        """
+        if self.couples_pixels:
+            return None
+        return separable_quadratic(self, maps)
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """Gradient and curvature of a prior at some maps.
+
+    Attributes
+    ----------
+    gradient : dict of str to `torch.Tensor`
+        dE/dq, shaped as the maps.
+    matvec : callable
+        Curvature times a set of maps; symmetric, positive semi-definite.
+    diagonal : dict of str to `torch.Tensor`
+        The diagonal of the curvature.
+    """
+
+    gradient: dict[str, torch.Tensor]
+    matvec: object
+    diagonal: dict[str, torch.Tensor]
+
+
+def separable_quadratic(prior: BoundPrior, maps: Maps) -> Quadratic:
+    """Gradient and non-negative diagonal curvature of an energy that does not couple pixels, by AD."""
+    names = list(maps)
+    values = tuple(maps[name] for name in names)
+
+    def total(*tensors):
+        return prior.energy(dict(zip(names, tensors, strict=True))).sum()
+
+    gradient_of = torch.func.grad(total, argnums=tuple(range(len(names))))
+    gradient = gradient_of(*values)
+    diagonal = {}
+    for i, name in enumerate(names):
+        # One number a pixel: with no coupling, a vector of ones picks the diagonal (row by row for vectors).
+        rows = values[i].shape[0] if values[i].ndim > 1 else 1
+        curvature = torch.zeros_like(values[i])
+        for row in range(rows):
+            tangent = torch.zeros_like(values[i])
+            (tangent[row] if values[i].ndim > 1 else tangent).fill_(1.0)
+            tangents = tuple(tangent if j == i else torch.zeros_like(v) for j, v in enumerate(values))
+            second = torch.func.jvp(gradient_of, values, tangents)[1][i]
+            if values[i].ndim > 1:
+                curvature[row] = second[row]
+            else:
+                curvature = second
+        diagonal[name] = torch.nan_to_num(curvature, nan=0.0).clamp_min(0.0)
+    return Quadratic(
+        gradient=dict(zip(names, gradient, strict=True)),
+        matvec=lambda v: {name: diagonal[name] * v[name] for name in v},
+        diagonal=diagonal,
+    )

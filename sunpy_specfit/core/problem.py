@@ -1,0 +1,343 @@
+"""One objective: ½ Σ chi² over every valid sample + Σ priors, over one grid of maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from .blocks import DenseBlocks
+from .grid import Grid
+from .layout import Layout
+from .loss import excess
+from .pixels import PixelBlock, TermData
+from .prior import BoundPrior
+from .quantities import Quantities
+from .term import Term
+
+__all__ = ["Problem"]
+
+
+@dataclass
+class Problem:
+    """The whole fit, in numbers only, with three views that agree.
+
+    1. `block` and `linearize`: the Gauss-Newton quadratic of each pixel.
+    2. `residual`, `jvp`, `vjp`: matrix-free, through operators that mix pixels.
+    3. `loss`: a scalar that automatic differentiation can follow, for anything at all.
+
+    The free numbers are ``(k, pixels)``. Solvers of whole maps work on a flat vector in which a shared parameter stands once:
+    `flatten` and `unflatten` go between the two.
+
+    Attributes
+    ----------
+    terms : list of `Term`
+    layout : `Layout`
+    grid : `Grid`
+    priors : list of (BoundPrior, tuple of str)
+        Bound priors and the result keys they act on.
+    loss_name : {"gaussian", "student_t", "huber"}
+    dtype, device
+    fixed : dict of str to `numpy.ndarray`
+        Internal values of fixed parameters.
+    seed : int
+    """
+
+    terms: list[Term]
+    layout: Layout
+    grid: Grid
+    priors: list[tuple[BoundPrior, tuple[str, ...]]]
+    loss_name: str
+    dtype: torch.dtype
+    device: torch.device
+    fixed: Mapping[str, np.ndarray]
+    block_size: int
+    seed: int = 0
+    _whole: PixelBlock | None = field(default=None, repr=False)
+
+    def __post_init__(self):
+        lower, upper = self.layout.bounds()
+        self.lower, self.upper = self._tensor(lower)[:, None], self._tensor(upper)[:, None]
+        self.transform = self._tensor(self.layout.transform)
+        self.base = torch.as_tensor(self.layout.fixed_base(self.fixed, self.grid.size))
+        self.shared = torch.as_tensor(self.layout.shared, device=self.device)
+        rows, free = self.layout.transform.shape
+        self._simple = rows == free and self.layout.is_selection
+        self._physical_auxiliary = self._collect_auxiliary()
+
+    def _tensor(self, value) -> torch.Tensor:
+        return torch.as_tensor(value, dtype=self.dtype, device=self.device)
+
+    def _collect_auxiliary(self) -> list[dict[str, torch.Tensor]]:
+        collected: list[dict[str, torch.Tensor]] = [{} for _ in self.layout.components]
+        for term in self.terms:
+            for number, index in enumerate(term.component_indices):
+                declared = self.layout.components[index].auxiliaries
+                for name, value in term.auxiliary[number].items():
+                    if name in declared:
+                        value = value * term.frame.factor(declared[name]) + term.frame.offset(declared[name])
+                    collected[index][name] = value.to(self.device)
+        return collected
+
+    @property
+    def n_free(self) -> int:
+        """Free numbers a pixel."""
+        return self.layout.n_free
+
+    @property
+    def n_pixels(self) -> int:
+        """Pixels of the map."""
+        return self.grid.size
+
+    @property
+    def mixes_pixels(self) -> bool:
+        """Whether an operator sends light from one pixel to another."""
+        return any(term.mixes_pixels for term in self.terms)
+
+    @property
+    def couples_pixels(self) -> bool:
+        """Whether pixels cannot be fitted one by one: operators, priors or shared parameters join them."""
+        return self.mixes_pixels or bool(self.shared.any()) or any(p.couples_pixels for p, _ in self.priors)
+
+    @property
+    def has_noise_model(self) -> bool:
+        """Whether the noise of some term depends on the light."""
+        return any(term.observation.noise is not None for term in self.terms)
+
+    @property
+    def physical_auxiliary(self) -> list[dict[str, torch.Tensor]]:
+        """Auxiliary inputs of each layout component, in physical units, pixels last."""
+        return self._physical_auxiliary
+
+    # -- view 1: blocks of pixels ----------------------------------------------------------------
+
+    def block(self, index: slice | np.ndarray, dtype: torch.dtype | None = None) -> PixelBlock:
+        """Some pixels as tensors, with the priors that do not couple them."""
+        dtype = dtype or self.dtype
+        data, flags = [], None
+        for term in self.terms:
+            frame = term.frame
+            loaded = term.observation.block(
+                index, dtype=dtype, device=self.device, origin=frame.origin, scale=frame.scale, data_scale=frame.data_scale
+            )
+            usable = None if term.observation.noise is None else (loaded.weight > 0).to(loaded.weight)
+            auxiliary = [
+                {name: (v if v.shape[-1] == 1 else v[..., index]).to(dtype=dtype, device=self.device) for name, v in a.items()}
+                for a in term.auxiliary
+            ]
+            data.append(TermData(term, loaded.x, loaded.data, loaded.weight, usable, auxiliary))
+            flags = loaded.flags if flags is None else flags | loaded.flags
+        base = self.base if self.base.shape[-1] == 1 else self.base[..., index]
+        priors = [
+            (prior.select(index), Quantities(self.layout, names, self._physical_auxiliary).select(index))
+            for prior, names in self.priors
+            if not prior.couples_pixels
+        ]
+        return PixelBlock(
+            terms=data,
+            transform=self.transform.to(dtype),
+            base=base.to(dtype=dtype, device=self.device),
+            lower=self.lower.to(dtype),
+            upper=self.upper.to(dtype),
+            flags=flags,
+            loss=self.loss_name,
+            priors=priors,
+            simple=self._simple,
+        )
+
+    def slices(self) -> list[slice]:
+        """The blocks that work runs in: a pixel's block does not depend on which pixels are asked for."""
+        return [slice(i, min(i + self.block_size, self.n_pixels)) for i in range(0, self.n_pixels, self.block_size)]
+
+    def whole(self) -> PixelBlock:
+        """All pixels as one block, kept."""
+        if self._whole is None:
+            self._whole = self.block(slice(0, self.n_pixels))
+        return self._whole
+
+    def renew_weights(self, free: torch.Tensor) -> None:
+        """Compute the noise from the light at these numbers, where it depends on the light."""
+        if self.has_noise_model:
+            self._whole = self.whole().with_weights_from(free)
+
+    def linearize(self, free: torch.Tensor) -> tuple[torch.Tensor, DenseBlocks, torch.Tensor]:
+        """The data (and the priors that do not couple pixels) as per-pixel quadratics at ``free``.
+
+        Returns
+        -------
+        objective : `torch.Tensor`
+            ``(pixels,)``.
+        blocks : `DenseBlocks`
+            Curvature.
+        vector : `torch.Tensor`
+            Minus the gradient, ``(k, pixels)``.
+
+        Raises
+        ------
+        ValueError
+            Where an operator mixes pixels: there are no per-pixel quadratics then.
+        """
+        if self.mixes_pixels:
+            raise ValueError("an operator mixes the pixels of this problem: use residual, jvp and vjp instead of blocks")
+        objective, matrix, vector = [], [], []
+        whole = self.whole()
+        for part in self.slices():
+            index = torch.arange(part.start, part.stop, device=self.device)
+            o, a, b = whole.select(index).linearize(free[:, index])
+            objective.append(o)
+            matrix.append(a)
+            vector.append(b)
+        return torch.cat(objective), DenseBlocks(torch.cat(matrix, -1)), torch.cat(vector, -1)
+
+    # -- flat vectors, in which a shared parameter stands once -----------------------------------
+
+    def unflatten(self, flat: torch.Tensor) -> torch.Tensor:
+        """Free numbers ``(k, pixels)`` from the flat vector; differentiable."""
+        if not self.shared.any():
+            return flat.reshape(self.n_free, self.n_pixels)
+        n_own = int((~self.shared).sum())
+        own = flat[: n_own * self.n_pixels].reshape(n_own, self.n_pixels)
+        common = flat[n_own * self.n_pixels :]
+        rows, i, j = [], 0, 0
+        for shared in self.shared.tolist():
+            if shared:
+                rows.append(common[j].expand(self.n_pixels))
+                j += 1
+            else:
+                rows.append(own[i])
+                i += 1
+        return torch.stack(rows)
+
+    def flatten(self, free: torch.Tensor) -> torch.Tensor:
+        """The flat vector of free numbers; a shared parameter starts from the median over pixels."""
+        if not self.shared.any():
+            return free.reshape(-1).clone()
+        return torch.cat([free[~self.shared].reshape(-1), free[self.shared].median(-1).values])
+
+    def reduce(self, gradient: torch.Tensor) -> torch.Tensor:
+        """The transpose of `unflatten`: a shared parameter collects what all pixels say."""
+        if not self.shared.any():
+            return gradient.reshape(-1)
+        return torch.cat([gradient[~self.shared].reshape(-1), gradient[self.shared].sum(-1)])
+
+    def flat_bounds(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Bounds of the flat vector."""
+        def spread(bound):
+            return torch.cat([bound[~self.shared].expand(-1, self.n_pixels).reshape(-1), bound[self.shared].reshape(-1)])
+
+        return spread(self.lower), spread(self.upper)
+
+    # -- view 2: matrix-free, whole maps ---------------------------------------------------------
+
+    def light(self, free: torch.Tensor, weights: Mapping[int, Mapping[str, torch.Tensor]] | None = None) -> list[torch.Tensor]:
+        """What each term predicts for the whole map, ``([stokes,] n, pixels)``, through its operators."""
+        whole = self.whole()
+        theta = whole.theta(free)
+        if not any(term.model.operators for term in self.terms):
+            return [whole._term_light(data, theta) for data in whole.terms]
+        lights = []
+        for number, data in enumerate(whole.terms):
+            term, light = data.term, 0
+            x = whole._model_axis(data)
+            for component, batched in enumerate(term.batched):
+                light = light + batched.light(x, term.inputs(theta, component), data.auxiliary[component])
+            own = (weights or {}).get(number)
+            lights.append(term.through_instrument(light, whole._physical_axis(data), self.grid.shape, own))
+        return lights
+
+    def residual(self, free: torch.Tensor, weights=None) -> torch.Tensor:
+        """Whitened residuals of all terms, (data - light) / sigma, ``(samples, pixels)``; 0 where not used."""
+        parts = []
+        for data, light in zip(self.whole().terms, self.light(free, weights), strict=True):
+            parts.append(((data.data - light) * data.weight.sqrt()).reshape(-1, self.n_pixels))
+        return torch.cat(parts)
+
+    def jvp(self, free: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+        """The change of `residual` along a direction of the free numbers."""
+        return torch.func.jvp(self.residual, (free,), (direction,))[1]
+
+    def vjp(self, free: torch.Tensor, cotangent: torch.Tensor) -> torch.Tensor:
+        """The transpose of `jvp`: ``(k, pixels)``."""
+        return torch.func.vjp(self.residual, free)[1](cotangent)[0]
+
+    # -- view 3: a scalar ------------------------------------------------------------------------
+
+    def prior_energy(self, free: torch.Tensor) -> torch.Tensor:
+        """Σ energies of all priors at ``free``, a scalar."""
+        total = free.new_zeros(())
+        theta = self.whole().theta(free)
+        for prior, names in self.priors:
+            quantities = Quantities(self.layout, names, self._physical_auxiliary)
+            total = total + prior.energy(quantities.maps(theta)).sum()
+        return total
+
+    def loss(self, free: torch.Tensor, weights=None) -> torch.Tensor:
+        """The objective, a scalar that can be differentiated with respect to ``free`` and ``weights``.
+
+        Parameters
+        ----------
+        free : `torch.Tensor`
+            ``(k, pixels)``: the numbers themselves, or anything they are computed from (a network's output).
+        weights : dict, optional
+            Term number -> operator number -> weights, for operators that learn.
+        """
+        squared = self.residual(free, weights).square()
+        return 0.5 * excess(self.loss_name, squared).sum() + self.prior_energy(free)
+
+    def operator_weights(self) -> dict[int, dict[int, dict[str, torch.Tensor]]]:
+        """Term number -> operator number -> copies of the weights that the operators offer for learning."""
+        found: dict[int, dict[int, dict[str, torch.Tensor]]] = {}
+        for number, term in enumerate(self.terms):
+            for position, operator in enumerate(term.model.operators):
+                if operator.weights:
+                    copies = {k: w.detach().to(device=self.device, dtype=self.dtype).clone() for k, w in operator.weights.items()}
+                    found.setdefault(number, {})[position] = copies
+        return found
+
+    # -- priors that couple pixels ---------------------------------------------------------------
+
+    def coupled_priors(self) -> Sequence[tuple[BoundPrior, tuple[str, ...]]]:
+        """The bound priors that join neighbouring pixels."""
+        return [(prior, names) for prior, names in self.priors if prior.couples_pixels]
+
+    def coupled_quadratic(self, free: torch.Tensor):
+        """The coupled priors' quadratic at ``free``, pulled back to the free numbers.
+
+        Returns
+        -------
+        gradient : `torch.Tensor`
+            ``(k, pixels)``.
+        matvec : callable
+            Curvature times a direction ``(k, pixels)``.
+        diagonal : `torch.Tensor`
+            ``(k, pixels)``.
+        """
+        theta = self.whole().theta(free)
+        gradient, diagonal = torch.zeros_like(free), torch.zeros_like(free)
+        parts = []
+        for prior, names in self.coupled_priors():
+            maps, columns = Quantities(self.layout, names, self._physical_auxiliary).linearize(theta, self.transform)
+            quadratic = prior.quadratic(maps)
+            for j, column in enumerate(columns):
+                for name in maps:
+                    gradient[j] += _rows(quadratic.gradient[name] * column[name])
+                    diagonal[j] += _rows(quadratic.diagonal[name] * column[name].square())
+            parts.append((quadratic, columns, tuple(maps)))
+
+        def matvec(direction: torch.Tensor) -> torch.Tensor:
+            out = torch.zeros_like(direction)
+            for quadratic, columns, names in parts:
+                moved = {name: sum(column[name] * direction[j] for j, column in enumerate(columns)) for name in names}
+                pushed = quadratic.matvec(moved)
+                for j, column in enumerate(columns):
+                    for name in names:
+                        out[j] += _rows(pushed[name] * column[name])
+            return out
+
+        return gradient, matvec, diagonal
+
+
+def _rows(value: torch.Tensor) -> torch.Tensor:
+    return value.sum(0) if value.ndim > 1 else value

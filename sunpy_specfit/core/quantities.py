@@ -1,0 +1,83 @@
+"""Fitted and derived quantities as functions of the free numbers, for priors and errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch.autograd import forward_ad
+
+from .layout import Layout
+
+__all__ = ["Quantities"]
+
+
+class Quantities:
+    """Physical maps of named quantities, and their derivatives with respect to the free numbers.
+
+    Parameters
+    ----------
+    layout : `Layout`
+    names : sequence of str
+        Result keys, fitted or derived.
+    auxiliary : sequence of dict
+        Physical auxiliary inputs of each layout component, pixels last.
+    """
+
+    def __init__(self, layout: Layout, names: Sequence[str], auxiliary: Sequence[Mapping[str, torch.Tensor]]):
+        self.layout = layout
+        self.names = tuple(names)
+        self.auxiliary = auxiliary
+        factor, offset = layout.scales()
+        self._factor, self._offset = torch.as_tensor(factor)[:, None], torch.as_tensor(offset)[:, None]
+
+    def select(self, index) -> Quantities:
+        """The same on some of the pixels."""
+        auxiliary = [
+            {name: value if value.shape[-1] == 1 else value[..., index] for name, value in inputs.items()}
+            for inputs in self.auxiliary
+        ]
+        return Quantities(self.layout, self.names, auxiliary)
+
+    def maps(self, theta: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Quantities ``([k,] pixels)`` for internal rows θ ``(rows, pixels)``; differentiable."""
+        physical = theta * self._factor.to(theta) + self._offset.to(theta)
+        maps, derived = {}, {}
+        for name in self.names:
+            if name in self.layout.parameters:
+                rows = self.layout.rows[name]
+                maps[name] = physical[rows] if self.layout.parameters[name].shape else physical[rows.start]
+                continue
+            index, bare = self.layout.derived_from[name]
+            if index not in derived:
+                component, keys = self.layout.components[index], self.layout.keys[index]
+                inputs = {}
+                for own, parameter in component.parameters.items():
+                    rows = self.layout.rows[keys[own]]
+                    inputs[own] = physical[rows] if parameter.shape else physical[rows.start]
+                auxiliary = {k: v.to(theta) for k, v in self.auxiliary[index].items()}
+                derived[index] = component.derive(**inputs, **auxiliary)
+            maps[name] = derived[index][bare]
+        return maps
+
+    def linearize(self, theta: torch.Tensor, transform: torch.Tensor):
+        """Maps, and for each free number the maps' derivatives with respect to it.
+
+        Parameters
+        ----------
+        theta : `torch.Tensor`
+            ``(rows, pixels)``.
+        transform : `torch.Tensor`
+            dθ/dfree, ``(rows, free)``.
+        """
+        maps, columns = self.maps(theta), []
+        for j in range(transform.shape[1]):
+            tangent = transform[:, j : j + 1].expand_as(theta).contiguous()
+            with forward_ad.dual_level():
+                dual = self.maps(forward_ad.make_dual(theta, tangent))
+                column = {}
+                for name, value in dual.items():
+                    _, derivative = forward_ad.unpack_dual(value)
+                    column[name] = torch.zeros_like(maps[name]) if derivative is None else derivative
+            columns.append(column)
+        return maps, columns

@@ -1,0 +1,79 @@
+"""Who searches: the interface of every solver, and what it returns."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+
+from .arguments import Configurable
+
+__all__ = ["Solution", "Solver"]
+
+
+@dataclass
+class Solution:
+    """What a solver found, for the pixels of the problem it was given; tensors on its device.
+
+    Attributes
+    ----------
+    free : `torch.Tensor`
+        The free numbers, ``(k, pixels)``, in the problem's internal frame. Rows of shared parameters are constant.
+    status : `torch.Tensor`
+        Bits of `~sunpy_specfit.Status`, ``(pixels,)``, int32. The engine adds those that any solution has
+        (AT_BOUND, UNCONSTRAINED, LOW_SIGNAL, ...).
+    covariance : `torch.Tensor`, optional
+        Packed lower triangle, ``(k (k + 1) / 2, pixels)``: inverse of the undamped Hessian. Without it
+        the engine inverts the Hessian of each pixel's block, which is right where pixels are not coupled.
+    leverage : `torch.Tensor`, optional
+        tr(H⁻¹ A) of each pixel, ``(pixels,)``: the degrees of freedom that the data spent there.
+    weights : dict
+        Learned weights of operators, or of the solver's own network.
+    info : dict
+        Numbers for the result's meta, such as iterations.
+    """
+
+    free: torch.Tensor
+    status: torch.Tensor
+    covariance: torch.Tensor | None = None
+    leverage: torch.Tensor | None = None
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+class Solver(Configurable):
+    """Something that lowers a `~sunpy_specfit.core.problem.Problem`'s objective.
+
+    Attributes
+    ----------
+    preference : int
+        ``solver="auto"`` takes the accepted solver of highest preference.
+    whole_map : bool
+        Whether it needs all pixels at once. Where not, the engine hands it blocks of pixels.
+    """
+
+    preference: ClassVar[int] = 0
+    whole_map: ClassVar[bool] = True
+
+    def accepts(self, problem) -> str | None:
+        """None if it can solve the problem, else the reason why not, as a sentence that says what to use instead."""
+        return None
+
+    @abstractmethod
+    def solve(self, problem, start: torch.Tensor) -> Solution:
+        """Search from ``start``.
+
+        Parameters
+        ----------
+        problem : `~sunpy_specfit.core.problem.PixelBlock` or `~sunpy_specfit.core.problem.Problem`
+            A block of pixels, or the whole map if `whole_map`.
+        start : `torch.Tensor`
+            ``(starts, k, pixels)``: one or several starts for the free numbers, best first.
+
+        Returns
+        -------
+        `Solution`
+            It never prints and never raises for a bad pixel: every pixel gets a status.
+        """

@@ -1,0 +1,194 @@
+"""One observation and the model that should explain it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .batching import BatchedModel
+from .frame import Frame
+from .layout import Layout
+from .model import Model
+from .observation import Observation
+
+__all__ = ["Term", "choose_frame"]
+
+
+@dataclass
+class Term:
+    """An observation, its model, and how each component of the model is evaluated.
+
+    Attributes
+    ----------
+    observation : `Observation`
+    model : `Model`
+    layout : `Layout`
+    number : int
+        Which of the layout's models this is.
+    frame : `Frame`
+    auxiliary : list of dict of str to `torch.Tensor`
+        For each component of the term, its auxiliary inputs in the internal frame, float64, pixels last.
+    batched : list of `BatchedModel`
+    """
+
+    observation: Observation
+    model: Model
+    layout: Layout
+    number: int
+    frame: Frame
+    auxiliary: list[dict[str, torch.Tensor]]
+    batched: list[BatchedModel]
+
+    @classmethod
+    def prepare(cls, observation: Observation, model: Model, layout: Layout, number: int, frame: Frame) -> Term:
+        """Ask the model for its auxiliary inputs and find out how it can be batched."""
+        auxiliary, batched = [], []
+        for component in model.components:
+            inputs = internal_auxiliary(component, component.prepare(observation), frame)
+            auxiliary.append(inputs)
+            x = _probe_axis(observation, frame)
+            batched.append(BatchedModel.choose(component, x, probe(component, x, frame), inputs))
+        return cls(observation, model, layout, number, frame, auxiliary, batched)
+
+    @property
+    def component_indices(self) -> list[int]:
+        """Where the term's components stand in the layout."""
+        return self.layout.term_components[self.number]
+
+    @property
+    def mixes_pixels(self) -> bool:
+        """Whether an operator sends light from one pixel to another."""
+        return any(operator.mixes_pixels for operator in self.model.operators)
+
+    def inputs(self, theta: torch.Tensor, component: int) -> dict[str, torch.Tensor]:
+        """The parameters of one component out of all rows θ."""
+        index = self.component_indices[component]
+        keys = self.layout.keys[index]
+        values = {}
+        for name, parameter in self.layout.components[index].parameters.items():
+            rows = self.layout.rows[keys[name]]
+            values[name] = theta[rows] if parameter.shape else theta[rows.start]
+        return values
+
+    def varying(self, component: int) -> tuple[str, ...]:
+        """The names of a component's parameters that depend on free numbers."""
+        index = self.component_indices[component]
+        keys = self.layout.keys[index]
+        return tuple(
+            name
+            for name in self.layout.components[index].parameters
+            if np.any(self.layout.transform[self.layout.rows[keys[name]]])
+        )
+
+    def through_instrument(self, light: torch.Tensor, x: torch.Tensor, shape, weights=None) -> torch.Tensor:
+        """Send light through the term's operators, from left to right."""
+        operators = self.model.operators
+        axes = self.operator_axes(x)
+        for number, operator in enumerate(operators):
+            own = (weights or {}).get(number, operator.weights)
+            light = operator.apply(light, axes[number + 1], shape, **own)
+        return light
+
+    def operator_axes(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """The spectral grid before each operator, in physical numbers, and last that of the data."""
+        axes = [x]
+        for operator in reversed(self.model.operators):
+            axes.insert(0, operator.input_axis(axes[0]))
+        return axes
+
+
+def internal_auxiliary(component: Model, prepared, frame: Frame) -> dict[str, torch.Tensor]:
+    """Auxiliary inputs moved from physical numbers to the internal frame."""
+    inputs = {}
+    for name, value in prepared.items():
+        value = torch.as_tensor(value, dtype=torch.float64)
+        declared = component.auxiliaries.get(name)
+        if declared is not None:
+            value = (value - frame.offset(declared)) / frame.factor(declared)
+        inputs[name] = value if value.ndim else value[None]
+    return inputs
+
+
+def choose_frame(observation: Observation, model: Model, data_unit, spectral_unit) -> Frame:
+    """The internal frame of a term: centred and scaled, unless the model's physics forbids it.
+
+    A model may hold constants of nature or a rest wavelength. Whether it commutes with the change of frame is
+    found by evaluating it in both; if not, its numbers stay physical.
+    """
+    physical = Frame(data_unit, spectral_unit)
+    data_scale = typical_value(observation)
+    if model.data_axis == "spectral":
+        low, high = float(np.min(observation.x)), float(np.max(observation.x))
+        n = observation.x.shape[0]
+        origin, scale = 0.5 * (low + high), max((high - low) / max(n - 1, 1), np.finfo(float).tiny) if n > 1 else 1.0
+    else:
+        origin, scale = 0.0, 1.0
+    frame = Frame(data_unit, spectral_unit, origin, scale, data_scale)
+    for component in model.components:
+        prepared = component.prepare(observation)
+        lights = []
+        for trial in (frame, physical):
+            x = _probe_axis(observation, frame)
+            values = probe(component, x, frame)
+            if trial is physical:
+                x = x * frame.scale + frame.origin
+                values = {
+                    name: v * frame.factor(component.parameters[name]) + frame.offset(component.parameters[name])
+                    for name, v in values.items()
+                }
+            inputs = internal_auxiliary(component, prepared, trial)
+            inputs = {k: v if v.shape[-1] == 1 else v[..., : x.shape[-1]] for k, v in inputs.items()}
+            light = BatchedModel(component, "loop", analytic=False).light(x, values, inputs)
+            lights.append(light / data_scale if trial is physical else light)
+        peak = lights[1].nan_to_num().abs().amax().clamp_min(1e-30)
+        if not bool(torch.isclose(lights[0] / peak, lights[1] / peak, rtol=1e-6, atol=1e-7, equal_nan=True).all()):
+            return physical
+    return frame
+
+
+def _probe_axis(observation: Observation, frame: Frame) -> torch.Tensor:
+    x = np.asarray(observation.x, float)
+    x = x[:, None] if x.ndim == 1 else x[:, :4]
+    x = np.repeat(x, 4, axis=1) if x.shape[1] == 1 else np.resize(x.T, (4, x.shape[0])).T
+    return torch.as_tensor((x - frame.origin) / frame.scale)
+
+
+def probe(component: Model, x: torch.Tensor, frame: Frame) -> dict[str, torch.Tensor]:
+    """Plausible and different parameter values for four pixels, in the internal frame."""
+    spread = torch.tensor([0.37, 0.52, 0.66, 0.45], dtype=torch.float64)
+    low, high = x.amin(), x.amax()
+    values = {}
+    for name, parameter in component.parameters.items():
+        factor, offset = frame.factor(parameter), frame.offset(parameter)
+
+        def inner(value, parameter=parameter, factor=factor, offset=offset):
+            unit = frame.unit(parameter.unit)
+            number = np.asarray(getattr(value, "to_value", lambda _: value)(unit), float)
+            return torch.as_tensor((np.atleast_1d(number).ravel()[:1] - offset) / factor)
+
+        if parameter.location:
+            value = low + (high - low) * spread
+        elif parameter.default is not None:
+            value = inner(parameter.default) * (0.9 + 0.2 * spread)
+        elif parameter.lower is not None and parameter.upper is not None:
+            bottom = inner(parameter.lower)
+            value = bottom + (inner(parameter.upper) - bottom) * spread
+        elif getattr(parameter.unit, "strip", None) and parameter.unit.strip() == "spectral":
+            value = ((high - low) * spread / 4).clamp_min(1e-3)
+        else:
+            value = 2 * spread
+        values[name] = value.expand(*parameter.shape, 4).clone()
+    return values
+
+
+def typical_value(observation: Observation) -> float:
+    """A size for the data: the 95th percentile of their absolute values over a sample of pixels."""
+    pixels = observation.grid.size
+    index = np.unique(np.linspace(0, pixels - 1, min(pixels, 1024)).astype(int))
+    block = observation.block(index)
+    used = block.data[block.weight > 0].abs()
+    size = float(torch.quantile(used[:: max(1, used.numel() // 100_000)], 0.95)) if used.numel() else 1.0
+    return size if np.isfinite(size) and size > 0 else 1.0

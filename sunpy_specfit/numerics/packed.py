@@ -1,0 +1,244 @@
+"""Many small symmetric systems at once: packed lower triangles, pixels last.
+
+A packed matrix of k unknowns is ``(k (k + 1) / 2, pixels)`` with rows (0,0), (1,0), (1,1), (2,0), ... Small systems
+are factored by an unrolled Cholesky whose every step is one operation over all pixels; larger ones go to LAPACK.
+"""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["diagonal_index", "index", "normal_equations", "pack", "inverse", "matvec", "size", "solve", "unpack"]
+
+_UNROLLED = 9
+
+
+def size(rows: int) -> int:
+    """The number of unknowns k of a packed matrix with ``rows`` rows."""
+    return int(((8 * rows + 1) ** 0.5 - 1) / 2 + 0.5)
+
+
+def index(i: int, j: int) -> int:
+    """The row of entry (i, j)."""
+    return i * (i + 1) // 2 + j if i >= j else j * (j + 1) // 2 + i
+
+
+def diagonal_index(k: int) -> list[int]:
+    """The rows of the diagonal."""
+    return [index(i, i) for i in range(k)]
+
+
+def unpack(packed: torch.Tensor) -> torch.Tensor:
+    """Full symmetric matrices, ``(pixels, k, k)``."""
+    k = size(packed.shape[0])
+    rows = [[index(i, j) for j in range(k)] for i in range(k)]
+    return packed[torch.tensor(rows, device=packed.device).reshape(-1)].reshape(k, k, -1).permute(2, 0, 1)
+
+
+def pack(full: torch.Tensor) -> torch.Tensor:
+    """The packed form of ``(pixels, k, k)``."""
+    k = full.shape[-1]
+    i, j = torch.tril_indices(k, k, device=full.device)
+    return full[:, i, j].T.contiguous()
+
+
+def matvec(packed: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    """Matrix times vector for each pixel: ``(k, pixels)``."""
+    k = vector.shape[0]
+    out = torch.zeros_like(vector)
+    for i in range(k):
+        for j in range(k):
+            out[i].addcmul_(packed[index(i, j)], vector[j])
+    return out
+
+
+def normal_equations(
+    columns: list[torch.Tensor], weight: torch.Tensor, residual: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """JᵀWJ (packed) and JᵀWr.
+
+    Parameters
+    ----------
+    columns : list of `torch.Tensor`
+        The k columns of J, each ``(m, pixels)`` or with a single number, ``(1, 1)``.
+    weight, residual : `torch.Tensor`
+        ``(m, pixels)``.
+    """
+    k, pixels = len(columns), weight.shape[-1]
+    matrix = weight.new_empty((k * (k + 1) // 2, pixels))
+    vector = weight.new_empty((k, pixels))
+    weighted, product = torch.empty_like(weight), torch.empty_like(weight)
+    # Full columns first: a column that is one number then costs a sum and no products.
+    order = sorted(range(k), key=lambda i: columns[i].numel() == 1)
+    for position, i in enumerate(order):
+        if columns[i].numel() == 1:
+            number = columns[i].reshape(())
+            torch.sum(weight, 0, out=matrix[index(i, i)]).mul_(number * number)
+            torch.mul(weight, residual, out=product)
+            torch.sum(product, 0, out=vector[i]).mul_(number)
+            for j in order[position + 1 :]:
+                matrix[index(i, j)] = matrix[index(i, i)] / number * columns[j].reshape(())
+            continue
+        torch.mul(weight, columns[i], out=weighted)
+        torch.mul(weighted, residual, out=product)
+        torch.sum(product, 0, out=vector[i])
+        for j in order[position:]:
+            entry = matrix[index(i, j)]
+            if columns[j].numel() == 1:
+                torch.sum(weighted, 0, out=entry).mul_(columns[j].reshape(()))
+            else:
+                torch.mul(weighted, columns[j], out=product)
+                torch.sum(product, 0, out=entry)
+    return matrix, vector
+
+
+def _unit_diagonal(packed: torch.Tensor, damping) -> tuple[torch.Tensor, torch.Tensor]:
+    """The matrix scaled to a diagonal of 1 + damping, and the scale (0 where the diagonal is 0)."""
+    k = size(packed.shape[0])
+    diagonal = packed[diagonal_index(k)]
+    scale = torch.where(diagonal > 0, diagonal.clamp_min(torch.finfo(packed.dtype).tiny).rsqrt(), 0.0)
+    scaled = torch.empty_like(packed)
+    for i in range(k):
+        for j in range(i + 1):
+            row = index(i, j)
+            if i == j:
+                scaled[row] = 1.0 + damping
+            else:
+                torch.mul(packed[row], scale[i], out=scaled[row])
+                scaled[row] *= scale[j]
+    return scaled, scale
+
+
+def _cholesky(scaled: torch.Tensor) -> torch.Tensor:
+    """Packed Cholesky factor, in place; its diagonal holds reciprocals. Pivots are kept above round-off."""
+    k = size(scaled.shape[0])
+    floor = 10 * torch.finfo(scaled.dtype).eps
+    for j in range(k):
+        pivot = scaled[index(j, j)]
+        for m in range(j):
+            pivot.addcmul_(scaled[index(j, m)], scaled[index(j, m)], value=-1)
+        pivot.clamp_min_(floor).rsqrt_()
+        for i in range(j + 1, k):
+            entry = scaled[index(i, j)]
+            for m in range(j):
+                entry.addcmul_(scaled[index(i, m)], scaled[index(j, m)], value=-1)
+            entry.mul_(pivot)
+    return scaled
+
+
+def _substitute(factor: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    """Solve L Lᵀ x = vector in place."""
+    k = vector.shape[0]
+    for i in range(k):
+        for m in range(i):
+            vector[i].addcmul_(factor[index(i, m)], vector[m], value=-1)
+        vector[i].mul_(factor[index(i, i)])
+    for i in reversed(range(k)):
+        for m in range(i + 1, k):
+            vector[i].addcmul_(factor[index(m, i)], vector[m], value=-1)
+        vector[i].mul_(factor[index(i, i)])
+    return vector
+
+
+def solve(packed: torch.Tensor, vector: torch.Tensor, damping=0.0) -> torch.Tensor:
+    """Solve (A + damping · diag A) x = vector for each pixel.
+
+    The matrix is scaled to a unit diagonal first; an unknown that the matrix knows nothing of stays at zero.
+
+    Parameters
+    ----------
+    packed : `torch.Tensor`
+        ``(k (k + 1) / 2, pixels)``.
+    vector : `torch.Tensor`
+        ``(k, pixels)``.
+    damping : float or `torch.Tensor`
+        Marquardt's λ, ``(pixels,)``.
+    """
+    k = vector.shape[0]
+    scaled, scale = _unit_diagonal(packed, damping)
+    right = vector * scale
+    if k <= _UNROLLED:
+        return _substitute(_cholesky(scaled), right).mul_(scale)
+    full = unpack(scaled)
+    factor, failed = torch.linalg.cholesky_ex(full)
+    if failed.any():
+        # Round-off made some matrices indefinite: lift their diagonal until they are not.
+        lift = full.new_zeros(full.shape[0])
+        lift[failed > 0] = 100 * k * torch.finfo(full.dtype).eps
+        for _ in range(8):
+            full = full + torch.diag_embed(lift[:, None].expand(-1, k))
+            factor, failed = torch.linalg.cholesky_ex(full)
+            if not failed.any():
+                break
+            lift = torch.where(failed > 0, (10 * lift).clamp_min(100 * k * torch.finfo(full.dtype).eps), 0.0)
+    return torch.cholesky_solve(right.T[..., None], factor)[..., 0].T * scale
+
+
+def inverse(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The inverse of each matrix, and which unknowns no matrix determines.
+
+    Returns
+    -------
+    inverse : `torch.Tensor`
+        Packed, float64. Unknowns with a share in a singular direction have infinite variance and zero covariances;
+        the others have their variance with those directions held.
+    undetermined : `torch.Tensor`
+        bool ``(k, pixels)``.
+    """
+    packed = packed.double()
+    k = size(packed.shape[0])
+    scaled, scale = _unit_diagonal(packed, 0.0)
+    determined = scale > 0
+    for i in range(k):
+        scaled[index(i, i)] = 1.0
+    pixels = packed.shape[-1]
+    result = torch.empty_like(packed)
+    undetermined = ~determined
+    if k <= _UNROLLED:
+        factor = _cholesky(scaled.clone())
+        # With a unit diagonal, 1 / pivot² is the variance inflation: beyond 1e10 the direction is numerically free.
+        weak = torch.zeros(pixels, dtype=torch.bool, device=packed.device)
+        for i in range(k):
+            weak |= factor[index(i, i)] > 1e5
+        # L⁻¹, then its Gram matrix; the factor's diagonal holds reciprocals already.
+        lower = {}
+        for j in range(k):
+            lower[j, j] = factor[index(j, j)]
+            for i in range(j + 1, k):
+                total = -factor[index(i, j)] * lower[j, j]
+                for m in range(j + 1, i):
+                    total = total - factor[index(i, m)] * lower[m, j]
+                lower[i, j] = total * factor[index(i, i)]
+        for i in range(k):
+            for j in range(i + 1):
+                total = lower[i, i] * lower[i, j]
+                for m in range(i + 1, k):
+                    total = total + lower[m, i] * lower[m, j]
+                result[index(i, j)] = total * scale[i] * scale[j]
+    else:
+        full = unpack(scaled)
+        factor, failed = torch.linalg.cholesky_ex(full)
+        diagonal = factor.diagonal(dim1=-2, dim2=-1)
+        weak = (failed > 0) | (diagonal < 1e-5).any(-1)
+        good = ~weak
+        if good.any():
+            result[:, good] = pack(torch.cholesky_inverse(factor[good]))
+        for i in range(k):
+            for j in range(i + 1):
+                result[index(i, j)] *= scale[i] * scale[j]
+    weak |= undetermined.any(0)
+    if weak.any():
+        where = weak.nonzero()[:, 0]
+        values, vectors = torch.linalg.eigh(unpack(scaled[:, where]))
+        free = values < 1e-10
+        share = (vectors.square() * free[:, None, :]).sum(-1)  # of each unknown in the singular directions
+        lost = (share > 1e-6) | ~determined[:, where].T
+        inverse_values = torch.where(free, 0.0, 1.0 / values.clamp_min(1e-300))
+        pseudo = (vectors * inverse_values[:, None, :]) @ vectors.mT
+        pseudo = pseudo.masked_fill(lost[:, :, None] | lost[:, None, :], 0.0)
+        s = scale[:, where].T
+        pseudo = pseudo * s[:, :, None] * s[:, None, :]
+        pseudo.diagonal(dim1=-2, dim2=-1)[lost] = torch.inf
+        result[:, where] = pack(pseudo)
+        undetermined[:, where] = lost.T
+    return result, undetermined
