@@ -171,7 +171,7 @@ def load(points: Iterable[EntryPoint]) -> tuple[list[Record], list[str]]:
 def _owner(point: EntryPoint) -> tuple[str, str]:
     try:
         return point.dist.name or "unknown", point.dist.version or ""
-    except Exception:  # Metadata may be damaged in more ways than one can list
+    except Exception:  # noqa: BLE001 - metadata may be damaged in more ways than one can list
         return "unknown", ""
 
 
@@ -215,13 +215,13 @@ def _ask(manager: pluggy.PluginManager, point: EntryPoint, name: str) -> list:
     try:
         manager.register(plugin, name=name)
         manager.check_pending()
-        if not manager.get_hookcallers(plugin):
+        own = [call for call in manager.hook.specfit_plugins.get_hookimpls() if call.plugin is plugin]
+        if not own or own[0].wrapper or own[0].hookwrapper:
             raise TypeError(
-                "it implements no hook; write a function `specfit_plugins()` that returns its classes, decorated with "
-                "sunpy_specfit.hookimpl"
+                "it does not implement the hook; write a function `specfit_plugins()` that returns its classes, "
+                "decorated with `sunpy_specfit.hookimpl` and without arguments"
             )
-        others = [other for other in manager.get_plugins() if other is not plugin]
-        answer = next(iter(manager.subset_hook_caller("specfit_plugins", others)()), None)
+        answer = own[0].function()
         if isinstance(answer, (type, str)) or not isinstance(answer, Iterable):
             raise TypeError(f"its hook `specfit_plugins` returned {answer!r} where a list of classes is expected")
         return list(answer)

@@ -1,0 +1,1 @@
+"""Every way in which a plugin can be broken, a module each."""
