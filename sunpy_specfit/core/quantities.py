@@ -19,7 +19,7 @@ class Quantities:
     ----------
     layout : `Layout`
     names : sequence of str
-        Result keys, fitted or derived.
+        Quantities, fitted or derived, in any spelling that the layout resolves.
     auxiliary : sequence of dict
         Physical auxiliary inputs of each layout component, pixels last.
     """
@@ -27,6 +27,7 @@ class Quantities:
     def __init__(self, layout: Layout, names: Sequence[str], auxiliary: Sequence[Mapping[str, torch.Tensor]]):
         self.layout = layout
         self.names = tuple(names)
+        self._keys = {name: layout.resolve(name) for name in self.names}
         self.auxiliary = auxiliary
         factor, offset = layout.scales()
         self._factor, self._offset = torch.as_tensor(factor)[:, None], torch.as_tensor(offset)[:, None]
@@ -43,12 +44,12 @@ class Quantities:
         """Quantities ``([k,] pixels)`` for internal rows θ ``(rows, pixels)``; differentiable."""
         physical = theta * self._factor.to(theta) + self._offset.to(theta)
         maps, derived = {}, {}
-        for name in self.names:
-            if name in self.layout.parameters:
-                rows = self.layout.rows[name]
-                maps[name] = physical[rows] if self.layout.parameters[name].shape else physical[rows.start]
+        for name, key in self._keys.items():
+            if key in self.layout.parameters:
+                rows = self.layout.rows[key]
+                maps[name] = physical[rows] if self.layout.parameters[key].shape else physical[rows.start]
                 continue
-            index, bare = self.layout.derived_from[name]
+            index, bare = self.layout.derived_from[key]
             if index not in derived:
                 component, keys = self.layout.components[index], self.layout.keys[index]
                 inputs = {}

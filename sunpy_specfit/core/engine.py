@@ -1,0 +1,315 @@
+"""The run: blocks of pixels through start values, solver and errors into arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from ..numerics import packed
+from .loss import excess
+from .pixels import PixelBlock
+from .problem import Problem
+from .solver import Solution, Solver
+from .start import find_starts
+from .status import Status
+
+__all__ = ["Outcome", "run"]
+
+# The weight of each sample depends on the light it is a weight for: rounds of fitting with renewed weights.
+_NOISE_ROUNDS = 3
+# A component's amplitude below this many sigma: the likelihood is no longer Gaussian in its centre and width.
+_LOW_SIGNAL = 10.0
+
+
+@dataclass
+class Outcome:
+    """Numbers of all pixels, on the CPU, in the internal frame.
+
+    Attributes
+    ----------
+    free : `numpy.ndarray`
+        ``(k, pixels)``, NaN where there is no answer.
+    covariance : `numpy.ndarray`
+        Packed, ``(k (k + 1) / 2, pixels)``.
+    chi2, dof : `numpy.ndarray`
+        ``(pixels,)``.
+    status : `numpy.ndarray`
+        int32 ``(pixels,)``.
+    info : dict
+    """
+
+    free: np.ndarray
+    covariance: np.ndarray
+    chi2: np.ndarray
+    dof: np.ndarray
+    status: np.ndarray
+    info: dict
+
+    @classmethod
+    def empty(cls, problem: Problem) -> Outcome:
+        k, pixels = problem.n_free, problem.n_pixels
+        errors = np.float32 if problem.dtype == torch.float32 else np.float64
+        return cls(
+            free=np.full((k, pixels), np.nan),
+            covariance=np.full((k * (k + 1) // 2, pixels), np.nan, errors),
+            chi2=np.full(pixels, np.nan),
+            dof=np.full(pixels, np.nan),
+            status=np.zeros(pixels, np.int32),
+            info={},
+        )
+
+
+def run(
+    problem: Problem,
+    solver: Solver,
+    *,
+    init: Mapping[str, np.ndarray],
+    follow: list[slice] | None = None,
+    n_starts: int | None = None,
+    progress: bool | None = None,
+    local: Solver | None = None,
+) -> Outcome:
+    """Fit every pixel.
+
+    Parameters
+    ----------
+    problem : `Problem`
+    solver : `Solver`
+    init : mapping
+        Internal start values by key, from the user.
+    follow : list of slice, optional
+        Frames of a time series, each started from the one before.
+    n_starts : int, optional
+        Starts per pixel; by default one for a single line and several for more.
+    progress : bool, optional
+        Whether to show a bar; None shows it on a terminal when there is much to do.
+    local : `Solver`, optional
+        The per-pixel solver whose answer a whole-map solver starts from.
+    """
+    if n_starts is None:
+        lines = sum(any(p.location for p in c.parameters.values()) for c in problem.layout.components)
+        n_starts = 1 if lines < 2 else 4
+    outcome = Outcome.empty(problem)
+    if solver.whole_map:
+        _run_whole(problem, solver, init, n_starts, outcome, local)
+        return outcome
+    previous: torch.Tensor | None = None
+    pieces = [part for frame in follow for part in _cut(frame, problem.block_size)] if follow else problem.slices()
+    # A bar pays from a few seconds on; on anything but a terminal tqdm stays silent by itself.
+    hidden = {True: False, False: True, None: True if len(pieces) < 64 else None}[progress]
+    offsets = {piece.start: frame.start for frame in follow or () for piece in _cut(frame, problem.block_size)}
+    for piece in tqdm(pieces, desc="specfit", unit="block", disable=hidden, leave=False):
+        if follow and offsets[piece.start] > 0:
+            length = follow[0].stop - follow[0].start
+            previous = torch.as_tensor(outcome.free[:, piece.start - length : piece.stop - length])
+        block = problem.block(piece)
+        _fit_block(problem, solver, block, piece, init, previous, n_starts, outcome)
+    return outcome
+
+
+def _cut(frame: slice, size: int) -> list[slice]:
+    return [slice(i, min(i + size, frame.stop)) for i in range(frame.start, frame.stop, size)]
+
+
+def starts(problem: Problem, block: PixelBlock, index, init, previous, n_starts: int) -> torch.Tensor:
+    """``(starts, k, pixels)``: what the user or the frame before gives first, the rest found in the data."""
+    given: dict[int, torch.Tensor] = {}
+    for key, value in init.items():
+        if key not in problem.layout.columns:
+            continue
+        columns = problem.layout.columns[key]
+        value = torch.as_tensor(np.asarray(value, float).reshape(columns.stop - columns.start, -1))
+        value = value if value.shape[1] == 1 else value[:, index]
+        for offset, column in enumerate(range(columns.start, columns.stop)):
+            given[column] = value[offset].to(block.transform)
+    complete = len(given) == block.n_free and all(bool(torch.isfinite(v).all()) for v in given.values())
+    if complete:
+        found = torch.stack([given[j].expand(block.n_pixels) for j in range(block.n_free)])[None]
+    else:
+        found = find_starts(block, n_starts if not given else 1)
+        for column, value in given.items():
+            found[:, column] = torch.where(torch.isfinite(value), value, found[:, column])
+    if previous is not None:
+        earlier = torch.where(torch.isfinite(previous), previous.to(found), found[0])
+        found = torch.cat([earlier[None], found])
+    return found
+
+
+def _fit_block(problem, solver, block, piece, init, previous, n_starts, outcome) -> None:
+    """Fit one block and write what comes out of it."""
+    pixels = torch.arange(piece.start, piece.stop)
+    status, valid, worth = _triage(block)
+    if not bool(worth.all()):
+        lost = ~worth
+        outcome.status[pixels[lost.cpu()]] = status[lost].cpu().numpy()
+        outcome.dof[pixels[lost.cpu()]] = 0
+        if not bool(worth.any()):
+            return
+        keep = worth.nonzero()[:, 0]
+        block, pixels = block.select(keep), pixels[keep.cpu()]
+        previous = None if previous is None else previous[:, keep.cpu()]
+    index = pixels.numpy()
+    first = starts(problem, block, index, init, previous, n_starts)
+    block, solution = _solve(problem, solver, block, first)
+    _finish(problem, block, solution, index, outcome)
+    outcome.info["iterations"] = max(outcome.info.get("iterations", 0), solution.info.get("iterations", 0))
+
+
+def _triage(block: PixelBlock):
+    """Which pixels can be fitted, and the status of those that cannot."""
+    valid = block.n_valid()
+    needed = 1 if block.priors else block.n_free
+    worth = valid >= max(needed, 1)
+    status = block.flags.to(torch.int32)
+    status = torch.where(worth | (valid == 0), status, status | int(Status.UNDERDETERMINED))
+    status = torch.where(valid == 0, status | int(Status.MASKED), status)
+    return status, valid, worth
+
+
+def _solve(problem, solver, block, first) -> tuple[PixelBlock, Solution]:
+    if not problem.has_noise_model:
+        return block, solver.solve(block, first)
+    for _ in range(_NOISE_ROUNDS):
+        block = block.with_weights_from(first[0])
+        solution = solver.solve(block, first)
+        first = solution.free[None]
+    return block.with_weights_from(solution.free), solution
+
+
+def _finish(problem, block, solution, index, outcome) -> None:
+    """Errors, misfit and flags of one block; a last step in float64 removes what float32 rounded off."""
+    free, status = solution.free.double(), solution.status | block.flags.to(torch.int32)
+    if block.dtype != torch.float64:
+        block = _in_double(problem, block, index, free)
+        objective, matrix, vector = block.linearize(free)
+        free = _polish(block, free, objective, matrix, vector)
+    else:
+        _, matrix, vector = block.linearize(free)
+    chi2 = block.chi2(free)
+    if solution.covariance is not None:
+        covariance, undetermined = solution.covariance.double(), None
+    else:
+        covariance, undetermined = packed.inverse(matrix)
+    valid = block.n_valid()
+    if solution.leverage is not None:
+        spent = solution.leverage.double()
+    elif block.priors:
+        _, data_only, _ = replace(block, priors=[]).linearize(free)
+        spent = _trace(covariance, data_only)
+    else:
+        spent = block.n_free - (undetermined.sum(0) if undetermined is not None else 0)
+    status = status | _flags(problem, block, free, covariance, undetermined)
+    failed = ((status & int(Status.FAILED)) > 0) | ~torch.isfinite(free).all(0)
+    status = torch.where(failed, (status | int(Status.FAILED)) & ~int(Status.CONVERGED), status)
+    for array, value in (
+        (outcome.free, free),
+        (outcome.covariance, covariance),
+        (outcome.chi2, chi2),
+        (outcome.dof, valid - spent),
+    ):
+        value = torch.where(failed, torch.nan, value.double())
+        array[..., index] = value.cpu().numpy()
+    outcome.status[index] = status.cpu().numpy()
+
+
+def _in_double(problem, block, index, free) -> PixelBlock:
+    double = problem.block(index if not _contiguous(index) else slice(int(index[0]), int(index[-1]) + 1), torch.float64)
+    return double.with_weights_from(free)
+
+
+def _contiguous(index: np.ndarray) -> bool:
+    return int(index[-1]) - int(index[0]) + 1 == len(index)
+
+
+def _polish(block, free, objective, matrix, vector) -> torch.Tensor:
+    inside = (free > block.lower) & (free < block.upper)
+    step = torch.where(inside, packed.solve(matrix, torch.where(inside, vector, 0.0)), 0.0)
+    trial = torch.minimum(torch.maximum(free + step, block.lower), block.upper)
+    return torch.where(block.objective(trial) <= objective, trial, free)
+
+
+def _trace(covariance: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
+    k = packed.size(data.shape[0])
+    finite = torch.where(torch.isfinite(covariance), covariance, 0.0)
+    return sum(finite[packed.index(i, j)] * data[packed.index(i, j)] for i in range(k) for j in range(k))
+
+
+def _flags(problem, block, free, covariance, undetermined) -> torch.Tensor:
+    status = torch.zeros(free.shape[-1], dtype=torch.int32, device=free.device)
+    at_bound = ((free <= block.lower) | (free >= block.upper)).any(0)
+    status[at_bound] |= int(Status.AT_BOUND)
+    if undetermined is not None:
+        status[undetermined.any(0)] |= int(Status.UNCONSTRAINED)
+    layout = problem.layout
+    for component, keys in zip(layout.components, layout.keys, strict=True):
+        if not any(parameter.location for parameter in component.parameters.values()):
+            continue
+        for name in component.linear:
+            columns = layout.columns.get(keys[name])
+            if columns is None or columns.stop - columns.start != 1:
+                continue
+            j = columns.start
+            sigma = covariance[packed.index(j, j)].clamp_min(0).sqrt()
+            status[free[j].abs() < _LOW_SIGNAL * sigma] |= int(Status.LOW_SIGNAL)
+    return status
+
+
+def _run_whole(problem, solver, init, n_starts, outcome, local) -> None:
+    """A whole-map solver, started from each pixel's own solution where that can be had."""
+    k = problem.n_free
+    start = torch.zeros((k, problem.n_pixels), dtype=problem.dtype, device=problem.device)
+    known = torch.zeros(problem.n_pixels, dtype=torch.bool, device=problem.device)
+    whole = problem.whole()
+    flags, _, worth = _triage(whole)
+    for piece in problem.slices():
+        index = torch.arange(piece.start, piece.stop, device=problem.device)
+        keep = index[worth[index]]
+        if not len(keep):
+            continue
+        block = whole.select(keep)
+        first = starts(problem, block, keep.cpu().numpy(), init, None, n_starts)
+        if local is not None and not problem.mixes_pixels:
+            _, solution = _solve(problem, local, block, first)
+            first = solution.free[None]
+        start[:, keep] = first[0]
+        known[keep] = torch.isfinite(first[0]).all(0)
+    if not bool(known.any()):
+        outcome.status[:] = flags.cpu().numpy()
+        outcome.dof[:] = 0
+        return
+    # Pixels without data of their own start from the median; the priors and neighbours take it from there.
+    start[:, ~known] = start[:, known].median(-1, keepdim=True).values
+    problem.renew_weights(start)
+    solution = solver.solve(problem, start[None])
+    for _ in range(_NOISE_ROUNDS - 1 if problem.has_noise_model else 0):
+        problem.renew_weights(solution.free)
+        solution = solver.solve(problem, solution.free[None])
+    _finish_whole(problem, solution, flags, outcome)
+
+
+def _finish_whole(problem, solution, flags, outcome) -> None:
+    free, whole = solution.free, problem.whole()
+    if solution.covariance is not None:
+        covariance, undetermined = solution.covariance.double(), None
+    else:
+        parts = [packed.inverse(_block_matrix(problem, free, part)) for part in problem.slices()]
+        covariance, undetermined = torch.cat([p[0] for p in parts], -1), torch.cat([p[1] for p in parts], -1)
+    squared = problem.residual(free, solution.weights or None).square()
+    outcome.chi2[:] = excess(problem.loss_name, squared).sum(0).double().cpu().numpy()
+    valid = whole.n_valid()
+    spent = solution.leverage.double() if solution.leverage is not None else torch.full_like(covariance[0], problem.n_free)
+    status = solution.status.to(torch.int32) | flags | _flags(problem, whole, free.double(), covariance, undetermined)
+    outcome.free[:] = free.double().cpu().numpy()
+    outcome.covariance[:] = covariance.cpu().numpy()
+    outcome.dof[:] = (valid - spent).clamp_min(0).double().cpu().numpy()
+    outcome.status[:] = status.cpu().numpy()
+    outcome.info.update(solution.info)
+
+
+def _block_matrix(problem, free, part) -> torch.Tensor:
+    index = torch.arange(part.start, part.stop, device=problem.device)
+    return problem.whole().select(index).linearize(free[:, index])[1]

@@ -1,0 +1,285 @@
+"""The main job: an NDCube goes in, maps come out."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from . import registry
+from .engine import run
+from .model import Model
+from .observation import as_cubes
+from .problem import Problem
+from .result import FitResult
+from .setup import as_model, as_priors, as_solver, bind_prior, build_problem, start_from
+from .solver import Solver
+
+__all__ = ["fit"]
+
+
+def fit(
+    data,
+    model,
+    priors=(),
+    solver="auto",
+    *,
+    init=None,
+    uncertainty=None,
+    mask=None,
+    spectral_axis=None,
+    window=None,
+    loss="gaussian",
+    device="auto",
+    dtype="auto",
+    chunks="auto",
+    seed=0,
+    progress=None,
+    compute=True,
+):
+    """Fit a model to every pixel of a spectral data cube.
+
+    Minimises ½ Σ ((data - model) / sigma)² + Σ priors over whole maps.
+
+    Parameters
+    ----------
+    data : `~ndcube.NDCube`, list of them, `~ndcube.NDCubeSequence` or `~ndcube.NDCollection`
+        A cube with a spectral axis, found by its physical type, in any axis order. A list is fitted jointly,
+        over one grid of maps; the members of a sequence or collection are fitted one by one.
+    model : `Model`, str, or list
+        A model, a sum of models, a registered name that needs no arguments; a list with one for each cube
+        fitted jointly.
+    priors : `Prior` or sequence of `Prior`
+        What the maps should look like.
+    solver : `Solver` or str
+        Who searches; ``"auto"`` takes the one of highest preference that accepts the problem.
+    init : mapping or `FitResult`, optional
+        Start values by name: a `~astropy.units.Quantity`, a number in the parameter's unit, a map, or an
+        earlier result. ``"previous"`` starts each frame along the time axis from the one before. What is not given is
+        found in the data.
+    uncertainty : `~astropy.units.Quantity`, `~astropy.nddata.NDUncertainty` or `Noise`, optional
+        Overrides the cube's. Where there is none at all, the noise is estimated, with a warning.
+    mask : array of bool, optional
+        True where a sample must not be used; joined with the cube's.
+    spectral_axis : `~astropy.units.Quantity`, optional
+        Wavelengths, ``(n,)`` or one per sample, in place of those of the WCS.
+    window : `~astropy.units.Quantity` or list, optional
+        Ranges ``[low, high]`` to use, as wavelengths or in km/s about the line. Outside, samples weigh
+        nothing; the output's grid stays.
+    loss : {"gaussian", "student_t", "huber"}
+        The noise's tails; the latter two bear cosmic rays.
+    device : str
+        "auto" (CUDA where there is one), "cpu", "cuda".
+    dtype : {"auto", "float32", "float64"}
+        The precision of the search; "auto" takes float32 where the model commutes with the internal
+        scaling. The last step and the errors are in float64 in any case.
+    chunks : int or "auto"
+        Pixels worked on at a time.
+    seed : int
+        For whatever is drawn.
+    progress : bool, optional
+        Whether to show a progress bar; None shows one on a terminal when there is much to do.
+    compute : bool
+        False returns a `dask.delayed.Delayed` whose ``compute()`` is the result.
+
+    Returns
+    -------
+    `FitResult`
+        A mapping of names to NDCubes. For a sequence a list of them, for a collection a dict.
+
+    Raises
+    ------
+    ValueError
+        If there is no spectral axis, shapes do not match, bounds leave no room, ...; the message says what was
+        found, what was expected and what to do.
+    astropy.units.UnitConversionError
+        If a unit does not convert to what it should be.
+    KeyError
+        If a name is unknown; close matches are named.
+
+    Examples
+    --------
+    >>> import astropy.units as u
+    >>> import sunpy_specfit as specfit
+    >>> from sunpy_specfit.data import gaussian_cube
+    >>> cube = gaussian_cube(shape=(4, 5), seed=1)
+    >>> result = specfit.fit(cube, specfit.Gaussian(195.119 * u.AA) + specfit.Polynomial(0))
+    >>> result["velocity"].data.shape, str(result["velocity"].unit)
+    ((4, 5), 'km / s')
+    """
+    options = {
+        "init": init,
+        "uncertainty": uncertainty,
+        "mask": mask,
+        "spectral_axis": spectral_axis,
+        "window": window,
+        "loss": loss,
+        "device": device,
+        "dtype": dtype,
+        "chunks": chunks,
+        "seed": seed,
+        "progress": progress,
+    }
+    if not compute:
+        from dask import delayed
+
+        return delayed(fit, pure=False)(data, model, priors, solver, **options)
+    members = as_cubes(data)
+    if isinstance(members, Mapping):
+        return {key: fit(cube, model, priors, solver, **options) for key, cube in members.items()}
+    if not isinstance(data, (list, tuple)) and isinstance(members, (list, tuple)):
+        return [fit(cube, model, priors, solver, **options) for cube in members]
+    cubes = list(data) if isinstance(data, (list, tuple)) else [data]
+    if not cubes:
+        raise ValueError("there is nothing to fit: an empty list was given as data")
+    models = _models(model, len(cubes))
+    return _fit_jointly(cubes, models, as_priors(priors), as_solver(solver), **options)
+
+
+def _models(model, n: int) -> list[Model]:
+    if isinstance(model, (list, tuple)):
+        if len(model) != n:
+            raise ValueError(f"{n} cubes need as many models (or one for all), found {len(model)}")
+        return [as_model(m) for m in model]
+    return [as_model(model)] * n
+
+
+def _fit_jointly(cubes, models, priors, solver, *, init, progress, **options) -> FitResult:
+    begin = time.perf_counter()
+    follow = isinstance(init, str)
+    if follow and init != "previous":
+        raise ValueError(f"init is a mapping, an earlier result or 'previous'; found {init!r}")
+    given = {} if follow or init is None else init
+    automatic = [prior for prior in priors if getattr(prior, "automatic", False)]
+    known = [prior for prior in priors if prior not in automatic]
+    problem = build_problem(cubes, models, priors=known, init=given, **options)
+    values = start_from(problem.layout, given or None, problem.grid)
+    scales = {}
+    if automatic:
+        from .scale import choose_scales
+
+        automatic, scales = choose_scales(problem, automatic, models, values, solver)
+        problem.priors += [bind_prior(prior, problem.layout, problem.grid, models) for prior in automatic]
+    solver = solver or choose_solver(problem)
+    reason = solver.accepts(problem)
+    if reason is not None:
+        raise ValueError(reason)
+    frames = _frames(problem) if follow else None
+    outcome = run(
+        problem,
+        solver,
+        init=values,
+        follow=frames,
+        progress=progress,
+        local=_local_solver(problem) if solver.whole_map else None,
+    )
+    meta = _provenance(problem, models, solver, priors, time.perf_counter() - begin)
+    meta["prior_scales"] = scales
+    meta["solver_info"] = outcome.info
+    return _result(problem, outcome, [*known, *automatic], solver, meta)
+
+
+def choose_solver(problem: Problem) -> Solver:
+    """The registered solver of highest preference that accepts the problem."""
+    found, reasons = [], []
+    for name in registry.available("solver"):
+        try:
+            solver = registry.get("solver", name)()
+        except TypeError:
+            continue  # one that needs arguments cannot be chosen automatically
+        reason = solver.accepts(problem)
+        if reason is None:
+            found.append(solver)
+        else:
+            reasons.append(f"{name}: {reason}")
+    if not found:
+        raise ValueError("no installed solver accepts this problem. " + " ".join(reasons))
+    return max(found, key=lambda solver: solver.preference)
+
+
+def _local_solver(problem: Problem) -> Solver | None:
+    """A per-pixel solver to start a whole-map one from, if there is one."""
+    names = [n for n in registry.available("solver") if not registry.get("solver", n).whole_map]
+    if not names or problem.mixes_pixels:
+        return None
+    return max((registry.get("solver", n)() for n in names), key=lambda solver: solver.preference)
+
+
+def _frames(problem: Problem) -> list[slice]:
+    kinds, shape = problem.grid.kinds, problem.grid.shape
+    if "time" not in kinds:
+        raise ValueError(f"init='previous' needs a time axis; this map's axes are {', '.join(kinds)}")
+    if kinds[0] != "time":
+        raise ValueError(
+            f"init='previous' needs time as the first axis of the map, found axes {', '.join(kinds)}: "
+            "reorder the cube's axes"
+        )
+    length = int(np.prod(shape[1:], dtype=int))
+    return [slice(i * length, (i + 1) * length) for i in range(shape[0])]
+
+
+def _result(problem: Problem, outcome, priors, solver, meta) -> FitResult:
+    layout = problem.layout
+    factor, offset = layout.scales()
+    theta = np.asarray(layout.transform) @ outcome.free if not problem._simple else outcome.free
+    if not problem._simple:
+        theta = theta + problem.base.cpu().numpy()
+    # Internal to physical: rows of θ by their own factors, free numbers by those of the row they stand in.
+    values = {}
+    for key, parameter in layout.parameters.items():
+        rows = layout.rows[key]
+        physical = theta[rows] * factor[rows, None] + offset[rows, None]
+        values[key] = physical if parameter.shape else physical[0]
+    free_factor = np.concatenate([factor[layout.rows[key]] for key in layout.free_keys]) if layout.free_keys else factor[:0]
+    i, j = np.tril_indices(problem.n_free)
+    covariance = outcome.covariance
+    covariance *= (free_factor[i] * free_factor[j])[:, None].astype(covariance.dtype)
+    transform = factor[:, None] * layout.transform / free_factor[None, :]
+    auxiliary = [{k: v.cpu().numpy() for k, v in inputs.items()} for inputs in problem.physical_auxiliary]
+    return FitResult(
+        observations=[term.observation for term in problem.terms],
+        layout=layout,
+        values=values,
+        covariance=covariance,
+        transform=transform,
+        chi2=outcome.chi2,
+        dof=outcome.dof,
+        status=outcome.status,
+        auxiliary=auxiliary,
+        priors=tuple(priors),
+        solver=solver,
+        meta=meta,
+    )
+
+
+def _provenance(problem: Problem, models: Sequence[Model], solver, priors, seconds: float) -> dict:
+    from importlib.metadata import version
+
+    used = {type(c) for model in models for c in (*model.components, *model.operators)} | {type(solver)} | {type(p) for p in priors}
+    distributions = {cls.name: " ".join(map(str, registry.origin(cls))) for cls in used if cls.name}
+    references = sorted({reference for cls in used for reference in cls.references})
+    return {
+        "model": [repr(model) for model in models],
+        "solver": repr(solver),
+        "priors": [repr(prior) for prior in priors],
+        "loss": problem.loss_name,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("sunpy_specfit", "torch", "numpy", "astropy", "ndcube")},
+        },
+        "plugins": distributions,
+        "references": references,
+        "seed": problem.seed,
+        "device": str(problem.device),
+        "dtype": str(problem.dtype).removeprefix("torch."),
+        "noise": [term.observation.noise_origin for term in problem.terms],
+        "frame_is_physical": [term.frame.is_identity for term in problem.terms],
+        "batching": {
+            c.component_label(): b.strategy for t in problem.terms for c, b in zip(t.model.components, t.batched, strict=True)
+        },
+        "seconds": seconds,
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,282 @@
+"""From what the user gives to a `Problem`: validated once, here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import astropy.units as u
+import numpy as np
+import torch
+
+from . import registry
+from .frame import Frame
+from .layout import Layout
+from .loss import LOSSES
+from .model import Model
+from .names import unknown_name
+from .observation import Observation
+from .prior import Prior
+from .problem import Problem
+from .solver import Solver
+from .term import Term, choose_frame
+
+__all__ = ["as_model", "as_priors", "as_solver", "bind_prior", "build_problem", "choose_device"]
+
+# Samples per block: the working arrays of one iteration then stay in the processor's cache.
+_CPU_SAMPLES = 2**17
+_GPU_SAMPLES = 2**24
+
+
+def as_model(model) -> Model:
+    """A model from a model, its class, or a registered name that needs no arguments."""
+    if isinstance(model, Model):
+        return model
+    made = _instantiate(model, "model", Model)
+    if made is None:
+        raise TypeError(f"a model is a Model, a sum of them, or a registered name; found {type(model).__name__}")
+    return made
+
+
+def as_solver(solver) -> Solver | None:
+    """A solver from a solver or a registered name; None for "auto"."""
+    if isinstance(solver, Solver):
+        return solver
+    if solver == "auto":
+        return None
+    made = _instantiate(solver, "solver", Solver)
+    if made is None:
+        raise TypeError(f"a solver is a Solver or a registered name; found {type(solver).__name__}")
+    return made
+
+
+def _instantiate(given, kind: str, base: type):
+    if isinstance(given, str):
+        cls = registry.get(kind, given)
+    elif isinstance(given, type) and issubclass(given, base):
+        cls = given
+    else:
+        return None
+    try:
+        return cls()
+    except TypeError as error:
+        raise TypeError(f"{cls.__name__} needs arguments, so make it yourself and pass the object: {error}") from None
+
+
+def as_priors(priors) -> tuple[Prior, ...]:
+    """A tuple of priors from one, several, or none."""
+    if isinstance(priors, Prior):
+        return (priors,)
+    found = []
+    for prior in priors or ():
+        made = prior if isinstance(prior, Prior) else _instantiate(prior, "prior", Prior)
+        if made is None:
+            raise TypeError(
+                f"priors are Prior objects, found {prior!r}; wrap a function or a torch distribution in Penalty(name, ...)"
+            )
+        found.append(made)
+    return tuple(found)
+
+
+def choose_device(device) -> torch.device:
+    """A torch device; "auto" takes CUDA where there is one."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device='cuda' was asked for and this machine has no CUDA device; use device='auto' or 'cpu'")
+    return device
+
+
+def _choose_dtype(dtype, terms: Sequence[Term], coupled: bool) -> torch.dtype:
+    if dtype == "auto":
+        scaled = len(terms) == 1 and not terms[0].frame.is_identity
+        elementwise = all(batched.strategy == "broadcast" for term in terms for batched in term.batched)
+        return torch.float32 if scaled and elementwise and not coupled else torch.float64
+    names = {"float32": torch.float32, "float64": torch.float64}
+    if isinstance(dtype, torch.dtype):
+        dtype = str(dtype).removeprefix("torch.")
+    found = names.get(np.dtype(dtype).name if not isinstance(dtype, str) else dtype)
+    if found is None:
+        raise ValueError(f"dtype is 'auto', 'float32' or 'float64', found {dtype!r}")
+    return found
+
+
+def build_problem(
+    cubes: Sequence,
+    models: Sequence[Model],
+    *,
+    priors: Sequence[Prior] = (),
+    init: Mapping | None = None,
+    uncertainty=None,
+    mask=None,
+    spectral_axis=None,
+    window=None,
+    loss: str = "gaussian",
+    device="auto",
+    dtype="auto",
+    chunks="auto",
+    seed: int = 0,
+) -> Problem:
+    """Read the cubes, prepare the models, bind the priors.
+
+    Priors with an automatic scale are left out; `sunpy_specfit.core.fit` binds them once their scale is known.
+
+    Raises
+    ------
+    ValueError
+        If the cubes' maps differ in shape, a fixed parameter has no value, or bounds leave no room.
+    """
+    if loss not in LOSSES:
+        raise ValueError(f"loss is one of {', '.join(map(repr, LOSSES))}; found {loss!r}")
+    n = len(cubes)
+    each = [_per_cube(value, n) for value in (uncertainty, mask, spectral_axis, window)]
+    observations, frames = [], []
+    for number, (cube, model) in enumerate(zip(cubes, models, strict=True)):
+        lines = [c.rest_wavelength for c in model.components if getattr(c, "rest_wavelength", None) is not None]
+        observation = Observation.from_cube(
+            cube,
+            data_axis=model.data_axis,
+            stokes=model.stokes,
+            uncertainty=each[0][number],
+            mask=each[1][number],
+            spectral_axis=each[2][number],
+            window=each[3][number],
+            spectral_unit=lines[0].unit if lines else None,
+            rest_wavelengths=lines,
+        )
+        observations.append(observation)
+        frames.append(choose_frame(observation, model, observation.data_unit, observation.spectral_unit))
+    grid = observations[0].grid
+    for observation in observations[1:]:
+        if observation.grid.shape != grid.shape:
+            raise ValueError(
+                f"cubes fitted jointly need maps of one shape, found {grid.shape} and {observation.grid.shape}; "
+                "reproject one onto the other first"
+            )
+    if n > 1:
+        # One frame for all: a tied or common parameter must mean the same number in every term.
+        frames = [Frame(o.data_unit, o.spectral_unit) for o in observations]
+    layout = Layout(models, frames)
+    terms = [
+        Term.prepare(observation, model, layout, number, frame)
+        for number, (observation, model, frame) in enumerate(zip(observations, models, frames, strict=True))
+    ]
+    bound = [bind_prior(prior, layout, grid, models) for prior in priors]
+    coupled = any(p.couples_pixels for p, _ in bound) or bool(layout.shared.any()) or any(t.mixes_pixels for t in terms)
+    device = choose_device(device)
+    samples = max(int(np.prod(o.sample_shape)) for o in observations)
+    return Problem(
+        terms=terms,
+        layout=layout,
+        grid=grid,
+        priors=bound,
+        loss_name=loss,
+        dtype=_choose_dtype(dtype, terms, coupled),
+        device=device,
+        fixed=_fixed_values(layout, init or {}, grid),
+        block_size=_block_size(chunks, samples, device),
+        seed=seed,
+    )
+
+
+def _per_cube(value, n: int) -> list:
+    if n > 1 and isinstance(value, (list, tuple)):
+        if len(value) != n:
+            raise ValueError(f"{n} cubes are fitted jointly, but {len(value)} values were given for one of their options")
+        return list(value)
+    return [value] * n
+
+
+def _block_size(chunks, samples: int, device: torch.device) -> int:
+    if chunks == "auto":
+        budget = _GPU_SAMPLES if device.type == "cuda" else _CPU_SAMPLES
+        return max(256, 1 << int(np.log2(max(budget // samples, 1))))
+    if not isinstance(chunks, (int, np.integer)) or chunks < 1:
+        raise ValueError(f"chunks is 'auto' or a positive number of pixels, found {chunks!r}")
+    return int(chunks)
+
+
+def _fixed_values(layout: Layout, init: Mapping, grid) -> dict[str, np.ndarray]:
+    values = {}
+    for key in layout.fixed_keys:
+        value = layout.parameters[key].default
+        if value is None:
+            value = init.get(key)
+        if value is None:
+            raise ValueError(f"{key!r} is fixed but has no value: use fix({key}=...) or give it in init")
+        values[key] = spread(layout.to_internal(key, value), layout.parameters[key].shape, grid, key)
+    return values
+
+
+def spread(value: np.ndarray, shape: tuple[int, ...], grid, key: str) -> np.ndarray:
+    """A number, a vector, or a map as ``shape`` or ``shape + (pixels,)``."""
+    value = np.asarray(value, float)
+    if value.shape == shape or (value.ndim == 0 and not shape):
+        return value
+    if value.ndim == 0:
+        return np.full(shape, value)
+    if value.shape == (*shape, *grid.shape):
+        return value.reshape(*shape, grid.size)
+    raise ValueError(
+        f"the value of {key!r} has shape {value.shape}; expected one number{' or ' + str(shape) if shape else ''}, "
+        f"or a map of shape {(*shape, *grid.shape)}"
+    )
+
+
+def bind_prior(prior: Prior, layout: Layout, grid, models: Sequence[Model]):
+    """(BoundPrior, names) for the quantities that a prior acts on."""
+    names = prior.quantities
+    if names is None:
+        smooth = [
+            layout.keys[i][name]
+            for i, component in enumerate(layout.components)
+            for name in (component.smooth if component.smooth is not None else component.parameters)
+        ]
+        names = [key for key in smooth if key in layout.derived or key in layout.free_keys]
+    units = {}
+    for name in names:
+        try:
+            key = layout.resolve(name)
+        except KeyError as error:
+            raise KeyError(f"{type(prior).__name__}: {error.args[0]}") from None
+        units[name] = layout.units[key] if key in layout.units else layout.derived[key]
+    return prior.bind(units, grid), tuple(units)
+
+
+def start_from(layout: Layout, init, grid) -> dict[str, np.ndarray]:
+    """Internal start values given by the user: a mapping of names, or an earlier result.
+
+    Raises
+    ------
+    KeyError
+        If a name is not one of the parameters.
+    """
+    values = {}
+    if init is None:
+        return values
+    if not isinstance(init, Mapping):
+        raise TypeError(f"init is a mapping of names to values, or a FitResult; found {type(init).__name__}")
+    earlier = hasattr(init, "status")
+    for name in init:
+        try:
+            key = layout.resolve(name)
+        except KeyError:
+            if earlier:
+                continue  # an earlier result may have quantities that this model lacks
+            raise
+        if key in layout.derived:
+            if earlier:
+                continue
+            raise unknown_name(name, layout.parameters, kind="fitted parameter")
+        if layout.parameters[key].tie is not None:
+            continue
+        value = init[name]
+        if hasattr(value, "wcs"):
+            value = u.Quantity(np.asarray(value.data), value.unit, copy=False)
+            shape = layout.parameters[key].shape
+            if value.shape != (*shape, *grid.shape):
+                raise ValueError(
+                    f"the start map of {key!r} has shape {value.shape}, the data need {(*shape, *grid.shape)}"
+                )
+        values[key] = spread(layout.to_internal(key, value, what="start value"), layout.parameters[key].shape, grid, key)
+    return values
