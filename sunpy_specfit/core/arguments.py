@@ -25,12 +25,17 @@ class Configurable:
     name: ClassVar[str] = ""
     references: ClassVar[tuple[str, ...]] = ()
 
+    @classmethod
+    def _constructor(cls) -> list[inspect.Parameter]:
+        if cls.__init__ is object.__init__:
+            return []
+        signature = list(inspect.signature(cls.__init__).parameters.values())[1:]
+        return [p for p in signature if p.kind is not p.VAR_KEYWORD]
+
     def arguments(self) -> dict[str, Any]:
         """The constructor arguments, as given, in the constructor's order."""
         values = {}
-        for parameter in inspect.signature(type(self).__init__).parameters.values():
-            if parameter.name == "self" or parameter.kind is parameter.VAR_KEYWORD:
-                continue
+        for parameter in self._constructor():
             if not hasattr(self, parameter.name):
                 raise TypeError(
                     f"{type(self).__name__} does not store its constructor argument {parameter.name!r}: "
@@ -40,16 +45,12 @@ class Configurable:
         return values
 
     def __repr__(self) -> str:
-        try:
-            parts = []
-            for parameter in inspect.signature(type(self).__init__).parameters.values():
-                if parameter.name == "self" or parameter.kind is parameter.VAR_KEYWORD:
-                    continue
-                value = getattr(self, parameter.name)
-                if parameter.kind is parameter.VAR_POSITIONAL:
-                    parts += [repr(v) for v in value]
-                elif value is not parameter.default:
-                    parts.append(f"{parameter.name}={value!r}" if parameter.kind is parameter.KEYWORD_ONLY else repr(value))
-        except AttributeError:
-            return object.__repr__(self)
+        parts = []
+        for parameter in self._constructor():
+            value = getattr(self, parameter.name, parameter.default)
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                parts += [repr(v) for v in value]
+            elif value is not parameter.default:
+                word = f"{parameter.name}=" if parameter.kind is parameter.KEYWORD_ONLY else ""
+                parts.append(f"{word}{value!r}")
         return f"{type(self).__name__}({', '.join(parts)})"

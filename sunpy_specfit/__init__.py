@@ -1,0 +1,12 @@
+"""Maps of physical parameters from solar spectra, by differentiable programming."""
+
+from .core.hooks import hookimpl
+from .core.model import Model
+from .core.noise import Noise
+from .core.operator import Operator
+from .core.parameter import Auxiliary, Parameter
+from .core.prior import Prior
+from .core.registry import list_plugins
+from .core.solver import Solution, Solver
+from .core.status import Status
+from .core.warnings import SpecfitPluginWarning, SpecfitWarning

@@ -1,0 +1,85 @@
+"""Packed triangles against dense linear algebra."""
+
+import pytest
+import torch
+
+from sunpy_specfit.numerics import packed
+
+
+def systems(k, pixels=7, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    half = torch.randn(pixels, k + 3, k, generator=generator, dtype=dtype)
+    full = half.mT @ half
+    return full, packed.pack(full), torch.randn(k, pixels, generator=generator, dtype=dtype)
+
+
+@pytest.mark.parametrize("k", [1, 2, 4, 9, 10, 19])
+def test_pack_and_unpack_are_inverse(k):
+    full, matrix, _ = systems(k)
+    assert matrix.shape == (k * (k + 1) // 2, 7)
+    torch.testing.assert_close(packed.unpack(matrix), full)
+
+
+@pytest.mark.parametrize("k", [1, 3, 9, 10, 19])
+@pytest.mark.parametrize("damping", [0.0, 0.3])
+def test_solve_agrees_with_dense(k, damping):
+    full, matrix, vector = systems(k)
+    damped = full + damping * torch.diag_embed(full.diagonal(dim1=-2, dim2=-1))
+    expected = torch.linalg.solve(damped, vector.T[..., None])[..., 0].T
+    torch.testing.assert_close(packed.solve(matrix, vector, torch.full((7,), damping).double()), expected)
+
+
+@pytest.mark.parametrize("k", [1, 3, 9, 10, 19])
+def test_inverse_agrees_with_dense_whatever_the_units(k):
+    full, _, _ = systems(k)
+    units = torch.logspace(-6, 8, k, dtype=torch.float64)
+    full = full * units[:, None] * units[None, :]
+    inverse, undetermined = packed.inverse(packed.pack(full))
+    assert not undetermined.any()
+    relative = packed.unpack(inverse) / torch.linalg.inv(full)
+    torch.testing.assert_close(relative, torch.ones_like(relative), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [4, 12])
+def test_singular_directions_have_infinite_variance_and_leave_the_rest_alone(k):
+    full, _, _ = systems(k)
+    full[2] = 0
+    full[2, 0, 0] = 4.0  # only the first unknown is seen
+    full[3, 1, :] = full[3, 0, :]
+    full[3, :, 1] = full[3, :, 0]  # the first two are seen only as their sum
+    full[3, 1, 1] = full[3, 0, 1] = full[3, 1, 0] = full[3, 0, 0]
+    inverse, undetermined = packed.inverse(packed.pack(full))
+    diagonal = inverse[packed.diagonal_index(k)]
+    assert diagonal[0, 2] == pytest.approx(0.25)
+    assert torch.isinf(diagonal[1:, 2]).all() and undetermined[1:, 2].all() and not undetermined[0, 2]
+    assert undetermined[:2, 3].all() and torch.isinf(diagonal[:2, 3]).all()
+    assert not undetermined[2:, 3].any() and torch.isfinite(diagonal[2:, 3]).all()
+    untouched = [0, 1, 4, 5, 6]
+    torch.testing.assert_close(packed.unpack(inverse)[untouched], torch.linalg.inv(full[untouched]))
+
+
+def test_an_unknown_that_nothing_sees_stays_at_zero():
+    full, _, vector = systems(3)
+    full[0, 1] = full[0, :, 1] = 0
+    vector[1, 0] = 5.0
+    step = packed.solve(packed.pack(full), vector)
+    assert step[1, 0] == 0 and torch.isfinite(step).all()
+
+
+@pytest.mark.parametrize("constant", [0, 1, 3, None])
+def test_normal_equations_agree_with_dense(constant):
+    generator = torch.Generator().manual_seed(3)
+    columns = [torch.randn(11, 5, generator=generator, dtype=torch.float64) for _ in range(4)]
+    if constant is not None:
+        columns[constant] = torch.full((1, 1), 1.7, dtype=torch.float64)
+    weight = torch.rand(11, 5, generator=generator, dtype=torch.float64)
+    residual = torch.randn(11, 5, generator=generator, dtype=torch.float64)
+    jacobian = torch.stack([c.expand(11, 5) for c in columns])
+    matrix, vector = packed.normal_equations(columns, weight, residual)
+    torch.testing.assert_close(packed.unpack(matrix), torch.einsum("inp,np,jnp->pij", jacobian, weight, jacobian))
+    torch.testing.assert_close(vector, torch.einsum("inp,np,np->ip", jacobian, weight, residual))
+
+
+def test_matvec_agrees_with_dense():
+    full, matrix, vector = systems(5)
+    torch.testing.assert_close(packed.matvec(matrix, vector), (full @ vector.T[..., None])[..., 0].T)
