@@ -10,3 +10,4 @@ from .core.registry import list_plugins
 from .core.solver import Solution, Solver
 from .core.status import Status
 from .core.warnings import SpecfitPluginWarning, SpecfitWarning
+from .plugins.external import ExternalModel

@@ -110,7 +110,7 @@ class ExternalModel(Model):
         return f"ExternalModel({getattr(self.function, '__name__', repr(self.function))}, {list(self._parameters)})"
 
     def evaluate(self, x, **parameters):
-        return _Foreign.apply(self, x, *(parameters[name] for name in self._parameters))
+        return _Foreign.apply(self, x, *(parameters[name] for name in self._parameters))[0]
 
     def linearize(self, x, **parameters):
         values = [_numpy(parameters[name]) for name in self._parameters]
@@ -130,7 +130,7 @@ class ExternalModel(Model):
         pixels = max(x.shape[-1], *(v.shape[-1] for v in values))
         if self.vectorized:
             light = np.asarray(function(x, *values), float)
-            return np.broadcast_to(light, (*light.shape[:-1], pixels))
+            return np.array(np.broadcast_to(light, (*light.shape[:-1], pixels)))
         out = []
         for p in range(pixels):
             own = [v[..., p if v.shape[-1] > 1 else 0] for v in values]
@@ -186,44 +186,45 @@ def _numpy(tensor: torch.Tensor) -> np.ndarray:
 
 
 class _Foreign(torch.autograd.Function):
-    """The foreign function as a differentiable one, in forward and in reverse mode."""
+    """The foreign function as a differentiable one, in forward and in reverse mode.
+
+    The derivatives are made together with the light, for later the values may be out of numpy's reach.
+    """
 
     @staticmethod
     def forward(model, x, *values):
-        light = model._call(model.function, _numpy(x), [_numpy(v) for v in values])
-        return torch.as_tensor(np.array(light)).to(values[0])
+        arrays = [_numpy(v) for v in values]
+        axis = _numpy(x)
+        light = torch.as_tensor(model._call(model.function, axis, arrays)).to(values[0])
+        derivatives = [torch.as_tensor(d).to(values[0]) for d in model._derivatives(axis, arrays)]
+        return light, *derivatives
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        model, x, *values = inputs
-        ctx.model = model
-        ctx.save_for_backward(x, *values)
-        ctx.save_for_forward(x, *values)
+        model, _, *values = inputs
+        _, *derivatives = output
+        ctx.parameters = list(model._parameters.values())
+        ctx.shapes = [v.shape for v in values]
+        ctx.mark_non_differentiable(*derivatives)
+        ctx.save_for_backward(*derivatives)
+        ctx.save_for_forward(*derivatives)
 
     @staticmethod
-    def _columns(ctx):
-        x, *values = ctx.saved_tensors
-        derivatives = ctx.model._derivatives(_numpy(x), [_numpy(v) for v in values])
-        return values, [torch.as_tensor(np.array(d)).to(values[0]) for d in derivatives]
-
-    @staticmethod
-    def backward(ctx, gradient):
-        values, derivatives = _Foreign._columns(ctx)
+    def backward(ctx, gradient, *_):
         pulled = []
-        for parameter, value, derivative in zip(ctx.model._parameters.values(), values, derivatives, strict=True):
+        for parameter, shape, derivative in zip(ctx.parameters, ctx.shapes, ctx.saved_tensors, strict=True):
             product = derivative * gradient
-            if value.ndim > len(parameter.shape):  # pixels are the last axis
+            if len(shape) > len(parameter.shape):  # pixels are the last axis
                 product = product.reshape(*parameter.shape, -1, product.shape[-1]).sum(-2)
-                pulled.append(product.sum(-1, keepdim=True) if value.shape[-1] == 1 else product)
+                pulled.append(product.sum(-1, keepdim=True) if shape[-1] == 1 else product)
             else:
                 pulled.append(product.reshape(*parameter.shape, -1).sum(-1))
         return None, None, *pulled
 
     @staticmethod
     def jvp(ctx, _model, _x, *tangents):
-        values, derivatives = _Foreign._columns(ctx)
         total = 0.0
-        for parameter, derivative, tangent in zip(ctx.model._parameters.values(), derivatives, tangents, strict=True):
+        for parameter, derivative, tangent in zip(ctx.parameters, ctx.saved_tensors, tangents, strict=True):
             if tangent is None:
                 continue
             if parameter.shape:
@@ -232,4 +233,4 @@ class _Foreign(torch.autograd.Function):
                 total = total + (derivative * tangent).sum(0)
             else:
                 total = total + derivative * tangent
-        return total
+        return total, *(None for _ in ctx.saved_tensors)
