@@ -39,7 +39,8 @@ class Outcome:
         ``(pixels,)``.
     status : `numpy.ndarray`
         int32 ``(pixels,)``.
-    info : dict
+    info, weights : dict
+        What the solver tells, and weights it learned.
     """
 
     free: np.ndarray
@@ -48,6 +49,7 @@ class Outcome:
     dof: np.ndarray
     status: np.ndarray
     info: dict
+    weights: dict
 
     @classmethod
     def empty(cls, problem: Problem) -> Outcome:
@@ -60,6 +62,7 @@ class Outcome:
             dof=np.full(pixels, np.nan),
             status=np.zeros(pixels, np.int32),
             info={},
+            weights={},
         )
 
 
@@ -181,14 +184,12 @@ def _solve(problem, solver, block, first) -> tuple[PixelBlock, Solution]:
 
 
 def _finish(problem, block, solution, index, outcome) -> None:
-    """Errors, misfit and flags of one block; a last step in float64 removes what float32 rounded off."""
+    """Errors, misfit and flags of one block, after a last step in float64 that removes what float32 rounded off."""
     free, status = solution.free.double(), solution.status | block.flags.to(torch.int32)
     if block.dtype != torch.float64:
         block = _in_double(problem, block, index, free)
-        objective, matrix, vector = block.linearize(free)
-        free = _polish(block, free, objective, matrix, vector)
-    else:
-        _, matrix, vector = block.linearize(free)
+    objective, matrix, vector = block.linearize(free)
+    free = _last_step(block, free, objective, matrix, vector)
     chi2 = block.chi2(free)
     if solution.covariance is not None:
         covariance, undetermined = solution.covariance.double(), None
@@ -225,7 +226,7 @@ def _contiguous(index: np.ndarray) -> bool:
     return int(index[-1]) - int(index[0]) + 1 == len(index)
 
 
-def _polish(block, free, objective, matrix, vector) -> torch.Tensor:
+def _last_step(block, free, objective, matrix, vector) -> torch.Tensor:
     inside = (free > block.lower) & (free < block.upper)
     step = torch.where(inside, packed.solve(matrix, torch.where(inside, vector, 0.0)), 0.0)
     trial = torch.minimum(torch.maximum(free + step, block.lower), block.upper)
@@ -308,6 +309,10 @@ def _finish_whole(problem, solution, flags, outcome) -> None:
     outcome.dof[:] = (valid - spent).clamp_min(0).double().cpu().numpy()
     outcome.status[:] = status.cpu().numpy()
     outcome.info.update(solution.info)
+    outcome.weights = {
+        term: {position: {name: w.detach().cpu().numpy() for name, w in own.items()} for position, own in operators.items()}
+        for term, operators in solution.weights.items()
+    }
 
 
 def _block_matrix(problem, free, part) -> torch.Tensor:

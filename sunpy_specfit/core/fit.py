@@ -179,6 +179,8 @@ def _fit_jointly(cubes, models, priors, solver, *, init, progress, **options) ->
     meta = _provenance(problem, models, solver, priors, time.perf_counter() - begin)
     meta["prior_scales"] = scales
     meta["solver_info"] = outcome.info
+    if outcome.weights:
+        meta["operator_weights"] = outcome.weights
     return _result(problem, outcome, [*known, *automatic], solver, meta)
 
 

@@ -22,7 +22,8 @@ class LevenbergMarquardt(Solver):
     max_iterations : int
         Linearisations per start, at the most.
     tolerance : float
-        A pixel has converged when the step that its quadratic asks for is shorter than this many sigma.
+        A pixel has converged when the step that its quadratic asks for is shorter than this many sigma. That step is taken, and the
+        engine takes one more in float64, so what remains is far smaller.
 
     References
     ----------
@@ -40,7 +41,7 @@ class LevenbergMarquardt(Solver):
     preference = 50
     whole_map = False
 
-    def __init__(self, *, max_iterations: int = 100, tolerance: float = 1e-3):
+    def __init__(self, *, max_iterations: int = 100, tolerance: float = 1e-2):
         self.max_iterations = max_iterations
         self.tolerance = tolerance
 
@@ -110,10 +111,13 @@ class LevenbergMarquardt(Solver):
             accepted &= ~done
             damping = torch.where(accepted, (damping * 0.1).clamp_min(1e-9), (damping * 8.0).clamp_min(1e-6))
             stuck = torch.where(accepted, 0.0, stuck + 1)
-            free = torch.where(accepted, trial, free)
-            objective = torch.where(accepted, new_objective, objective)
-            matrix = torch.where(accepted, new_matrix, matrix)
-            vector = torch.where(accepted, new_vector, vector)
+            if bool(accepted.all()):
+                free, objective, matrix, vector = trial, new_objective, new_matrix, new_vector
+            else:
+                free = torch.where(accepted, trial, free)
+                objective = torch.where(accepted, new_objective, objective)
+                matrix = torch.where(accepted, new_matrix, matrix)
+                vector = torch.where(accepted, new_vector, vector)
             # With the damping at its end no step helps any more: round-off, or a kink of the model.
             converged |= damping > 1e12
             newly = converged & ~done
