@@ -1,7 +1,7 @@
 """One pixel's physics, evaluated and differentiated for many pixels.
 
-Three ways, from fast to slow: the plain function broadcast over a trailing pixel axis, `torch.vmap`, and a loop. Which one a
-model allows is found by comparison with the loop on a few pixels, never guessed.
+Three ways, from fast to slow: the plain function broadcast over a trailing pixel axis, `torch.vmap`, and a loop.
+Which one a model allows is found by comparison with the loop on a few pixels, never guessed.
 """
 
 from __future__ import annotations
@@ -142,9 +142,7 @@ class BatchedModel:
         active = {name: inputs.pop(name) for name in wrt}
         jacobian, light = torch.vmap(torch.func.jacfwd(one, has_aux=True), in_dims=-1, out_dims=-1)(active, inputs)
         # jacfwd puts the derivative's axis behind the light's: bring a vector's to the front.
-        derivatives = {
-            name: d if active[name].ndim == 1 else d.movedim(-2, 0) for name, d in jacobian.items()
-        }
+        derivatives = {name: d if active[name].ndim == 1 else d.movedim(-2, 0) for name, d in jacobian.items()}
         return light, derivatives
 
 

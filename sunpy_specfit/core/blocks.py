@@ -91,7 +91,9 @@ class FactoredBlocks:
     def _inner(self, like: torch.Tensor, extra):
         extra = torch.as_tensor(extra, dtype=like.dtype, device=like.device).expand_as(like)
         if not bool((extra > 0).all()):
-            raise ValueError("data-space blocks have more unknowns than data: they need a positive diagonal from a prior")
+            raise ValueError(
+                "data-space blocks have more unknowns than data: they need a positive diagonal from a prior"
+            )
         lowered = self.factor / extra
         inner = torch.einsum("mkp,nkp->pmn", self.factor, lowered)
         return inner + torch.eye(inner.shape[-1], dtype=inner.dtype, device=inner.device), lowered, extra

@@ -302,7 +302,9 @@ def _finish_whole(problem, solution, flags, outcome) -> None:
     squared = problem.residual(free, solution.weights or None).square()
     outcome.chi2[:] = excess(problem.loss_name, squared).sum(0).double().cpu().numpy()
     valid = whole.n_valid()
-    spent = solution.leverage.double() if solution.leverage is not None else torch.full_like(covariance[0], problem.n_free)
+    spent = (
+        solution.leverage.double() if solution.leverage is not None else torch.full_like(covariance[0], problem.n_free)
+    )
     status = solution.status.to(torch.int32) | flags | _flags(problem, whole, free.double(), covariance, undetermined)
     outcome.free[:] = free.double().cpu().numpy()
     outcome.covariance[:] = covariance.cpu().numpy()
@@ -310,7 +312,9 @@ def _finish_whole(problem, solution, flags, outcome) -> None:
     outcome.status[:] = status.cpu().numpy()
     outcome.info.update(solution.info)
     outcome.weights = {
-        term: {position: {name: w.detach().cpu().numpy() for name, w in own.items()} for position, own in operators.items()}
+        term: {
+            position: {name: w.detach().cpu().numpy() for name, w in own.items()} for position, own in operators.items()
+        }
         for term, operators in solution.weights.items()
     }
 

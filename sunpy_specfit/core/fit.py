@@ -235,7 +235,9 @@ def _result(problem: Problem, outcome, priors, solver, meta) -> FitResult:
         rows = layout.rows[key]
         physical = theta[rows] * factor[rows, None] + offset[rows, None]
         values[key] = physical if parameter.shape else physical[0]
-    free_factor = np.concatenate([factor[layout.rows[key]] for key in layout.free_keys]) if layout.free_keys else factor[:0]
+    free_factor = (
+        np.concatenate([factor[layout.rows[key]] for key in layout.free_keys]) if layout.free_keys else factor[:0]
+    )
     i, j = np.tril_indices(problem.n_free)
     covariance = outcome.covariance
     covariance *= (free_factor[i] * free_factor[j])[:, None].astype(covariance.dtype)
@@ -260,7 +262,11 @@ def _result(problem: Problem, outcome, priors, solver, meta) -> FitResult:
 def _provenance(problem: Problem, models: Sequence[Model], solver, priors, seconds: float) -> dict:
     from importlib.metadata import version
 
-    used = {type(c) for model in models for c in (*model.components, *model.operators)} | {type(solver)} | {type(p) for p in priors}
+    used = (
+        {type(c) for model in models for c in (*model.components, *model.operators)}
+        | {type(solver)}
+        | {type(p) for p in priors}
+    )
     distributions = {cls.name: " ".join(map(str, registry.origin(cls))) for cls in used if cls.name}
     references = sorted({reference for cls in used for reference in cls.references})
     return {
@@ -280,7 +286,9 @@ def _provenance(problem: Problem, models: Sequence[Model], solver, priors, secon
         "noise": [term.observation.noise_origin for term in problem.terms],
         "frame_is_physical": [term.frame.is_identity for term in problem.terms],
         "batching": {
-            c.component_label(): b.strategy for t in problem.terms for c, b in zip(t.model.components, t.batched, strict=True)
+            c.component_label(): b.strategy
+            for t in problem.terms
+            for c, b in zip(t.model.components, t.batched, strict=True)
         },
         "seconds": seconds,
         "threads": torch.get_num_threads(),

@@ -62,8 +62,8 @@ class Layout:
                     component_frames.append(frame)
                 elif component_frames[index] != frame:
                     raise ValueError(
-                        f"component {component.component_label()!r} stands in two cubes with different units: give each "
-                        "cube a component of its own (another label) and tie what they share"
+                        f"component {component.component_label()!r} stands in two cubes with different units: "
+                        "give each cube a component of its own (another label) and tie what they share"
                     )
                 indices.append(index)
             self.term_components.append(indices)
@@ -82,7 +82,8 @@ class Layout:
                 if same:
                     return index
                 raise ValueError(
-                    f"two different components are labelled {component.component_label()!r}: give them labels of their own"
+                    f"two different components are labelled {component.component_label()!r}: "
+                    "give them labels of their own"
                 )
         return None
 
@@ -126,7 +127,9 @@ class Layout:
         """A physical value (Quantity or number in the parameter's unit) as internal number(s)."""
         parameter, frame = self.parameters[key], self.frame_of[key]
         try:
-            number = np.asarray(u.Quantity(value, self.units[key]).value if isinstance(value, u.Quantity) else value, float)
+            number = np.asarray(
+                u.Quantity(value, self.units[key]).value if isinstance(value, u.Quantity) else value, float
+            )
         except u.UnitConversionError:
             raise u.UnitConversionError(
                 f"the {what} of {key!r} is in {u.Quantity(value).unit}, which does not convert to {self.units[key]}"
@@ -235,5 +238,7 @@ class Layout:
             columns = self.columns[key]
             if np.any(lower[columns] >= upper[columns]):
                 p = self.parameters[key]
-                raise ValueError(f"the bounds of {key!r} leave no room: lower {p.lower}, upper {p.upper}; lower must be below upper")
+                raise ValueError(
+                    f"the bounds of {key!r} leave no room: lower {p.lower}, upper {p.upper}; lower must be below upper"
+                )
         return lower, upper

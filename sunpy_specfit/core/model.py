@@ -199,7 +199,9 @@ class Model(Configurable):
 
     def _changed(self, values: Mapping[str, Any], change) -> Model:
         known = self.parameters
-        return self._override({(key := self.resolve(name)): change(known[key], value) for name, value in values.items()})
+        return self._override(
+            {(key := self.resolve(name)): change(known[key], value) for name, value in values.items()}
+        )
 
     def fix(self, values: Mapping[str, Any] | str | None = None, /, *names: str, **keywords: Any) -> Model:
         """Hold parameters at given values, or at their start values.
@@ -364,8 +366,7 @@ class Sum(_Composite):
         for model in models:
             if model.operators:
                 raise ValueError(
-                    "an instrumented model cannot be added to another: add the models first, "
-                    "(a + b) | operator"
+                    "an instrumented model cannot be added to another: add the models first, (a + b) | operator"
                 )
         self.models = tuple(component for model in models for component in model.components)
         first = self.models[0]

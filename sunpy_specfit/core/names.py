@@ -11,5 +11,9 @@ def unknown_name(name: str, known: Iterable[str], *, kind: str, owner: str = "")
     known = list(known)
     close = get_close_matches(str(name), known, n=3, cutoff=0.5)
     where = f" of {owner}" if owner else ""
-    hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are {', '.join(map(repr, known)) or 'none'}"
+    hint = (
+        f"did you mean {' or '.join(map(repr, close))}?"
+        if close
+        else f"there are {', '.join(map(repr, known)) or 'none'}"
+    )
     return KeyError(f"no {kind}{where} is called {name!r}; {hint}")

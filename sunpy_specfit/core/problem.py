@@ -28,8 +28,8 @@ class Problem:
     2. `residual`, `jvp`, `vjp`: matrix-free, through operators that mix pixels.
     3. `loss`: a scalar that automatic differentiation can follow, for anything at all.
 
-    The free numbers are ``(k, pixels)``. Solvers of whole maps work on a flat vector in which a shared parameter stands once:
-    `flatten` and `unflatten` go between the two.
+    The free numbers are ``(k, pixels)``. Solvers of whole maps work on a flat vector in which a shared parameter
+    stands once: `flatten` and `unflatten` go between the two.
 
     Attributes
     ----------
@@ -120,11 +120,19 @@ class Problem:
         for term in self.terms:
             frame = term.frame
             loaded = term.observation.block(
-                index, dtype=dtype, device=self.device, origin=frame.origin, scale=frame.scale, data_scale=frame.data_scale
+                index,
+                dtype=dtype,
+                device=self.device,
+                origin=frame.origin,
+                scale=frame.scale,
+                data_scale=frame.data_scale,
             )
             usable = None if term.observation.noise is None else (loaded.weight > 0).to(loaded.weight)
             auxiliary = [
-                {name: (v if v.shape[-1] == 1 else v[..., index]).to(dtype=dtype, device=self.device) for name, v in a.items()}
+                {
+                    name: (v if v.shape[-1] == 1 else v[..., index]).to(dtype=dtype, device=self.device)
+                    for name, v in a.items()
+                }
                 for a in term.auxiliary
             ]
             data.append(TermData(term, loaded.x, loaded.data, loaded.weight, usable, auxiliary))
@@ -180,7 +188,9 @@ class Problem:
             Where an operator mixes pixels: there are no per-pixel quadratics then.
         """
         if self.mixes_pixels:
-            raise ValueError("an operator mixes the pixels of this problem: use residual, jvp and vjp instead of blocks")
+            raise ValueError(
+                "an operator mixes the pixels of this problem: use residual, jvp and vjp instead of blocks"
+            )
         objective, matrix, vector = [], [], []
         whole = self.whole()
         for part in self.slices():
@@ -224,14 +234,19 @@ class Problem:
 
     def flat_bounds(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Bounds of the flat vector."""
+
         def spread(bound):
-            return torch.cat([bound[~self.shared].expand(-1, self.n_pixels).reshape(-1), bound[self.shared].reshape(-1)])
+            return torch.cat(
+                [bound[~self.shared].expand(-1, self.n_pixels).reshape(-1), bound[self.shared].reshape(-1)]
+            )
 
         return spread(self.lower), spread(self.upper)
 
     # -- view 2: matrix-free, whole maps ---------------------------------------------------------
 
-    def light(self, free: torch.Tensor, weights: Mapping[int, Mapping[str, torch.Tensor]] | None = None) -> list[torch.Tensor]:
+    def light(
+        self, free: torch.Tensor, weights: Mapping[int, Mapping[str, torch.Tensor]] | None = None
+    ) -> list[torch.Tensor]:
         """What each term predicts for the whole map, ``([stokes,] n, pixels)``, through its operators."""
         whole = self.whole()
         theta = whole.theta(free)
@@ -292,7 +307,10 @@ class Problem:
         for number, term in enumerate(self.terms):
             for position, operator in enumerate(term.model.operators):
                 if operator.weights:
-                    copies = {k: w.detach().to(device=self.device, dtype=self.dtype).clone() for k, w in operator.weights.items()}
+                    copies = {
+                        k: w.detach().to(device=self.device, dtype=self.dtype).clone()
+                        for k, w in operator.weights.items()
+                    }
                     found.setdefault(number, {})[position] = copies
         return found
 

@@ -71,7 +71,8 @@ def as_priors(priors) -> tuple[Prior, ...]:
         made = prior if isinstance(prior, Prior) else _instantiate(prior, "prior", Prior)
         if made is None:
             raise TypeError(
-                f"priors are Prior objects, found {prior!r}; wrap a function or a torch distribution in Penalty(name, ...)"
+                f"priors are Prior objects, found {prior!r}; "
+                "wrap a function or a torch distribution in Penalty(name, ...)"
             )
         found.append(made)
     return tuple(found)
@@ -182,7 +183,9 @@ def build_problem(
 def _per_cube(value, n: int) -> list:
     if n > 1 and isinstance(value, (list, tuple)):
         if len(value) != n:
-            raise ValueError(f"{n} cubes are fitted jointly, but {len(value)} values were given for one of their options")
+            raise ValueError(
+                f"{n} cubes are fitted jointly, but {len(value)} values were given for one of their options"
+            )
         return list(value)
     return [value] * n
 
@@ -278,5 +281,7 @@ def start_from(layout: Layout, init, grid) -> dict[str, np.ndarray]:
                 raise ValueError(
                     f"the start map of {key!r} has shape {value.shape}, the data need {(*shape, *grid.shape)}"
                 )
-        values[key] = spread(layout.to_internal(key, value, what="start value"), layout.parameters[key].shape, grid, key)
+        values[key] = spread(
+            layout.to_internal(key, value, what="start value"), layout.parameters[key].shape, grid, key
+        )
     return values

@@ -28,7 +28,11 @@ class WithHand(Line):
     def linearize(self, x, amplitude, center, width):
         t = (x - center) / width
         e = torch.exp(-0.5 * t**2)
-        return amplitude * e, {"amplitude": e, "center": amplitude * e * t / width, "width": amplitude * e * t**2 / width}
+        return amplitude * e, {
+            "amplitude": e,
+            "center": amplitude * e * t / width,
+            "width": amplitude * e * t**2 / width,
+        }
 
 
 class WrongHand(WithHand):

@@ -152,7 +152,9 @@ def test_an_operator_that_mixes_pixels():
     through = specfit.fit(seen, line() | Blur(), priors=Alike("velocity", 100 * u.km / u.s))
     past = specfit.fit(seen, line())
     assert through.reduced_chi2.data.mean() < 1.5 < past.reduced_chi2.data.mean()
-    error = {name: np.std(r["velocity"].data - truth(cube, "velocity")) for name, r in (("through", through), ("past", past))}
+    error = {
+        name: np.std(r["velocity"].data - truth(cube, "velocity")) for name, r in (("through", through), ("past", past))
+    }
     assert error["through"] < 0.5 * error["past"]
 
 
@@ -194,7 +196,9 @@ class TinyField(Solver):
         generator = torch.Generator().manual_seed(problem.seed)
         axes = [torch.linspace(-1, 1, n, dtype=problem.dtype) for n in problem.grid.shape]
         places = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, len(axes))
-        features = torch.cat([torch.sin(places @ (3 * torch.randn(2, 24, generator=generator, dtype=problem.dtype))), places], 1)
+        features = torch.cat(
+            [torch.sin(places @ (3 * torch.randn(2, 24, generator=generator, dtype=problem.dtype))), places], 1
+        )
         weights = torch.zeros(features.shape[1], problem.n_free, dtype=problem.dtype, requires_grad=True)
         center = start[0].mean(-1, keepdim=True)
         spread = start[0].std(-1, keepdim=True).clamp_min(1e-3)
@@ -278,7 +282,12 @@ def test_a_vector_parameter_and_data_that_are_channels():
     wcs.wcs.cunit = "arcsec", "arcsec", ""
     wcs.wcs.cdelt = 1, 1, 1
     data = np.einsum("ck,yxk->cyx", response, dem)
-    cube = NDCube(data + 1e-3 * rng.standard_normal(data.shape), wcs=wcs, unit=u.DN, uncertainty=StdDevUncertainty(np.full(data.shape, 1e-3)))
+    cube = NDCube(
+        data + 1e-3 * rng.standard_normal(data.shape),
+        wcs=wcs,
+        unit=u.DN,
+        uncertainty=StdDevUncertainty(np.full(data.shape, 1e-3)),
+    )
     result = specfit.fit(cube, Bins(response.tolist()))
     found = np.asarray(result["dem"].data)
     assert found.shape == (3, 4, 5)
@@ -310,12 +319,15 @@ def test_two_windows_fitted_jointly_with_one_velocity():
     joint = specfit.fit(
         cubes,
         [
-            weak.tie("center", "strong.center", factor=195.119 / 202.044) + specfit.Polynomial(0, label="weak background"),
+            weak.tie("center", "strong.center", factor=195.119 / 202.044)
+            + specfit.Polynomial(0, label="weak background"),
             strong + specfit.Polynomial(0, label="strong background"),
         ],
     )
     np.testing.assert_allclose(joint["weak.velocity"].data, joint["strong.velocity"].data, atol=1e-6)
-    np.testing.assert_allclose(joint["weak.velocity"].uncertainty.array, joint["strong.velocity"].uncertainty.array, rtol=1e-3)
+    np.testing.assert_allclose(
+        joint["weak.velocity"].uncertainty.array, joint["strong.velocity"].uncertainty.array, rtol=1e-3
+    )
     error = [np.std(r.data - velocity) for r in (joint["weak.velocity"], alone["velocity"])]
     assert error[0] < 0.4 * error[1]
     light = joint.model()

@@ -31,8 +31,10 @@ def physical(layout, free, fixed=None):
 
 def test_one_line_has_only_free_numbers():
     layout = Layout([Line()], [FRAME])
-    assert layout.free_keys == ("amplitude", "center", "width") and layout.is_selection
-    assert layout.units["width"] == u.AA and layout.derived["area"] == u.DN * u.AA
+    assert layout.free_keys == ("amplitude", "center", "width")
+    assert layout.is_selection
+    assert layout.units["width"] == u.AA
+    assert layout.derived["area"] == u.DN * u.AA
     values = physical(layout, np.array([0.5, 3.0, 2.0]))
     assert values == pytest.approx({"amplitude": 500, "center": 195.06, "width": 0.04})
 
@@ -86,7 +88,8 @@ def test_bounds_are_converted_and_tied_bounds_bound_the_target():
     lower, upper = layout.bounds()
     column = layout.columns["a.width"].start
     assert (lower[column], upper[column]) == pytest.approx((1.0, 3.0))
-    assert lower[layout.columns["a.amplitude"].start] == 0 and np.isinf(upper[layout.columns["a.amplitude"].start])
+    assert lower[layout.columns["a.amplitude"].start] == 0
+    assert np.isinf(upper[layout.columns["a.amplitude"].start])
 
 
 def test_a_falling_tie_swaps_the_bounds():
@@ -106,7 +109,8 @@ def test_bounds_that_ties_make_impossible_are_refused():
 def test_one_component_in_two_cubes_is_one_set_of_unknowns():
     line = Line(label="a")
     layout = Layout([line, line], [FRAME, FRAME])
-    assert layout.n_free == 3 and layout.term_components == [[0], [0]]
+    assert layout.n_free == 3
+    assert layout.term_components == [[0], [0]]
     with pytest.raises(ValueError, match="different units"):
         Layout([line, line], [FRAME, Frame(u.ph, u.AA)])
 
@@ -123,7 +127,8 @@ def test_lines_of_two_cubes_may_share_a_velocity():
 def test_a_fixed_map_stands_in_the_base():
     layout = Layout([Line().fix(width=30 * u.mAA)], [FRAME])
     base = layout.fixed_base({"width": np.array([1.0, 2.0, 3.0])}, 3)
-    assert base.shape == (3, 3) and base[layout.rows["width"]].tolist() == [[1.0, 2.0, 3.0]]
+    assert base.shape == (3, 3)
+    assert base[layout.rows["width"]].tolist() == [[1.0, 2.0, 3.0]]
 
 
 def test_values_in_the_wrong_unit_are_refused():

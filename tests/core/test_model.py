@@ -53,10 +53,13 @@ def test_a_subclass_inherits_adds_and_drops_parameters():
 def test_constraints_return_new_models():
     line = Lorentzian()
     fixed = line.fix(width=30 * u.mAA)
-    assert fixed is not line and fixed.parameters["width"].fixed and not line.parameters["width"].fixed
+    assert fixed is not line
+    assert fixed.parameters["width"].fixed
+    assert not line.parameters["width"].fixed
     assert not fixed.free("width").parameters["width"].fixed
     bounded = line.bound({"lorentzian.width": (19, 200) * u.mAA})
-    assert bounded.parameters["width"].upper == 200 * u.mAA and line.parameters["width"].upper is None
+    assert bounded.parameters["width"].upper == 200 * u.mAA
+    assert line.parameters["width"].upper is None
     assert line.share("width").parameters["width"].shared
 
 
@@ -78,7 +81,15 @@ def test_unknown_names_show_close_matches():
 
 def test_sums_name_parameters_by_label_where_they_must():
     model = Lorentzian(label="a") + Lorentzian(label="b") + Offset()
-    assert list(model.parameters) == ["a.amplitude", "a.center", "a.width", "b.amplitude", "b.center", "b.width", "level"]
+    assert list(model.parameters) == [
+        "a.amplitude",
+        "a.center",
+        "a.width",
+        "b.amplitude",
+        "b.center",
+        "b.width",
+        "level",
+    ]
     assert model.resolve("offset.level") == "level"
     with pytest.raises(KeyError, match="ambiguous.*'a.width' or 'b.width'"):
         model.resolve("width")
@@ -105,14 +116,18 @@ def test_a_parameter_cannot_be_tied_to_itself():
 def test_a_sum_adds_light():
     x = torch.linspace(-1, 1, 5)
     model = Lorentzian() + Offset()
-    light = model.evaluate(x, amplitude=torch.tensor(2.0), center=torch.tensor(0.0), width=torch.tensor(0.5), level=torch.tensor(1.0))
+    light = model.evaluate(
+        x, amplitude=torch.tensor(2.0), center=torch.tensor(0.0), width=torch.tensor(0.5), level=torch.tensor(1.0)
+    )
     torch.testing.assert_close(light, 2 / (1 + (x / 0.5) ** 2) + 1)
 
 
 def test_operators_come_after_sums():
     seen = (Lorentzian() + Offset()) | Halve() | Halve()
-    assert len(seen.operators) == 2 and list(seen.parameters)[-1] == "level"
-    assert seen.fix(level=1).parameters["level"].fixed and len(seen.fix(level=1).operators) == 2
+    assert len(seen.operators) == 2
+    assert list(seen.parameters)[-1] == "level"
+    assert seen.fix(level=1).parameters["level"].fixed
+    assert len(seen.fix(level=1).operators) == 2
     with pytest.raises(ValueError, match="add the models first"):
         seen + Offset()
 

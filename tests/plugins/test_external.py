@@ -61,7 +61,8 @@ each_model = pytest.mark.parametrize("model", MODELS.values(), ids=list(MODELS))
 @each_model
 def test_light_and_derivatives(model):
     batched = BatchedModel.choose(model, X, VALUES, {})
-    assert batched.strategy == "broadcast" and batched.analytic
+    assert batched.strategy == "broadcast"
+    assert batched.analytic
     light, derivatives = batched.linearize(X, VALUES, {}, tuple(VALUES))
     torch.testing.assert_close(light, twin(X, **VALUES))
     expected = torch.func.jacfwd(lambda v: twin(X, **v))(VALUES)

@@ -25,14 +25,14 @@ class ExternalModel(Model):
     Parameters
     ----------
     function : callable
-        ``function(x, *values) -> light``, on float64 arrays, in the parameters' units. For one pixel: x ``(n,)``, values
-        floats (or ``(k,)`` for vectors), light ``([stokes,] n)``. With ``vectorized``: x ``(n, 1)`` or
+        ``function(x, *values) -> light``, on float64 arrays, in the parameters' units. For one pixel: x ``(n,)``,
+        values floats (or ``(k,)`` for vectors), light ``([stokes,] n)``. With ``vectorized``: x ``(n, 1)`` or
         ``(n, pixels)``, values ``(pixels,)`` (``(k, pixels)``), light ``([stokes,] n, pixels)``.
     parameters : mapping of str to `Parameter`
         In the order of the function's arguments.
     jacobian : callable, optional
-        Called as ``function``; returns a sequence of derivatives of the light, one for each parameter, shaped as the light
-        (with a leading k for vectors).
+        Called as ``function``; returns a sequence of derivatives of the light, one for each parameter, shaped as
+        the light (with a leading k for vectors).
     label : str, optional
     vectorized : bool
         Whether the functions take many pixels in one call.

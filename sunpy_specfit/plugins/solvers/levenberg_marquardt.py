@@ -14,16 +14,16 @@ __all__ = ["LevenbergMarquardt"]
 class LevenbergMarquardt(Solver):
     """Damped Gauss-Newton steps, one small system a pixel, until no pixel can gain.
 
-    Every pixel has its own damping, and leaves the batch when it has converged. Bounds are kept by projection: a number that sits on its
-    bound and is pushed outwards is held for that step.
+    Every pixel has its own damping, and leaves the batch when it has converged. Bounds are kept by projection: a
+    number that sits on its bound and is pushed outwards is held for that step.
 
     Parameters
     ----------
     max_iterations : int
         Linearisations per start, at the most.
     tolerance : float
-        A pixel has converged when the step that its quadratic asks for is shorter than this many sigma. That step is taken, and the
-        engine takes one more in float64, so what remains is far smaller.
+        A pixel has converged when the step that its quadratic asks for is shorter than this many sigma. That step
+        is taken, and the engine takes one more in float64, so what remains is far smaller.
 
     References
     ----------
@@ -48,8 +48,8 @@ class LevenbergMarquardt(Solver):
     def accepts(self, problem) -> str | None:
         if problem.couples_pixels:
             return (
-                "levenberg_marquardt fits pixel by pixel, and a prior, an operator or a shared parameter couples the pixels here; "
-                "use solver='gauss_newton' (or 'adam', 'lbfgs')"
+                "levenberg_marquardt fits pixel by pixel, and a prior, an operator or a shared parameter couples the "
+                "pixels here; use solver='gauss_newton' (or 'adam', 'lbfgs')"
             )
         return None
 
