@@ -1,0 +1,184 @@
+"""Small problems whose minimum is known by other means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import astropy.units as u
+import numpy as np
+import torch
+from ndcube import NDCube
+from scipy.optimize import least_squares
+
+from ..core.model import Model
+from ..core.parameter import Parameter
+from ..core.prior import BoundPrior, Prior, Quadratic
+from .scene import cube_of
+
+__all__ = ["UNITS", "Task", "tasks"]
+
+UNITS = {"level": u.DN, "slope": u.DN / u.nm, "amplitude": u.DN, "center": u.nm, "width": u.nm}
+"""The units of all numbers here."""
+
+_X = np.linspace(500.0, 501.0, 24)
+_PIVOT = 500.5
+_SHAPE = (3, 4)
+_SIGMA = 1.0
+
+
+class _Ramp(Model):
+    """Linear in all that it has."""
+
+    name = "ramp"
+    linear = ("level", "slope")
+    level = Parameter("data")
+    slope = Parameter("data / spectral")
+    pivot = Parameter("spectral", location=True, default=_PIVOT * u.nm, fixed=True)
+
+    def evaluate(self, x, level, slope, pivot):
+        return level + slope * (x - pivot)
+
+
+class _Line(Model):
+    """A line of constant shape on nothing."""
+
+    name = "line"
+    linear = ("amplitude",)
+    amplitude = Parameter("data", lower=0)
+    center = Parameter("spectral", location=True)
+    width = Parameter("spectral", lower=0.01 * u.nm, upper=0.5 * u.nm)
+
+    def evaluate(self, x, amplitude, center, width):
+        return amplitude / (1 + ((x - center) / width) ** 2)
+
+
+class _Steps(BoundPrior):
+    """½ Σ (steps between neighbours along the last axis / scale)²."""
+
+    couples_pixels = True
+
+    def __init__(self, name, grid, scale):
+        self.name, self.shape, self.scale = name, grid.shape, scale
+
+    def energy(self, maps):
+        return 0.5 * (maps[self.name].reshape(self.shape).diff(dim=-1) / self.scale).square().sum()
+
+    def quadratic(self, maps):
+        def matvec(v):
+            return {self.name: torch.func.grad(lambda m: self.energy({self.name: m}))(v[self.name])}
+
+        ends = torch.full(self.shape, 2.0, dtype=maps[self.name].dtype, device=maps[self.name].device)
+        ends[..., 0] = ends[..., -1] = 1.0
+        return Quadratic(matvec(maps), matvec, {self.name: ends.reshape(-1) / self.scale**2})
+
+
+class _Neighbours(Prior):
+    """Smoothness in the simplest form there is."""
+
+    name = "neighbours"
+    couples_pixels = True
+    quantities = ("level",)
+    scale = 0.2
+
+    def bind(self, units, grid):
+        return _Steps("level", grid, self.scale)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A small problem whose answer is known by other means."""
+
+    name: str
+    model: Model
+    cube: NDCube
+    priors: tuple = ()
+
+    def minimum(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """The best value and the sigma of each parameter, ``(pixels,)``."""
+        return _reference_coupled(self) if self.priors else _reference(self)
+
+
+def tasks(generator: np.random.Generator) -> list[Task]:
+    pixels = int(np.prod(_SHAPE))
+    draw = generator.uniform
+    ramp = {"level": draw(20, 40, pixels), "slope": draw(-30, 30, pixels), "pivot": np.full(pixels, _PIVOT)}
+    line = {"amplitude": draw(80, 120, pixels), "center": draw(500.4, 500.6, pixels), "width": draw(0.08, 0.12, pixels)}
+    return [
+        Task("linear", _Ramp(), _scene(_Ramp(), ramp, generator)),
+        Task("nonlinear", _Line(), _scene(_Line(), line, generator)),
+        # The truth lies outside of these bounds, so that the minimum lies on them.
+        Task("bounded", _Ramp().bound(slope=(-10, 10) * UNITS["slope"]), _scene(_Ramp(), ramp, generator)),
+        Task("coupled", _Ramp(), _scene(_Ramp(), ramp, generator), (_Neighbours(),)),
+    ]
+
+
+def _scene(model: Model, values: dict[str, np.ndarray], generator: np.random.Generator) -> NDCube:
+    x = torch.as_tensor(_X)[:, None]
+    light = model.evaluate(x, **{name: torch.as_tensor(value) for name, value in values.items()}).numpy()
+    light = light + _SIGMA * generator.standard_normal(light.shape)
+    light[:, 1] = np.nan
+    light[3:6, 2] = np.nan
+    light = light.reshape(1, len(_X), *_SHAPE)
+    return cube_of(light, _X * u.nm, sigma=np.full(light.shape, _SIGMA))
+
+
+def _spectra(task: Task) -> np.ndarray:
+    return task.cube.data.reshape(-1, len(_X))
+
+
+def _number(bound, name: str, missing: float) -> float:
+    return missing if bound is None else u.Quantity(bound, UNITS[name]).value
+
+
+def _reference(task: Task):
+    """The minimum of each pixel by scipy, and sigma."""
+    names = [name for name, parameter in task.model.parameters.items() if not parameter.fixed]
+    held = {name: torch.tensor(_PIVOT) for name, parameter in task.model.parameters.items() if parameter.fixed}
+    lower = [_number(task.model.parameters[name].lower, name, -np.inf) for name in names]
+    upper = [_number(task.model.parameters[name].upper, name, np.inf) for name in names]
+    best = {name: [] for name in names}
+    sigma = {name: [] for name in names}
+    for spectrum in _spectra(task):
+        used = np.isfinite(spectrum)
+        x = torch.as_tensor(_X[used])
+
+        def residual(values, x=x, spectrum=spectrum, used=used):
+            light = task.model.evaluate(x, **dict(zip(names, map(torch.as_tensor, values), strict=True)), **held)
+            return (light.numpy() - spectrum[used]) / _SIGMA
+
+        start = {"level": 30.0, "slope": 0.0, "amplitude": 100.0, "center": 500.5, "width": 0.1}
+        values, errors = np.full((2, len(names)), np.nan)
+        if used.any():
+            solution = least_squares(
+                residual, [start[n] for n in names], bounds=(lower, upper), x_scale="jac", xtol=1e-14, ftol=1e-14
+            )
+            values = solution.x
+            errors = np.sqrt(np.diag(np.linalg.inv(solution.jac.T @ solution.jac)))
+        for name, value, error in zip(names, values, errors, strict=True):
+            best[name].append(value)
+            sigma[name].append(error)
+    return {n: np.array(v) for n, v in best.items()}, {n: np.array(v) for n, v in sigma.items()}
+
+
+def _reference_coupled(task: Task):
+    """The minimum of the linear problem with coupled neighbours, from its normal equations."""
+    spectra = _spectra(task)
+    pixels = spectra.shape[0]
+    used = np.isfinite(spectra)
+    columns = np.stack([np.ones_like(_X), _X - _PIVOT])
+    matrix, vector = np.zeros((2 * pixels, 2 * pixels)), np.zeros(2 * pixels)
+    for pixel in range(pixels):
+        own = columns[:, used[pixel]] / _SIGMA
+        matrix[2 * pixel : 2 * pixel + 2, 2 * pixel : 2 * pixel + 2] += own @ own.T
+        vector[2 * pixel : 2 * pixel + 2] += own @ spectra[pixel, used[pixel]] / _SIGMA
+    for pixel in range(pixels):
+        if (pixel + 1) % _SHAPE[1]:
+            a, b = 2 * pixel, 2 * pixel + 2
+            matrix[[a, b, a, b], [a, b, b, a]] += np.array([1, 1, -1, -1]) / _Neighbours.scale**2
+    # The pixel without data has a level from its neighbours and no slope at all.
+    inverse = np.linalg.pinv(matrix)
+    best, errors = inverse @ vector, np.sqrt(np.diag(inverse))
+    return (
+        {"level": best[0::2], "slope": best[1::2]},
+        {"level": errors[0::2], "slope": errors[1::2]},
+    )
