@@ -21,6 +21,8 @@ __all__ = ["Outcome", "run"]
 
 # The weight of each sample depends on the light it is a weight for: rounds of fitting with renewed weights.
 _NOISE_ROUNDS = 3
+# Up to this signal-to-noise ratio of a sample, rounding in float32 stays below 1e-3 sigma of any parameter.
+_FLOAT32_SIGNAL = 300.0
 # A component's amplitude below this many sigma: the likelihood is no longer Gaussian in its centre and width.
 _LOW_SIGNAL = 10.0
 
@@ -184,13 +186,14 @@ def _solve(problem, solver, block, first) -> tuple[PixelBlock, Solution]:
 
 
 def _finish(problem, block, solution, index, outcome) -> None:
-    """Errors, misfit and flags of one block, after a last step in float64 that removes what float32 rounded off."""
-    free, status = solution.free.double(), solution.status | block.flags.to(torch.int32)
-    if block.dtype != torch.float64:
-        block = _in_double(problem, block, index, free)
+    """Errors, misfit and flags of one block, after a last step; in float64 where float32 could not tell."""
+    free, status = solution.free, solution.status | block.flags.to(torch.int32)
+    if block.dtype != torch.float64 and block.peak_signal() > _FLOAT32_SIGNAL:
+        free = free.double()
+        block = _in_double(problem, index, free)
     objective, matrix, vector = block.linearize(free)
-    free = _last_step(block, free, objective, matrix, vector)
-    chi2 = block.chi2(free)
+    free, objective = _last_step(block, free, objective, matrix, vector)
+    chi2 = block.chi2(free) if block.priors else 2 * objective
     if solution.covariance is not None:
         covariance, undetermined = solution.covariance.double(), None
     else:
@@ -217,7 +220,7 @@ def _finish(problem, block, solution, index, outcome) -> None:
     outcome.status[index] = status.cpu().numpy()
 
 
-def _in_double(problem, block, index, free) -> PixelBlock:
+def _in_double(problem, index, free) -> PixelBlock:
     double = problem.block(index if not _contiguous(index) else slice(int(index[0]), int(index[-1]) + 1), torch.float64)
     return double.with_weights_from(free)
 
@@ -226,11 +229,14 @@ def _contiguous(index: np.ndarray) -> bool:
     return int(index[-1]) - int(index[0]) + 1 == len(index)
 
 
-def _last_step(block, free, objective, matrix, vector) -> torch.Tensor:
+def _last_step(block, free, objective, matrix, vector) -> tuple[torch.Tensor, torch.Tensor]:
+    """One undamped step where it helps, and the objective there."""
     inside = (free > block.lower) & (free < block.upper)
     step = torch.where(inside, packed.solve(matrix, torch.where(inside, vector, 0.0)), 0.0)
     trial = torch.minimum(torch.maximum(free + step, block.lower), block.upper)
-    return torch.where(block.objective(trial) <= objective, trial, free)
+    there = block.objective(trial)
+    better = there <= objective
+    return torch.where(better, trial, free), torch.where(better, there, objective)
 
 
 def _trace(covariance: torch.Tensor, data: torch.Tensor) -> torch.Tensor:

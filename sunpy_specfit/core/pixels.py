@@ -252,6 +252,10 @@ class PixelBlock:
             terms.append(term)
         return replace(self, terms=terms)
 
+    def peak_signal(self) -> float:
+        """The largest signal-to-noise ratio of a sample."""
+        return max(float((term.data.square() * term.weight).amax().sqrt()) for term in self.terms)
+
     def n_valid(self) -> torch.Tensor:
         """How many samples each pixel uses."""
         return sum((term.weight > 0).reshape(-1, self.n_pixels).sum(0) for term in self.terms)
