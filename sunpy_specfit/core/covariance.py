@@ -1,0 +1,228 @@
+"""From the numbers that were fitted to every quantity of the result, with its errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch.autograd import forward_ad
+
+from .layout import Layout
+
+__all__ = ["Propagation", "packed_row"]
+
+
+def packed_row(i: int, j: int) -> int:
+    """The row of entry (i, j) in a packed lower triangle (0,0), (1,0), (1,1), (2,0), ..."""
+    i, j = max(i, j), min(i, j)
+    return i * (i + 1) // 2 + j
+
+
+class Propagation:
+    """Fitted and derived quantities of all pixels, and the covariance of any two of them.
+
+    Errors of derived quantities follow from those of the free numbers to first order (the delta method),
+    cov(a, b) = ∇a C ∇bᵀ, with the full covariance C and gradients from forward-mode automatic differentiation
+    of `Model.derive`. Everything is in physical units and float64, pixels last.
+
+    Parameters
+    ----------
+    layout : `Layout`
+    values : dict of str to `numpy.ndarray`
+        Every parameter by key, ``(pixels,)`` or ``(k, pixels)``.
+    covariance : `numpy.ndarray` or None
+        Packed lower triangle of the free numbers, ``(t, pixels)``; infinite where the data determine nothing.
+    transform : `numpy.ndarray`
+        dθ/dfree, ``(rows, free)``.
+    auxiliary : sequence of dict
+        Inputs of each component beside its parameters; the last axis is the pixels', of their number or 1.
+    stored : dict, optional
+        ``(value, sigma)`` of derived quantities that are known already, as in a file.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        values: Mapping[str, np.ndarray],
+        covariance: np.ndarray | None,
+        transform: np.ndarray,
+        auxiliary: Sequence[Mapping[str, np.ndarray]],
+        stored: Mapping[str, tuple[np.ndarray, np.ndarray | None]] | None = None,
+    ):
+        self.layout = layout
+        self.values = {key: np.asarray(value) for key, value in values.items()}
+        self.covariance_rows = covariance
+        self.transform = np.asarray(transform, float)
+        self.auxiliary = [dict(inputs) for inputs in auxiliary]
+        self._derived = dict(stored or {})
+
+    @property
+    def n_pixels(self) -> int:
+        """The number of pixels."""
+        return next(iter(self.values.values())).shape[-1]
+
+    def select(self, index: np.ndarray) -> Propagation:
+        """The same on some of the pixels."""
+
+        def take(value):
+            return None if value is None else value[..., index]
+
+        return Propagation(
+            self.layout,
+            {key: take(value) for key, value in self.values.items()},
+            take(self.covariance_rows),
+            self.transform,
+            [{k: v if v.shape[-1] == 1 else take(v) for k, v in inputs.items()} for inputs in self.auxiliary],
+            {key: (take(value), take(sigma)) for key, (value, sigma) in self._derived.items()},
+        )
+
+    # -- values and errors of single quantities --------------------------------------------------
+
+    def value(self, key: str) -> np.ndarray:
+        """A quantity, ``(pixels,)`` or ``(k, pixels)``."""
+        if key in self.values:
+            return self.values[key]
+        return self._known(key)[0]
+
+    def sigma(self, key: str) -> np.ndarray | None:
+        """Its standard deviation, infinite where the data do not determine it; None without any covariance."""
+        if key not in self.values:
+            return self._known(key)[1]
+        if self.covariance_rows is None:
+            return None
+        return self._deviation(self._gradient_of_parameter(key), self.values[key].shape)
+
+    def _known(self, key: str) -> tuple[np.ndarray, np.ndarray | None]:
+        if key not in self._derived:
+            # One pass over memory serves all derived quantities of the component.
+            index, _ = self.layout.derived_from[key]
+            values, gradients = self.linearize(index, self.covariance_rows is not None)
+            for name, value in values.items():
+                own = self.layout.keys[index].get(name)
+                if own in self.layout.derived:
+                    sigma = self._deviation(gradients[name], value.shape) if gradients else None
+                    self._derived[own] = (value, sigma)
+        return self._derived[key]
+
+    def _deviation(self, gradient, shape) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            variance = self._product(gradient, gradient, diagonal=True)
+            sigma = np.sqrt(np.maximum(variance, 0.0))
+        return np.broadcast_to(sigma if len(shape) > 1 else sigma[0], shape).copy()
+
+    # -- pairs -----------------------------------------------------------------------------------
+
+    def covariance(self, a: str, b: str) -> np.ndarray:
+        """The covariance of two quantities in each pixel.
+
+        Returns
+        -------
+        `numpy.ndarray`
+            ``([ka,] [kb,] pixels)``: a vector quantity brings an axis.
+        """
+        if self.covariance_rows is None:
+            raise ValueError("this result holds no covariance: its solver gave none")
+        with np.errstate(invalid="ignore"):
+            product = self._product(self._gradient(a), self._gradient(b))
+        lead = [self.value(key).shape[:-1] for key in (a, b)]
+        return np.broadcast_to(product, (*(lead[0] or (1,)), *(lead[1] or (1,)), self.n_pixels)).reshape(
+            *lead[0], *lead[1], self.n_pixels
+        )
+
+    def _product(self, left, right, *, diagonal: bool = False) -> np.ndarray:
+        """Σ left_i C_ij right_j: ``(ka, kb, pixels)``, or ``(k, pixels)`` where only i-th with i-th is asked for.
+
+        A free number that the data do not determine has infinite variance: whatever depends on it has too.
+        """
+
+        def outer(a, b):
+            return a * b if diagonal else a[:, None] * b[None]
+
+        total = np.zeros((1, 1) if diagonal else (1, 1, 1))
+        for i, a in left.items():
+            for j, b in right.items():
+                entry = self.covariance_rows[packed_row(i, j)].astype(float)
+                infinite = np.isinf(entry) if i == j else None
+                product = outer(a, b)
+                if infinite is not None and infinite.any():
+                    product = np.where(infinite & (product == 0), 0.0, product * entry)
+                else:
+                    product = product * entry
+                total = total + product
+        return total
+
+    def _gradient(self, key: str) -> dict[int, np.ndarray]:
+        if key in self.values:
+            return self._gradient_of_parameter(key)
+        index, name = self.layout.derived_from[key]
+        return self.linearize(index, True)[1][name]
+
+    def _gradient_of_parameter(self, key: str) -> dict[int, np.ndarray]:
+        """Free number -> derivative ``(k, 1)``."""
+        part = self.transform[self.layout.rows[key]]
+        return {int(j): part[:, j, None] for j in np.flatnonzero(part.any(0))}
+
+    # -- derived quantities ----------------------------------------------------------------------
+
+    def derive(
+        self, index: int, inputs: Mapping[str, torch.Tensor], auxiliary: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """What component ``index`` derives from its own parameters."""
+        component = self.layout.components[index]
+        found = component.derive(**inputs, **auxiliary)
+        missing = sorted(set(component.derived) - set(found))
+        if missing:
+            raise ValueError(f"{type(component).__name__}.derive returned no {', '.join(missing)}, which it declares")
+        return {name: found[name] for name in component.derived}
+
+    def inputs(self, index: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Parameters by their own names, and auxiliary inputs, of one component as tensors."""
+        keys = self.layout.keys[index]
+        names = self.layout.components[index].parameters
+        parameters = {name: torch.tensor(self.values[keys[name]], dtype=torch.float64) for name in names}
+        return parameters, {name: torch.as_tensor(np.array(v)) for name, v in self.auxiliary[index].items()}
+
+    def linearize(
+        self, index: int, with_gradients: bool
+    ) -> tuple[dict[str, np.ndarray], dict[str, dict[int, np.ndarray]]]:
+        """Derived quantities of one component and their gradients.
+
+        Returns
+        -------
+        values : dict of str to `numpy.ndarray`
+        gradients : dict of str to dict
+            Name -> free number -> derivative ``(k, pixels)``, k = 1 for scalars; empty if not asked for.
+        """
+        parameters, auxiliary = self.inputs(index)
+        values = {
+            name: self._spread(value).numpy() for name, value in self.derive(index, parameters, auxiliary).items()
+        }
+        gradients: dict[str, dict[int, np.ndarray]] = {name: {} for name in values}
+        if not with_gradients:
+            return values, {}
+        for name, value in parameters.items():
+            rows = self.layout.rows[self.layout.keys[index][name]]
+            for position, row in enumerate(range(rows.start, rows.stop)):
+                columns = np.flatnonzero(self.transform[row])
+                if not len(columns):
+                    continue
+                tangent = torch.zeros_like(value)
+                (tangent[position] if value.ndim > 1 else tangent).fill_(1.0)
+                with forward_ad.dual_level():
+                    dual = self.derive(index, {**parameters, name: forward_ad.make_dual(value, tangent)}, auxiliary)
+                    moved = {key: forward_ad.unpack_dual(out)[1] for key, out in dual.items()}
+                for key, derivative in moved.items():
+                    if derivative is None:
+                        continue
+                    derivative = self._spread(derivative).numpy()
+                    derivative = derivative if derivative.ndim > 1 else derivative[None]
+                    for j in columns:
+                        step = self.transform[row, j] * derivative
+                        earlier = gradients[key].get(int(j))
+                        gradients[key][int(j)] = step if earlier is None else earlier + step
+        return values, gradients
+
+    def _spread(self, value: torch.Tensor) -> torch.Tensor:
+        value = value.detach().double()
+        return value.expand(*value.shape[:-1], self.n_pixels) if value.ndim else value.expand(self.n_pixels)

@@ -1,0 +1,167 @@
+"""Draws from what is known of every pixel after a fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from .covariance import Propagation, packed_row
+
+__all__ = ["derived_draws", "gaussian_draws"]
+
+# Draws outside the bounds are drawn again this often; what is outside even then is moved onto the bound.
+_ROUNDS = 200
+# Pixels times draws that are derived at once.
+_BATCH = 2**18
+
+
+def gaussian_draws(
+    propagation: Propagation, lower: np.ndarray, upper: np.ndarray, n: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Draws of all parameters from the Gaussian of each pixel, cut off at the bounds.
+
+    Parameters
+    ----------
+    propagation : `Propagation`
+    lower, upper : `numpy.ndarray`
+        Physical bounds of the free numbers, ``(free,)``.
+    n : int
+        How many.
+    seed : int
+        The same seed gives the same draws.
+
+    Returns
+    -------
+    dict
+        Key -> ``(n, [k,] pixels)``. Draws of a number that the data do not determine are uniform between its
+        bounds, and NaN if it has not both.
+    """
+    layout, transform = propagation.layout, propagation.transform
+    n_free, pixels = transform.shape[1], propagation.n_pixels
+    mean = np.concatenate(
+        [np.atleast_2d(propagation.values[key]) for key in layout.free_keys] or [np.empty((0, pixels))]
+    ).astype(float)
+    rng = np.random.default_rng(seed)
+    # Shared numbers come first: their draws then do not depend on the pixel.
+    order = np.argsort(~layout.shared, kind="stable")
+    n_shared = int(layout.shared.sum())
+    factor, unknown = _factor(propagation.covariance_rows, order, n_free, pixels)
+    low, high = lower[order, None], upper[order, None]
+    # A start on a bound, give or take round-off, is not outside.
+    center = np.clip(mean[order], low, high)
+    draws = np.empty((n, n_free, pixels))
+    for number in range(n):
+        draw = _truncated(rng, factor, center, low, high, n_shared)
+        if unknown.any():
+            bounded = np.isfinite(low) & np.isfinite(high)
+            with np.errstate(invalid="ignore"):
+                flat = low + (high - low) * rng.random((n_free, pixels))
+            draw = np.where(unknown, np.where(bounded, flat, np.nan), draw)
+        draws[number, order] = draw
+    found = {}
+    for key, value in propagation.values.items():
+        part = transform[layout.rows[key]]
+        moved = np.atleast_2d(value) + np.einsum("rf,nfp->nrp", part, draws - mean)
+        found[key] = moved if value.ndim > 1 else moved[:, 0]
+    return found
+
+
+def _truncated(rng, factor, center, low, high, n_shared) -> np.ndarray:
+    """One draw for each pixel: drawn again where it falls outside, as often as it takes (almost)."""
+    n_free, pixels = center.shape
+    common = _common(rng, factor, center, low, high, n_shared)
+    draw = np.empty_like(center)
+    todo = np.arange(pixels)
+    for _ in range(_ROUNDS):
+        z = rng.standard_normal((n_free, len(todo)))
+        z[:n_shared] = common[:, None]
+        draw[:, todo] = center[:, todo] + np.einsum("ijp,jp->ip", factor[..., todo], z)
+        with np.errstate(invalid="ignore"):
+            outside = ((draw[:, todo] < low) | (draw[:, todo] > high)).any(0)
+        todo = todo[outside]
+        if not len(todo):
+            break
+    return np.clip(draw, low, high)
+
+
+def _common(rng, factor, center, low, high, n_shared) -> np.ndarray:
+    """The standard normal numbers behind parameters that all pixels share."""
+    good = np.flatnonzero(np.isfinite(center).all(0) & np.isfinite(factor).all((0, 1)))
+    for _ in range(_ROUNDS):
+        z = rng.standard_normal(n_shared)
+        if not n_shared or not len(good):
+            break
+        first = good[0]
+        value = center[:n_shared, first] + factor[:n_shared, :n_shared, first] @ z
+        if np.all((value >= low[:n_shared, 0]) & (value <= high[:n_shared, 0])):
+            break
+    return z
+
+
+def _factor(rows: np.ndarray | None, order: np.ndarray, n_free: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
+    """A square root L of each pixel's covariance, ``(free, free, pixels)``, and which numbers it says nothing of."""
+    if rows is None:
+        raise ValueError("this result holds no covariance to draw from: its solver gave none")
+    full = np.empty((pixels, n_free, n_free))
+    for i in range(n_free):
+        for j in range(n_free):
+            full[:, i, j] = rows[packed_row(int(order[i]), int(order[j]))]
+    diagonal = np.einsum("pii->pi", full)
+    unknown = np.isinf(diagonal)
+    lost = ~np.isfinite(np.where(unknown, 0.0, diagonal)).all(1)
+    full[unknown[:, :, None] | unknown[:, None, :] | lost[:, None, None]] = 0.0
+    scale = np.sqrt(np.maximum(diagonal, 0.0))
+    scale = np.where((scale > 0) & np.isfinite(scale), scale, 1.0)
+    correlation = full / (scale[:, :, None] * scale[:, None, :])
+    # Lifted by round-off, so that a direction without any spread does not stop the factorisation.
+    lifted = correlation + 1e-12 * np.eye(n_free)
+    try:
+        root = np.linalg.cholesky(lifted)
+    except np.linalg.LinAlgError:
+        root = _nearest_root(correlation)
+    root = root * scale[:, :, None]
+    root[lost] = np.nan
+    root[unknown] = 0.0
+    return np.moveaxis(root, 0, -1), unknown.T
+
+
+def _nearest_root(matrix: np.ndarray) -> np.ndarray:
+    """A lower triangular root of the nearest matrices without negative eigenvalues."""
+    values, vectors = np.linalg.eigh(matrix)
+    half = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
+    return np.swapaxes(np.linalg.qr(np.swapaxes(half, -1, -2), mode="r"), -1, -2)
+
+
+def derived_draws(propagation: Propagation, draws: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every derived quantity of every draw: key -> ``(n, [k,] pixels)``."""
+    layout, found = propagation.layout, {}
+    for index, keys in enumerate(layout.keys):
+        if not layout.components[index].derived:
+            continue
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in layout.components[index].derived}
+        _, auxiliary = propagation.inputs(index)
+        for numbers in _batches(len(next(iter(draws.values()))), propagation.n_pixels):
+            count = numbers.stop - numbers.start
+            inputs = {
+                name: _flat(torch.as_tensor(draws[keys[name]][numbers])) for name in layout.components[index].parameters
+            }
+            tiled = {k: v if v.shape[-1] == 1 else v.repeat(*[1] * (v.ndim - 1), count) for k, v in auxiliary.items()}
+            for name, value in propagation.derive(index, inputs, tiled).items():
+                value = value.detach().expand(*value.shape[:-1], count * propagation.n_pixels)
+                value = value.reshape(*value.shape[:-1], count, propagation.n_pixels).movedim(-2, 0)
+                parts[name].append(value.numpy())
+        found |= {keys[name]: np.concatenate(part) for name, part in parts.items()}
+    return found
+
+
+def _flat(value: torch.Tensor) -> torch.Tensor:
+    """``(n, [k,] pixels)`` to ``([k,] n · pixels)``."""
+    return value.movedim(0, -2).flatten(-2)
+
+
+def _batches(n: int, pixels: int) -> Iterator[slice]:
+    size = max(1, _BATCH // max(pixels, 1))
+    for first in range(0, n, size):
+        yield slice(first, min(first + size, n))
