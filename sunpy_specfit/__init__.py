@@ -1,5 +1,6 @@
 """Maps of physical parameters from solar spectra, by differentiable programming."""
 
+from .core.fit import fit
 from .core.hooks import hookimpl
 from .core.model import Model
 from .core.noise import Noise
@@ -7,7 +8,33 @@ from .core.operator import Operator
 from .core.parameter import Auxiliary, Parameter
 from .core.prior import Prior
 from .core.registry import list_plugins
+from .core.result import FitResult
 from .core.solver import Solution, Solver
 from .core.status import Status
 from .core.warnings import SpecfitPluginWarning, SpecfitWarning
 from .plugins.external import ExternalModel
+from .plugins.gaussian import Gaussian, Polynomial, Voigt
+from .plugins.solvers import LevenbergMarquardt
+
+__all__ = [
+    "Auxiliary",
+    "ExternalModel",
+    "FitResult",
+    "Gaussian",
+    "LevenbergMarquardt",
+    "Model",
+    "Noise",
+    "Operator",
+    "Parameter",
+    "Polynomial",
+    "Prior",
+    "Solution",
+    "Solver",
+    "SpecfitPluginWarning",
+    "SpecfitWarning",
+    "Status",
+    "Voigt",
+    "fit",
+    "hookimpl",
+    "list_plugins",
+]
