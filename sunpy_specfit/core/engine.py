@@ -235,7 +235,7 @@ def _last_step(block, free, objective, matrix, vector) -> tuple[torch.Tensor, to
     step = torch.where(inside, packed.solve(matrix, torch.where(inside, vector, 0.0)), 0.0)
     trial = torch.minimum(torch.maximum(free + step, block.lower), block.upper)
     there = block.objective(trial)
-    better = there <= objective
+    better = there <= objective * (1 + 8 * torch.finfo(there.dtype).eps)
     return torch.where(better, trial, free), torch.where(better, there, objective)
 
 

@@ -22,8 +22,9 @@ class LevenbergMarquardt(Solver):
     max_iterations : int
         Linearisations per start, at the most.
     tolerance : float
-        A pixel has converged when the step that its quadratic asks for is shorter than this many sigma. That step
-        is taken, and the engine takes one more in float64, so what remains is far smaller.
+        A pixel has converged when what remains to go is less than this many sigma. Where noise rules, Gauss-Newton
+        steps shrink by a constant ratio only: what remains is the sum of that geometric series, so fast pixels stop
+        early and slow ones are not stopped too soon.
 
     References
     ----------
@@ -41,7 +42,7 @@ class LevenbergMarquardt(Solver):
     preference = 50
     whole_map = False
 
-    def __init__(self, *, max_iterations: int = 100, tolerance: float = 1e-2):
+    def __init__(self, *, max_iterations: int = 100, tolerance: float = 1e-3):
         self.max_iterations = max_iterations
         self.tolerance = tolerance
 
@@ -81,8 +82,9 @@ class LevenbergMarquardt(Solver):
         damping = torch.full_like(objective, 1e-3)
         done = ~torch.isfinite(objective)
         status[done] = int(Status.FAILED)
-        stuck = torch.zeros_like(objective)
-        limit = self.tolerance**2
+        last_length = torch.full_like(objective, torch.inf)
+        # Below this length a step is round-off, or far below the tolerance whatever its ratio.
+        shortest = max(0.1 * self.tolerance, 10 * torch.finfo(free.dtype).eps * block.peak_signal())
         noise = 8 * torch.finfo(free.dtype).eps
         iterations = 0
         while iterations < self.max_iterations:
@@ -97,20 +99,27 @@ class LevenbergMarquardt(Solver):
                     objective_out[where] = objective
                     block, where = block.select(keep), where[keep]
                     free, objective, matrix, vector = free[:, keep], objective[keep], matrix[:, keep], vector[:, keep]
-                    damping, stuck, done = damping[keep], stuck[keep], done[keep]
+                    damping, last_length, done = damping[keep], last_length[keep], done[keep]
             system, right = self._hold_at_bounds(block, free, matrix, vector)
             step = packed.solve(system, right, damping)
             trial = torch.minimum(torch.maximum(free + step, block.lower), block.upper)
             step = trial - free
-            # The squared length of the step in sigma; undoing the damping keeps a timid step from passing for a short one.
-            slope = (right * step).sum(0) * (1.0 + damping)
+            # The step's length in sigma; undoing the damping keeps a timid step from passing for a short one.
+            length = ((right * step).sum(0).clamp_min(0.0) * (1.0 + damping)).sqrt()
+            ratio = (length / last_length).clamp(0.0, 0.98)
+            remaining = length * ratio / (1.0 - ratio)
+            last_length = torch.where(length > 0, length, last_length)
             new_objective, new_matrix, new_vector = block.linearize(trial)
             accepted = new_objective <= objective + noise * objective.abs()
-            short = slope <= limit
-            converged = short & (accepted | (stuck > 0))
+            converged = (length <= shortest) | (
+                (remaining <= self.tolerance) & (length <= 3 * self.tolerance) & accepted
+            )
             accepted &= ~done
-            damping = torch.where(accepted, (damping * 0.1).clamp_min(1e-9), (damping * 8.0).clamp_min(1e-6))
-            stuck = torch.where(accepted, 0.0, stuck + 1)
+            # Damp by how much of the promised gain came true: a step that overshoots is taken and the next one shortened.
+            promised = 0.5 * (right * step).sum(0)
+            kept = (objective - new_objective) / promised.clamp_min(noise * objective.abs())
+            factor = torch.where(kept > 0.75, 0.1, torch.where(kept > 0.4, 0.5, 4.0))
+            damping = torch.where(accepted, (damping * factor).clamp(1e-9, None), (damping * 8.0).clamp_min(1e-3))
             if bool(accepted.all()):
                 free, objective, matrix, vector = trial, new_objective, new_matrix, new_vector
             else:
