@@ -93,8 +93,7 @@ def check_model(
     )
     _check_declarations(model, who)
     _check_constraints(model, who)
-    cube = empty_cube(model) if cube is None else cube
-    observation = Observation.from_cube(cube, **_reading(model))
+    observation = Observation.from_cube(empty_cube(model) if cube is None else cube, **_reading(model))
     frame = Frame(observation.data_unit, observation.spectral_unit)
     _check_units(model, who, frame)
     scenario = Scenario.draw(model, observation, truth=truth, seed=seed)

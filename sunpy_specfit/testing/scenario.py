@@ -98,37 +98,47 @@ class Scenario:
 
 def plausible_ranges(model: Model, frame: Frame, x: torch.Tensor, truth: Mapping) -> dict[str, tuple[float, float]]:
     """(low, high) of each parameter as physical numbers: the author's, or guessed from unit, bounds and default."""
-    ranges = {}
+    unknown = sorted(set(truth) - set(model.parameters))
+    require(not unknown, f"truth names {unknown}, which are not parameters of {model!r}")
     low, high = float(x.min()), float(x.max())
-    components, keys = model.components, component_keys(model.components)
-    places = [keys[i][n] for i, c in enumerate(components) for n, p in c.parameters.items() if p.location]
-    unknown = set(truth) - set(model.parameters)
-    require(not unknown, f"truth names {sorted(unknown)}, which are not parameters of {model!r}")
-    for component, names in zip(components, keys, strict=True):
-        for name, parameter in component.parameters.items():
-            key, unit = names[name], frame.unit(parameter.unit)
-            if key in truth:
-                ranges[key] = tuple(u.Quantity(truth[key], unit).value)
-                continue
-            if not parameter.location:
-                ranges[key] = _plausible(parameter, frame, high - low)
-                continue
-            # Lines stand at their rest wavelengths, others share the axis.
-            middle = low + (high - low) * (places.index(key) + 1) / (len(places) + 1)
-            rest = getattr(component, "rest_wavelength", None)
-            if rest is not None and low < u.Quantity(rest).to_value(unit) < high:
-                middle = u.Quantity(rest).to_value(unit)
-            half = 0.1 * (high - low) / max(len(places), 1)
-            ranges[key] = _inside(parameter, unit, middle - half, middle + half)
+    places = _places(model, frame, low, high)
+    # Components at one place overlap whatever their widths: what tells them apart is the author's to say.
+    gaps = np.diff(sorted(places.values()))
+    gap = min([high - low, *gaps[gaps > 1e-3 * (high - low)]])
+    width = min(0.08 * (high - low), gap / 6)
+    ranges = {}
+    for key, parameter in model.parameters.items():
+        unit = frame.unit(parameter.unit)
+        if key in truth:
+            ranges[key] = tuple(u.Quantity(truth[key], unit).value)
+        elif parameter.location:
+            half = min(0.1 * (high - low), gap / 8)
+            ranges[key] = _inside(parameter, unit, places[key] - half, places[key] + half)
+        else:
+            ranges[key] = _plausible(parameter, frame, high - low, width)
     return ranges
 
 
-def _plausible(parameter: Parameter, frame: Frame, span: float) -> tuple[float, float]:
+def _places(model: Model, frame: Frame, low: float, high: float) -> dict[str, float]:
+    """Where the locations are: lines at their rest wavelengths, others share the axis."""
+    components, keys = model.components, component_keys(model.components)
+    found = [(c, names[n], p) for c, names in zip(components, keys, strict=True) for n, p in c.parameters.items()]
+    found = [(component, key, parameter) for component, key, parameter in found if parameter.location]
+    places = {}
+    for number, (component, key, parameter) in enumerate(found):
+        places[key] = low + (high - low) * (number + 1) / (len(found) + 1)
+        rest = getattr(component, "rest_wavelength", None)
+        if rest is not None and low < (wavelength := u.Quantity(rest).to_value(frame.unit(parameter.unit))) < high:
+            places[key] = wavelength
+    return places
+
+
+def _plausible(parameter: Parameter, frame: Frame, span: float, width: float) -> tuple[float, float]:
     unit = frame.unit(parameter.unit)
     data_power, spectral_power, _ = unit_powers(parameter.unit)
     # A width is a fraction of the axis; a slope is per axis.
-    length = 0.08 * span if spectral_power > 0 else span
-    size = DATA_SIZE ** float(data_power) * (length ** float(spectral_power) if spectral_power else 1.0)
+    length = width if spectral_power > 0 else span
+    size = DATA_SIZE ** float(data_power) * length ** float(spectral_power)
     lower, upper, default = (_number(v, unit) for v in (parameter.lower, parameter.upper, parameter.default))
     if default is not None:
         return _inside(parameter, unit, default - 0.2 * abs(default or size), default + 0.2 * abs(default or size))

@@ -24,11 +24,12 @@ def empty_cube(model: Model, shape: tuple[int, int] = (8, 8)) -> NDCube:
     )
     lines = u.Quantity([c.rest_wavelength for c in model.components if getattr(c, "rest_wavelength", None) is not None])
     lines = np.atleast_1d(lines) if lines.size else [500] * u.nm
-    # About thirty km/s a sample, as in slit spectrographs, and all lines well inside.
-    middle = 0.5 * (lines.max() + lines.min())
-    span = (lines.max() - lines.min()) * 1.5 + middle * 1e-4 * (_SAMPLES - 1)
+    # One line: about thirty km/s a sample, as in slit spectrographs. Several: all of them well inside.
+    middle, apart = 0.5 * (lines.max() + lines.min()), lines.max() - lines.min()
+    span = 2 * apart if apart > 0 else middle * 1e-4 * (_SAMPLES - 1)
     x = middle + span * np.linspace(-0.5, 0.5, _SAMPLES)
-    return cube_of(np.zeros((len(model.stokes), _SAMPLES, *shape)), x, stokes=model.stokes)
+    zero = np.zeros((len(model.stokes), _SAMPLES, *shape))
+    return cube_of(zero, x, stokes=model.stokes, sigma=zero + 1.0)
 
 
 def cube_of(light: np.ndarray, x: u.Quantity, *, stokes: str = "I", sigma=None, unit=u.DN) -> NDCube:
