@@ -228,6 +228,10 @@ def _check_evaluate(scenario: Scenario, who: str) -> None:
         changed = unchanged(before, inputs)
         require(not changed, f"{who}.evaluate changes {' and '.join(changed)} in place: work on a copy")
         require(torch.equal(light, model.evaluate(**inputs)), f"{who}.evaluate gives another answer the second time")
+    require(
+        bool(scenario.light().any()),
+        f"{who}.evaluate gives no light at all at plausible parameters: pass `truth=` ranges, or a `cube=` with data",
+    )
 
 
 def _check_locations(scenario: Scenario, who: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import astropy.units as u
 import numpy as np
+import torch
 from astropy.nddata import StdDevUncertainty
 from ndcube import NDCube
 
@@ -27,7 +28,7 @@ def check_recovery(model: Model, cube: NDCube | None, *, truth: Mapping | None, 
     """Fit the model to its own light with noise, and count how far the answers are from the truth in sigma."""
     generator = np.random.default_rng(seed)
     if cube is None:
-        made, expected, start = _own_scene(model, truth, generator, seed)
+        made, expected, start = _own_scene(model, truth, who, generator, seed)
     else:
         made, expected, start = _around(model, cube, generator)
     result = fit(made, model, init=start, seed=seed, progress=False)
@@ -61,7 +62,7 @@ def check_recovery(model: Model, cube: NDCube | None, *, truth: Mapping | None, 
         )
 
 
-def _own_scene(model, truth, generator, seed):
+def _own_scene(model, truth, who, generator, seed):
     """Light at random parameters on a synthetic cube."""
     cube = empty_cube(model)
     observation = Observation.from_cube(cube, data_axis=model.data_axis, stokes=model.stokes)
@@ -74,6 +75,14 @@ def _own_scene(model, truth, generator, seed):
     x = u.Quantity(np.asarray(observation.x, float).reshape(light.shape[1], -1)[:, 0], observation.spectral_unit)
     made = cube_of(
         noisy.reshape(*light.shape[:2], *shape), x, stokes=model.stokes, sigma=sigma.reshape(*light.shape[:2], *shape)
+    )
+    reading = Observation.from_cube(made, data_axis=model.data_axis, stokes=model.stokes)
+    again = Scenario.draw(model, reading, truth=truth, pixels=reading.grid.size, seed=seed).auxiliary
+    changed = [name for name, value in scenario.auxiliary.items() if not torch.allclose(value, again[name], rtol=1e-9)]
+    require(
+        not changed,
+        f"{who}.prepare reads {changed} from the data, so that a synthetic cube cannot be made: pass a `cube=` to "
+        "start from, or fit=False",
     )
     expected = {
         name: u.Quantity(

@@ -13,11 +13,9 @@ from ..core.frame import Frame
 from ..core.model import Model, component_keys
 from ..core.parameter import Parameter, unit_powers
 from .common import require
+from .scene import DATA_SIZE
 
 __all__ = ["Scenario", "plausible_ranges"]
-
-DATA_SIZE = 100.0
-"""A typical value of data, in their unit."""
 
 
 @dataclass(frozen=True)

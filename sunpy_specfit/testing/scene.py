@@ -11,13 +11,16 @@ from ndcube import NDCube
 from ..core.model import Model
 from .common import require
 
-__all__ = ["cube_of", "empty_cube"]
+__all__ = ["DATA_SIZE", "cube_of", "empty_cube"]
+
+DATA_SIZE = 100.0
+"""A typical value of data, in their unit."""
 
 _SAMPLES = 40
 
 
 def empty_cube(model: Model, shape: tuple[int, int] = (8, 8)) -> NDCube:
-    """A cube of zeros that the model could be fitted to, its axis around the model's lines."""
+    """A cube of noise that the model could be fitted to, its axis around the model's lines."""
     require(
         model.data_axis == "spectral",
         f"{model!r} lives on {model.data_axis!r}, which no cube of spectra has: pass `cube=`, something it is made for",
@@ -28,8 +31,8 @@ def empty_cube(model: Model, shape: tuple[int, int] = (8, 8)) -> NDCube:
     middle, apart = 0.5 * (lines.max() + lines.min()), lines.max() - lines.min()
     span = 2 * apart if apart > 0 else middle * 1e-4 * (_SAMPLES - 1)
     x = middle + span * np.linspace(-0.5, 0.5, _SAMPLES)
-    zero = np.zeros((len(model.stokes), _SAMPLES, *shape))
-    return cube_of(zero, x, stokes=model.stokes, sigma=zero + 1.0)
+    noise = np.random.default_rng(0).normal(DATA_SIZE, 0.1 * DATA_SIZE, (len(model.stokes), _SAMPLES, *shape))
+    return cube_of(noise, x, stokes=model.stokes, sigma=np.full_like(noise, 0.1 * DATA_SIZE))
 
 
 def cube_of(light: np.ndarray, x: u.Quantity, *, stokes: str = "I", sigma=None, unit=u.DN) -> NDCube:

@@ -27,7 +27,8 @@ def check_solver(solver: Solver, *, tolerance: float = 0.1, seed: int = 0) -> No
     solver : `~sunpy_specfit.Solver`
         An instance.
     tolerance : float
-        How far a parameter may be from the minimum, in sigma.
+        How far a parameter may be from the minimum, in sigma. The truth varies gently over the map, the minimum follows
+        the noise of each pixel: a solver that makes smooth maps by design needs a few sigma.
     seed : int
         For the noise.
 
