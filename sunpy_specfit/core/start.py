@@ -1,10 +1,446 @@
-"""PROVISIONAL, to be replaced by the real one."""
+"""Start values, found in the data.
+
+Variable projection (Golub & Pereyra 1973, https://doi.org/10.1137/0710036) over a grid: for every combination of candidates of the
+numbers that shape the light, the numbers that multiply the shapes follow from linear least squares, weighted and
+within their bounds. Shapes are the same for all pixels, so that a block of thousands of them costs a few matrix products.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
 import torch
 
-def find_starts(block, n_starts=1):
-    t = block.terms[0]
-    y = t.data
-    bg = y.amin(0)
-    pk, ix = y.max(0)
-    x = t.x[ix, 0] if t.x.shape[1] == 1 else t.x.gather(0, ix[None])[0]
-    return torch.stack([pk - bg, x, torch.full_like(bg, 1.5), bg])[None]
+from ..numerics import packed
+from .pixels import PixelBlock
+from .profiles import Sketch, Unit, product
+
+__all__ = ["find_starts"]
+
+_COMMON = 48
+_SPIKE = 6.0
+# Numbers worked on at a time, to stay in the processor's cache.
+_CHUNK = 2**19
+
+
+def find_starts(block: PixelBlock, n_starts: int = 1) -> torch.Tensor:
+    """Start values for the free numbers of each pixel.
+
+    Parameters
+    ----------
+    block : `PixelBlock`
+    n_starts : int
+        How many different starts are wanted.
+
+    Returns
+    -------
+    `torch.Tensor`
+        ``(starts, free, pixels)``, the most plausible first, inside the bounds. There may be fewer than asked for.
+
+    Notes
+    -----
+    Where a model offers `Model.start_values`, these are taken. All other numbers are sought: the candidates are
+    those of `Model.start_grid`, or 15 places over the axis, widths from the sampling to a third of it, and a parameter's
+    default or the middle of its bounds.
+
+    Lines of a sum are first moved together, at their rest distances and with one width, and then one after the other.
+    """
+    offered = _offered(block)
+    if len(offered) == block.n_free:
+        count = max(value.shape[0] for value in offered.values())
+        rows = [offered[j].expand(count, block.n_pixels) for j in range(block.n_free)]
+        return _clip(block, torch.stack(rows, dim=1))
+    sketch = Sketch(block)
+    samples = Samples.of(block)
+    best: list[Found] = []
+    for common in product(sketch.common_values, _COMMON).T:
+        default = sketch.default.clone()
+        default[list(sketch.common)] = common.to(default)
+        found = Search(sketch, default, samples).run(n_starts)
+        best = [a.better(b) for a, b in zip(best, found, strict=True)] if best else found
+    free = torch.stack([f.free for f in best])
+    _move_to_own_axis(block, sketch, free)
+    if offered:
+        for column, value in offered.items():
+            free[:, column] = value[torch.arange(len(free), device=free.device).clamp_max(len(value) - 1)]
+        rest = [j for j in sorted(sketch.linear) if j not in offered]
+        free = torch.stack([_solve_linear(block, one, rest) for one in _clip(block, free)])
+    return _clip(block, free)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """All samples of a block, ``(samples, pixels)``: weight, weight times data, and data."""
+
+    weight: torch.Tensor
+    weighted: torch.Tensor
+    data: torch.Tensor
+
+    @classmethod
+    def of(cls, block: PixelBlock) -> Samples:
+        weights, values = [], []
+        for term in block.terms:
+            weight, data = term.weight, torch.where(term.weight > 0, term.data, 0.0)
+            if block.loss != "gaussian" and data.shape[-2] > 2:
+                weight = torch.where(_is_spike(data, weight), 0.0, weight)
+            weights.append(weight.reshape(-1, block.n_pixels))
+            values.append(data.reshape(-1, block.n_pixels))
+        weight, data = torch.cat(weights), torch.cat(values)
+        return cls(weight, weight * data, data)
+
+
+def _is_spike(data: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Samples far from both neighbours, which a loss that bears outliers would not let pull."""
+    padded = torch.cat([data[..., 1:2, :], data, data[..., -2:-1, :]], dim=-2)
+    middle = torch.stack([padded[..., :-2, :], data, padded[..., 2:, :]]).median(0).values
+    return (data - middle).square() * weight > _SPIKE**2
+
+
+@dataclass(frozen=True)
+class Found:
+    """Free numbers ``(free, pixels)`` and how much they lower chi², ``(pixels,)``."""
+
+    free: torch.Tensor
+    gain: torch.Tensor
+
+    def better(self, other: Found) -> Found:
+        """The better of the two, pixel by pixel."""
+        wins = other.gain > self.gain
+        return Found(torch.where(wins, other.free, self.free), torch.where(wins, other.gain, self.gain))
+
+
+class Search:
+    """The search among the units of a sketch, with the numbers that they have in common held.
+
+    Parameters
+    ----------
+    sketch : `Sketch`
+    default : `torch.Tensor`
+        ``(free,)``.
+    samples : `Samples`
+    """
+
+    def __init__(self, sketch: Sketch, default: torch.Tensor, samples: Samples):
+        self.sketch, self.default, self.samples = sketch, default, samples
+        self.lines = [unit for unit in sketch.units if unit.is_line]
+        self.linear = [column for unit in sketch.units for column in unit.linear]
+        self.dtype = samples.data.dtype
+        self.step = min(float((a.amax() - a.amin()) / max(len(a) - 1, 1)) for a in sketch.axes)
+        self._tables: dict[int, Table] = {}
+
+    def run(self, n_starts: int) -> list[Found]:
+        """Different starts, the most plausible first."""
+        leaders, followers = self._leaders()
+        if len(leaders) == 1:
+            leaders, followers = [], self.lines  # nothing to keep together
+        grid = self._joint_grid(leaders)
+        shapes, rest = self._shapes_of(grid, leave_out=followers)
+        picks = self._scan(grid, shapes, rest, 1 if not leaders else (n_starts + 1) // 2)
+        states = [self._state(grid, shapes, rest, pick) for pick in picks]
+        if not self.lines or bool((rest != 0).any()):
+            return [self._finish(state) for state in states]
+        found = []
+        for number, state in enumerate(states):
+            sweeps = 2 if len(self.lines) > 1 else 0
+            found.append(self._finish(self._rearrange(state, followers, sweeps=sweeps)))
+            if number == 0 and leaders:
+                found.append(self._finish(state))
+        if n_starts > len(found) and len(self.lines) > 1:
+            bare = states[0].without(self.lines)
+            found.append(self._finish(self._rearrange(bare, self.lines, ordered=False)))
+        return found[:n_starts]
+
+    # -- all lines together ----------------------------------------------------------------------
+
+    def _leaders(self) -> tuple[list[Unit], list[Unit]]:
+        """Lines with a rest wavelength of their own, and those that share it with an earlier one."""
+        leaders: list[Unit] = []
+        for line in self.lines:
+            if all(abs(line.reference - other.reference) > self.step for other in leaders):
+                leaders.append(line)
+        return leaders, [line for line in self.lines if line not in leaders]
+
+    def _joint_grid(self, leaders: list[Unit]) -> torch.Tensor:
+        """Candidates of all free numbers at once, ``(free, candidates)``."""
+        varied = [u for u in self.sketch.units if u.table().shape[1] > 1 and (u in leaders or not u.is_line)]
+        if len(varied) == 1:
+            table = varied[0].table()
+            grid = self.default[:, None].repeat(1, table.shape[1])
+            grid[list(varied[0].columns)] = table
+            return grid
+        shifts = leaders[0].values[0] - leaders[0].reference if leaders else torch.zeros(1, dtype=torch.float64)
+        forms = max([len(v) for unit in varied for v in unit.values[1 if unit.located else 0 :]], default=1)
+        grid = self.default[:, None].repeat(1, len(shifts) * forms)
+        for unit in varied:
+            for column, values in zip(unit.columns, unit.values, strict=True):
+                if unit.located and column == unit.columns[0]:
+                    places = (unit.reference + shifts).clamp(values.min(), values.max()) if unit in leaders else values.mean()
+                    grid[column] = places.repeat_interleave(forms) if unit in leaders else places
+                else:
+                    # Narrow goes with narrow: one index for all forms.
+                    index = torch.linspace(0, len(values) - 1, forms).round().long()
+                    grid[column] = values[index].repeat(len(shifts))
+        return grid
+
+    def _shapes_of(self, grid: torch.Tensor, leave_out=()) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
+        """For each linear number its shape ``(samples, candidates or 1)``, and the light without linear numbers."""
+        shapes, rest = {}, torch.zeros((), dtype=torch.float64, device=grid.device)
+        for unit in self.sketch.units:
+            if unit in leave_out:
+                continue
+            varies = bool((grid[list(unit.columns)] != grid[list(unit.columns), :1]).any())
+            own, light = self.sketch.shapes(unit, grid if varies else grid[:, :1])
+            rest = rest + light
+            shapes |= dict(zip(unit.linear, own.to(self.dtype), strict=True))
+        return shapes, rest.to(self.dtype)
+
+    def _scan(self, grid, shapes, rest, count: int) -> list[torch.Tensor]:
+        """The best candidates of each pixel, ``(pixels,)`` each; no two of them near each other."""
+        candidates = grid.shape[1]
+        pieces = max(1, -(-candidates * self.samples.data.shape[1] * max(len(shapes), 1) ** 2 // _CHUNK))
+        gain = torch.cat([self._gain(*part) for part in _pieces(shapes, rest, candidates, pieces)])
+        gain = gain.nan_to_num_(nan=-torch.inf, posinf=-torch.inf)
+        picks = [gain.argmax(0)]
+        near = self._near(grid) if count > 1 else None
+        for _ in range(count - 1):
+            gain = gain.masked_fill_(near[picks[-1]].T, -torch.inf)
+            picks.append(gain.argmax(0))
+        return picks
+
+    def _near(self, grid: torch.Tensor) -> torch.Tensor:
+        located = [unit.columns[0] for unit in self.lines]
+        reach = max((float(u.values[0].diff().abs().min()) for u in self.lines), default=0.0) * 1.5
+        place = grid[located].mean(0) if located else torch.zeros(grid.shape[1], device=grid.device)
+        return (place[:, None] - place).abs() <= reach
+
+    def _gain(self, shapes: dict[int, torch.Tensor], rest: torch.Tensor) -> torch.Tensor:
+        """How much each candidate lowers chi², ``(candidates, pixels)``."""
+        weight, weighted = self.samples.weight, self.samples.weighted
+        columns = list(shapes)
+        gain = 0.0
+        if bool((rest != 0).any()):
+            gain = 2 * (rest.T @ weighted) - rest.square().T @ weight
+        if not columns:
+            return torch.as_tensor(gain, dtype=self.dtype, device=weight.device).expand(-1, weight.shape[1])
+        size = (max(s.shape[1] for s in shapes.values()), weight.shape[1])
+        matrix, right = [], []
+        for i, a in enumerate(columns):
+            projection = shapes[a].T @ weighted
+            if bool((rest != 0).any()):
+                projection = projection - (shapes[a] * rest).T @ weight
+            right.append(projection.expand(size).reshape(-1))
+            for b in columns[: i + 1]:
+                matrix.append(((shapes[a] * shapes[b]).T @ weight).expand(size).reshape(-1))
+        _, solved = self._solve(torch.stack(matrix), torch.stack(right), columns)
+        return gain + solved.reshape(size)
+
+    def _solve(self, matrix, right, columns) -> tuple[torch.Tensor, torch.Tensor]:
+        """Linear numbers within their bounds, and how much they lower chi²."""
+        block = self.sketch.block
+        lower, upper = block.lower[columns], block.upper[columns]
+        free = packed.solve(matrix, right)
+        inside = free.clamp(lower, upper)
+        k = len(columns)
+        if k > 1 and bool(((inside != free).any())):
+            for i in [*range(k), *range(k)]:
+                total = right[i].clone()
+                for j in range(k):
+                    if j != i:
+                        total.addcmul_(matrix[packed.index(i, j)], inside[j], value=-1)
+                diagonal = matrix[packed.index(i, i)]
+                new = torch.where(diagonal > 0, total / diagonal, 0.0).clamp(lower[i], upper[i])
+                inside[i] = new
+        gain = (inside * (2 * right - packed.matvec(matrix, inside))).sum(0)
+        return inside, gain
+
+    # -- one line after the other ----------------------------------------------------------------
+
+    def _state(self, grid, shapes, rest, pick: torch.Tensor) -> State:
+        present = {column: s[:, pick] if s.shape[1] > 1 else s for column, s in shapes.items()}
+        light = rest[:, pick] if rest.ndim and rest.shape[1] > 1 else rest
+        tangents = {
+            line.linear[0]: tuple(self._tangents(line, grid)[..., pick]) for line in self.lines if line.linear[0] in present
+        }
+        return State(grid[:, pick].to(self.dtype), present, light, tangents)
+
+    def _rearrange(self, state: State, first: list[Unit], *, ordered: bool = True, sweeps: int = 2) -> State:
+        """Give every line in turn its best place and width, with the others where they are."""
+        state = State(state.free.clone(), dict(state.shapes), state.rest, dict(state.tangents))
+        for line in [*first, *(self.lines * sweeps)]:
+            self._place(state, line, ordered)
+        return state
+
+    def _place(self, state: State, line: Unit, ordered: bool) -> None:
+        table = self._table(line)
+        weight = self.samples.weight
+        residual, others = self.samples.data, []
+        for shape in self._others(state, line):
+            full = (weight * shape.square()).sum(0)
+            for other in others:
+                shape = shape - other * (weight * other * shape).sum(0)
+            norm = (weight * shape.square()).sum(0)
+            others.append(shape * torch.where(norm > 1e-4 * full, norm.clamp_min(1e-30).rsqrt(), 0.0))
+            residual = residual - others[-1] * (weight * others[-1] * residual).sum(0)
+        norm = table.square.T @ weight
+        left = norm.clone()
+        for other in others:
+            left -= (table.shape.T @ (weight * other)).square_()
+        gain = _gain_of(table.shape.T @ (weight * residual), left, norm, line.sign)
+        if ordered:
+            gain.masked_fill_(~self._allowed(state, line, table), 0.0)
+        best, index = gain.max(0)
+        now = state.shapes.get(line.linear[0])
+        if now is not None:
+            norm_now = (weight * now.square()).sum(0)
+            left_now = norm_now - sum((weight * other * now).sum(0).square() for other in others)
+            better = best > 1.0001 * _gain_of((weight * now * residual).sum(0), left_now, norm_now, line.sign)
+        shape, values = table.shape[:, index], table.values[:, index]
+        if now is not None:
+            shape = torch.where(better, shape, now)
+            values = torch.where(better, values, state.free[list(line.columns)])
+        tangents = table.tangents[..., index]
+        if now is not None:
+            tangents = torch.where(better, tangents, torch.stack(state.tangents[line.linear[0]]))
+        state.shapes[line.linear[0]] = shape
+        state.tangents[line.linear[0]] = tuple(tangents)
+        state.free[list(line.columns)] = values
+
+    def _others(self, state: State, line: Unit):
+        """The shapes of everything else, and how the other lines would change if they moved or widened a little.
+
+        Without the latter, what a grid leaves of a strong line would hide a weak one.
+        """
+        for column, shape in state.shapes.items():
+            if column != line.linear[0]:
+                yield shape
+                yield from state.tangents.get(column, ())
+
+    def _allowed(self, state: State, line: Unit, table: Table) -> torch.Tensor:
+        """Candidates between the neighbours: lines keep the order of their rest wavelengths."""
+        place = table.values[0][:, None]
+        allowed = torch.ones((place.shape[0], state.free.shape[1]), dtype=torch.bool, device=place.device)
+        for other in self.lines:
+            where = state.free[other.columns[0]]
+            if other.reference < line.reference - self.step:
+                allowed &= place > where
+            elif other.reference > line.reference + self.step:
+                allowed &= place < where
+        return allowed
+
+    def _table(self, line: Unit) -> Table:
+        column = line.linear[0]
+        if column not in self._tables:
+            values = line.table()
+            grid = self.default[:, None].repeat(1, values.shape[1])
+            grid[list(line.columns)] = values
+            shape = self.sketch.shapes(line, grid)[0][0].to(self.dtype)
+            self._tables[column] = Table(values.to(self.dtype), shape, shape.square(), self._tangents(line, grid))
+        return self._tables[column]
+
+    def _tangents(self, line: Unit, grid: torch.Tensor) -> torch.Tensor:
+        """The derivatives of a line's shape, ``(columns, samples, candidates)``."""
+        tangents = []
+        for column in line.columns:
+            moved = grid.clone()
+            step = 1e-4 * max(self.step, 1e-6 * float(grid[column].abs().amax()))
+            moved[column] += step
+            tangents.append((self.sketch.shapes(line, moved)[0][0] - self.sketch.shapes(line, grid)[0][0]) / step)
+        return torch.stack(tangents).to(self.dtype)
+
+    def _finish(self, state: State) -> Found:
+        """Solve for the linear numbers of a state."""
+        weight, columns = self.samples.weight, list(state.shapes)
+        free = state.free.clone()
+        residual = self.samples.data - state.rest
+        gain = (weight * (self.samples.data.square() - residual.square())).sum(0)
+        if columns:
+            shapes = [state.shapes[j] for j in columns]
+            matrix = [(weight * a * b).sum(0) for i, a in enumerate(shapes) for b in shapes[: i + 1]]
+            right = [(weight * a * residual).sum(0) for a in shapes]
+            free[columns], solved = self._solve(torch.stack(matrix), torch.stack(right), columns)
+            gain = gain + solved
+        return Found(free, gain)
+
+
+@dataclass
+class State:
+    """Where a search stands: all free numbers, the shape of each linear one, the light without these."""
+
+    free: torch.Tensor
+    shapes: dict[int, torch.Tensor]
+    rest: torch.Tensor
+    tangents: dict[int, tuple[torch.Tensor, ...]]
+
+    def without(self, lines: list[Unit]) -> State:
+        """The same with some lines taken away."""
+        gone = {line.linear[0] for line in lines}
+        return State(self.free, {j: s for j, s in self.shapes.items() if j not in gone}, self.rest, {})
+
+
+@dataclass(frozen=True)
+class Table:
+    """Candidates of one line: numbers ``(columns, candidates)``, shapes and their squares ``(samples, candidates)``."""
+
+    values: torch.Tensor
+    shape: torch.Tensor
+    square: torch.Tensor
+    tangents: torch.Tensor
+
+
+def _gain_of(projection: torch.Tensor, left: torch.Tensor, norm: torch.Tensor, sign: int) -> torch.Tensor:
+    """How much a shape lowers chi²; nothing if the others span it, or if it would need the wrong sign."""
+    gain = torch.where(left > 1e-3 * norm, projection.square() / left, 0.0)
+    return gain if sign == 0 else torch.where(sign * projection > 0, gain, 0.0)
+
+
+def _pieces(shapes, rest, candidates: int, pieces: int):
+    """Shapes and rest of some candidates at a time."""
+    size = -(-candidates // pieces)
+    for i in range(0, candidates, size):
+        part = slice(i, i + size)
+        yield (
+            {column: s[:, part] if s.shape[1] > 1 else s for column, s in shapes.items()},
+            rest[:, part] if rest.ndim and rest.shape[1] > 1 else rest,
+        )
+
+
+def _move_to_own_axis(block: PixelBlock, sketch: Sketch, free: torch.Tensor) -> None:
+    """Places were found on the mean axis of the map; each pixel's own may be shifted."""
+    for column in range(block.n_free):
+        number = sketch.axis_of(column)
+        if number is not None and block.terms[number].x.shape[1] > 1:
+            free[:, column] += (block.terms[number].x - sketch.axes[number].to(free)).mean(0)
+
+
+def _offered(block: PixelBlock) -> dict[int, torch.Tensor]:
+    """Start values that the models themselves offer: free number -> ``(starts, pixels)``."""
+    offered = {}
+    for data in block.terms:
+        layout = data.term.layout
+        for number, index in enumerate(data.term.component_indices):
+            component, keys = layout.components[index], layout.keys[index]
+            if component.start_values is None:
+                continue
+            for name, value in component.start_values(data.x, data.data, data.weight, **data.auxiliary[number]).items():
+                columns = layout.columns.get(keys[name])
+                if columns is None:
+                    continue
+                rows = value.reshape(-1, columns.stop - columns.start, value.shape[-1])
+                for row, column in enumerate(range(columns.start, columns.stop)):
+                    offered.setdefault(column, rows[:, row].to(block.transform))
+    return offered
+
+
+def _solve_linear(block: PixelBlock, free: torch.Tensor, columns: list[int]) -> torch.Tensor:
+    """The free numbers with some of them replaced by their linear least-squares solution."""
+    if not columns:
+        return free
+    _, matrix, vector = block.linearize(free)
+    chosen = [packed.index(i, j) for n, i in enumerate(columns) for j in columns[: n + 1]]
+    free = free.clone()
+    free[columns] += packed.solve(matrix[chosen], vector[columns])
+    return free
+
+
+def _clip(block: PixelBlock, free: torch.Tensor) -> torch.Tensor:
+    return torch.minimum(torch.maximum(free.nan_to_num(0.0), block.lower), block.upper)
