@@ -37,8 +37,6 @@ class Propagation:
         dθ/dfree, ``(rows, free)``.
     auxiliary : sequence of dict
         Inputs of each component beside its parameters; the last axis is the pixels', of their number or 1.
-    stored : dict, optional
-        ``(value, sigma)`` of derived quantities that are known already, as in a file.
     """
 
     def __init__(
@@ -48,14 +46,17 @@ class Propagation:
         covariance: np.ndarray | None,
         transform: np.ndarray,
         auxiliary: Sequence[Mapping[str, np.ndarray]],
-        stored: Mapping[str, tuple[np.ndarray, np.ndarray | None]] | None = None,
     ):
         self.layout = layout
         self.values = {key: np.asarray(value) for key, value in values.items()}
         self.covariance_rows = covariance
         self.transform = np.asarray(transform, float)
         self.auxiliary = [dict(inputs) for inputs in auxiliary]
-        self._derived = dict(stored or {})
+        self._derived: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
+
+    def remember(self, derived: Mapping[str, tuple[np.ndarray, np.ndarray | None]]) -> None:
+        """Take ``(value, sigma)`` of derived quantities from elsewhere, as from a file, instead of computing them."""
+        self._derived.update(derived)
 
     @property
     def n_pixels(self) -> int:
@@ -68,14 +69,15 @@ class Propagation:
         def take(value):
             return None if value is None else value[..., index]
 
-        return Propagation(
+        part = Propagation(
             self.layout,
             {key: take(value) for key, value in self.values.items()},
             take(self.covariance_rows),
             self.transform,
             [{k: v if v.shape[-1] == 1 else take(v) for k, v in inputs.items()} for inputs in self.auxiliary],
-            {key: (take(value), take(sigma)) for key, (value, sigma) in self._derived.items()},
         )
+        part.remember({key: (take(value), take(sigma)) for key, (value, sigma) in self._derived.items()})
+        return part
 
     # -- values and errors of single quantities --------------------------------------------------
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import astropy.units as u
 import numpy as np
 from astropy.table import Table
-from ndcube import NDCube
+from ndcube import NDCollection, NDCube
 
+from .canvas import Canvas
 from .covariance import Propagation
 from .layout import Layout
 from .observation import Observation
-from .prediction import predict
+from .prediction import Prediction, Profile
 from .sampling import derived_draws, gaussian_draws
 from .status import Status
+from .summary import CovarianceView, summary_table
 
 __all__ = ["FitResult"]
 
@@ -30,8 +33,8 @@ class FitResult(Mapping):
 
     Parameters
     ----------
-    observations : sequence of `Observation`
-        What was fitted.
+    observations : sequence of `Observation` or `Canvas`
+        What was fitted; a canvas where the data are not at hand.
     layout : `Layout`
         The parameters and how they follow from the free numbers.
     values : dict of str to `numpy.ndarray`
@@ -70,7 +73,7 @@ class FitResult(Mapping):
     def __init__(
         self,
         *,
-        observations: Sequence[Observation],
+        observations: Sequence[Observation | Canvas],
         layout: Layout,
         values: Mapping[str, np.ndarray],
         covariance: np.ndarray | None,
@@ -84,7 +87,10 @@ class FitResult(Mapping):
         meta: Mapping[str, Any] | None = None,
         sampler=None,
     ):
-        self._observations = tuple(observations)
+        self._canvases = tuple(
+            one if isinstance(one, Canvas) else Canvas.of(one, model)
+            for one, model in zip(observations, layout.models, strict=True)
+        )
         self._layout = layout
         self._propagation = Propagation(layout, values, covariance, transform, auxiliary)
         self._chi2, self._dof, self._status = np.asarray(chi2), np.asarray(dof), np.asarray(status)
@@ -142,7 +148,7 @@ class FitResult(Mapping):
         mask = np.broadcast_to((self._status & _NO_VALUE) > 0, value.shape)
         if value.dtype.kind == "f":
             mask = mask | np.isnan(value)
-        return self._observations[0].map_cube(value, unit, sigma=sigma, mask=mask.copy())
+        return self._canvases[0].map_cube(value, unit, sigma=sigma, mask=mask.copy())
 
     # -- how good it is --------------------------------------------------------------------------
 
@@ -165,7 +171,13 @@ class FitResult(Mapping):
     @property
     def status(self) -> NDCube:
         """Flags of `~sunpy_specfit.Status`, combined by bits."""
-        return self._observations[0].map_cube(self._status.copy(), u.dimensionless_unscaled)
+        status = self._status.copy()
+        for component, keys in zip(self._layout.components, self._layout.keys, strict=True):
+            for name, flag in getattr(component, "undefined", {}).items():
+                if name in component.derived:
+                    nowhere = np.isnan(self._propagation.value(keys[name])) & ((status & _NO_VALUE) == 0)
+                    status[nowhere] |= int(flag)
+        return self._canvases[0].map_cube(status, u.dimensionless_unscaled)
 
     @property
     def covariance(self) -> CovarianceView:
@@ -174,14 +186,142 @@ class FitResult(Mapping):
 
     # -- light -----------------------------------------------------------------------------------
 
+    @property
+    def _prediction(self) -> Prediction:
+        weights = self._meta.get("operator_weights")
+        return Prediction(self._layout, self._propagation, self._canvases, weights)
+
     def model(self) -> NDCube | list[NDCube]:
         """The light that the model predicts, on the grid of the data; a list where cubes were fitted jointly."""
-        lights = predict(self._layout, self._propagation, self._observations, self._meta.get("operator_weights"))
-        cubes = [
-            observation.light_cube(light, observation.data_unit)
-            for observation, light in zip(self._observations, lights, strict=True)
-        ]
+        prediction = self._prediction
+        cubes = [canvas.light_cube(prediction.light(number)) for number, canvas in enumerate(self._canvases)]
         return cubes if len(cubes) > 1 else cubes[0]
+
+    def residual(self, data: NDCube | Sequence[NDCube] | None = None) -> NDCube | list[NDCube]:
+        """Data minus model, on the grid of the data and with its uncertainty and mask.
+
+        Parameters
+        ----------
+        data : `~ndcube.NDCube` or list of them, optional
+            What was fitted, where the result comes from a file and does not hold it.
+
+        Raises
+        ------
+        ValueError
+            If the data are needed and not given, or do not fit this result.
+        """
+        whole = self if data is None else self.with_data(data)
+        if any(canvas.cube is None for canvas in whole._canvases):
+            raise ValueError("this result comes from a file and does not hold the data: pass them, residual(data=cube)")
+        predicted = whole.model()
+        predicted = predicted if isinstance(predicted, list) else [predicted]
+        cubes = [canvas.minus(light) for canvas, light in zip(whole._canvases, predicted, strict=True)]
+        return cubes if len(cubes) > 1 else cubes[0]
+
+    def with_data(self, data: NDCube | Sequence[NDCube]) -> FitResult:
+        """The same result, holding the cube (or cubes) that was fitted, as after a fit."""
+        cubes = list(data) if isinstance(data, (list, tuple)) else [data]
+        if len(cubes) != len(self._canvases):
+            raise ValueError(f"this result is of {len(self._canvases)} cubes fitted jointly, found {len(cubes)}")
+        canvases = [canvas.with_data(cube) for canvas, cube in zip(self._canvases, cubes, strict=True)]
+        return self._with(canvases, self._propagation, slice(None))
+
+    def _profile(self, number: int, index: tuple[int, ...]) -> Profile:
+        return self._prediction.profile(number, int(np.ravel_multi_index(index, self._canvases[0].shape)))
+
+    # -- parts and other forms -------------------------------------------------------------------
+
+    def _part(self, item) -> FitResult:
+        parts = [canvas.part(item) for canvas in self._canvases]
+        pixels = parts[0][1]
+        return self._with([canvas for canvas, _ in parts], self._propagation.select(pixels), pixels)
+
+    def _with(self, canvases: Sequence[Canvas], propagation: Propagation, pixels) -> FitResult:
+        new = copy(self)
+        new._canvases, new._propagation, new._maps = tuple(canvases), propagation, {}
+        new._chi2, new._dof, new._status = (v[pixels] for v in (self._chi2, self._dof, self._status))
+        if self._sampler is not None:
+
+            def sampler(n, seed):
+                return {key: draws[..., pixels] for key, draws in self._sampler(n, seed).items()}
+
+            new._sampler = sampler
+        return new
+
+    def to_collection(self) -> NDCollection:
+        """The maps as an `~ndcube.NDCollection`, their common axes aligned."""
+        maps = [(key, self[key]) for key in self]
+        n = len(self._canvases[0].shape)
+        aligned = tuple(tuple(range(cube.data.ndim - n, cube.data.ndim)) for _, cube in maps)
+        return NDCollection(maps, aligned_axes=aligned)
+
+    def to_map(self, name: str):
+        """One map as a `sunpy.map.GenericMap`.
+
+        Raises
+        ------
+        ValueError
+            If it is not a picture of the sky with two axes, or its coordinates are not those of a plane.
+        """
+        from .sky_map import to_sunpy_map
+
+        return to_sunpy_map(self[name], name)
+
+    def save(self, path) -> None:
+        """Write everything but the data to an ASDF file; `load` reads it.
+
+        The maps also stand there as NDCubes, for readers without this package. A file of that name is replaced.
+
+        Parameters
+        ----------
+        path : str or `~pathlib.Path`
+        """
+        from .storage import save
+
+        save(self, path)
+
+    @classmethod
+    def load(cls, path, *, model=None, data=None) -> FitResult:
+        """Read a result that `save` wrote.
+
+        Parameters
+        ----------
+        path : str or `~pathlib.Path`
+        model : `Model` or list of them, optional
+            The model that was fitted, where the file could not hold all of it (a function, a method that is
+            not installed).
+        data : `~ndcube.NDCube` or list of them, optional
+            The data that were fitted, for `residual` and `plot_spectrum`.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import astropy.units as u
+        >>> import sunpy_specfit as specfit
+        >>> from sunpy_specfit.data import gaussian_cube
+        >>> result = specfit.fit(gaussian_cube((4, 5)), specfit.Gaussian(195.119 * u.AA) + specfit.Polynomial(0))
+        >>> path = Path(tempfile.mkdtemp()) / "result.asdf"
+        >>> result.save(path)
+        >>> specfit.FitResult.load(path).model().data.shape
+        (4, 5, 32)
+        """
+        from .storage import load
+
+        result = load(cls, path, model)
+        return result if data is None else result.with_data(data)
+
+    def plot(self, names: Sequence[str] | None = None, **options):
+        """A figure of all maps; see `sunpy_specfit.visualization.plot_maps`."""
+        from ..visualization import plot_maps
+
+        return plot_maps(self, names, **options)
+
+    def plot_spectrum(self, pixel, *, data=None, **options):
+        """Data, fit and residual of one pixel; see `sunpy_specfit.visualization.plot_spectrum`."""
+        from ..visualization import plot_spectrum
+
+        return plot_spectrum(self if data is None else self.with_data(data), pixel, **options)
 
     # -- draws -----------------------------------------------------------------------------------
 
@@ -207,7 +347,7 @@ class FitResult(Mapping):
         else:
             draws = gaussian_draws(self._propagation, *self._physical_bounds(), int(n), seed)
         draws |= derived_draws(self._propagation, draws)
-        shape = self._observations[0].grid.shape
+        shape = self._canvases[0].shape
         return {
             key: u.Quantity(draws[key].reshape(*draws[key].shape[:-1], *shape), self._unit(key), copy=False)
             for key in self
@@ -224,34 +364,15 @@ class FitResult(Mapping):
     # -- for people ------------------------------------------------------------------------------
 
     def summary(self) -> Table:
-        """Parameter, unit, median, median sigma and the share of pixels that converged."""
-        rows = []
-        used = (self._status & int(Status.MASKED)) == 0
-        converged = (self._status & int(Status.CONVERGED)) > 0
-        for key in self:
-            value, sigma = self._propagation.value(key), self._propagation.sigma(key)
-            good = used & np.isfinite(np.atleast_2d(value)).all(0)
-            rows.append(
-                (
-                    key,
-                    str(self._unit(key)),
-                    _median(value[..., good]),
-                    np.nan if sigma is None else _median(sigma[..., good]),
-                    100.0 * np.mean((good & converged)[used]) if used.any() else np.nan,
-                )
-            )
-        table = Table(
-            rows=rows,
-            names=["parameter", "unit", "median", "median sigma", "% converged"],
-            dtype=[str, str, float, float, float],
+        """Parameter, unit, median, median sigma and the percentage of pixels that converged."""
+        return summary_table(
+            [(key, self._unit(key), self._propagation.value(key), self._propagation.sigma(key)) for key in self],
+            self._status,
         )
-        table["median"].format = table["median sigma"].format = ".5g"
-        table["% converged"].format = ".1f"
-        return table
 
     def _title(self) -> str:
         model = " and ".join(repr(model) for model in self._layout.models)
-        shape = " x ".join(map(str, self._observations[0].grid.shape))
+        shape = " x ".join(map(str, self._canvases[0].shape))
         return f"FitResult of {model} on a map of {shape} pixels"
 
     def __repr__(self) -> str:
@@ -262,22 +383,3 @@ class FitResult(Mapping):
 
         table = "\n".join(self.summary().pformat(html=True, max_lines=-1, max_width=-1))
         return f"<p>{escape(self._title())}</p>\n{table}"
-
-
-class CovarianceView:
-    """Covariances of a result by pairs of names."""
-
-    def __init__(self, result: FitResult):
-        self._result = result
-
-    def __getitem__(self, names) -> NDCube:
-        result = self._result
-        if not isinstance(names, tuple) or len(names) != 2:
-            raise KeyError(f"a covariance belongs to two quantities, as in covariance['a', 'b']; found {names!r}")
-        a, b = (result._layout.resolve(name) for name in names)
-        return result._map(result._propagation.covariance(a, b), result._unit(a) * result._unit(b))
-
-
-def _median(values: np.ndarray) -> float:
-    finite = values[~np.isnan(values)]
-    return float(np.median(finite)) if finite.size else np.nan

@@ -1,0 +1,263 @@
+"""Where a result draws its maps and its light: the axes of one observation, with or without its data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import combinations
+from typing import Any
+
+import astropy.units as u
+import numpy as np
+from astropy.nddata import StdDevUncertainty
+from ndcube import NDCube
+
+from .observation import Observation
+
+__all__ = ["Canvas"]
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """The grid, the coordinates and the units of one observation.
+
+    Attributes
+    ----------
+    observation : `Observation`
+        Gives maps and light their axes. For a part of a result, or one from a file, it holds no data.
+    options : dict
+        What `Observation.from_cube` needs beside a cube to find the same axes again.
+    source : `Observation` or None
+        The data, if they are at hand.
+    pixels : `numpy.ndarray` or None
+        Which pixels of the source these are; None means all of them.
+    cube : `~ndcube.NDCube` or None
+        The data as given, of this part.
+    """
+
+    observation: Observation
+    options: Mapping[str, Any]
+    source: Observation | None = None
+    pixels: np.ndarray | None = None
+    cube: NDCube | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, observation: Observation, model) -> Canvas:
+        """The canvas of an observation that a model was fitted to."""
+        options = {"data_axis": model.data_axis, "stokes": model.stokes}
+        return cls(observation, options, observation, None, observation.cube)
+
+    # -- drawing ---------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of maps."""
+        return self.observation.grid.shape
+
+    @property
+    def x(self) -> np.ndarray:
+        """The data axis, ``(n,)`` or ``(n, pixels)``, in `spectral_unit`."""
+        return self.observation.x
+
+    @property
+    def data_unit(self) -> u.UnitBase:
+        """The unit of light."""
+        return self.observation.data_unit
+
+    @property
+    def spectral_unit(self) -> u.UnitBase | None:
+        """The unit of the data axis."""
+        return self.observation.spectral_unit
+
+    def map_cube(self, values, unit, **options) -> NDCube:
+        """A map ``([k,] pixels)`` with its coordinates."""
+        return self.observation.map_cube(values, unit, **options)
+
+    def light_cube(self, values) -> NDCube:
+        """Light ``([stokes,] n, pixels)`` with its coordinates."""
+        return self.observation.light_cube(values, self.data_unit)
+
+    # -- axes ------------------------------------------------------------------------------------
+
+    @cached_property
+    def _layout(self) -> tuple[NDCube, tuple[int, ...], tuple[int, ...], np.ndarray]:
+        """A cube of the light's axes whose data tell each sample's number, map axes, sample axes, those numbers."""
+        grid, samples = self.observation.grid, self.observation.sample_shape
+        number = np.arange(np.prod(samples, dtype=int), dtype=np.int32).reshape(*samples, 1)
+        cube = self.light_cube(np.broadcast_to(number, (*samples, grid.size)))
+        data = np.asarray(cube.data)
+        varies = [n > 1 and data.take(0, i).flat[0] != data.take(1, i).flat[0] for i, n in enumerate(data.shape)]
+        constant = [i for i, moves in enumerate(varies) if not moves]
+        for count in (len(grid.shape), 0):
+            for axes in combinations(constant, count):
+                if tuple(data.shape[i] for i in axes) == grid.shape[:count]:
+                    others = tuple(i for i in range(data.ndim) if i not in axes)
+                    index = tuple(slice(None) if i in others else 0 for i in range(data.ndim))
+                    return _empty(cube), axes, others, np.rint(data[index]).astype(int)
+        raise AssertionError("the axes of maps and light do not fit each other")
+
+    @cached_property
+    def spectral_axis(self) -> u.Quantity | None:
+        """The data axis as `Observation.from_cube` takes it: along the light's axis, or one number a sample."""
+        if self.spectral_unit is None:
+            return None
+        x, samples = np.asarray(self.x, float), self.observation.sample_shape
+        if x.ndim > 1:
+            full = np.broadcast_to(x, (*samples, x.shape[-1]))
+            return u.Quantity(self.observation.light_cube(full, u.dimensionless_unscaled).data, self.spectral_unit)
+        _, _, _, numbers = self._layout
+        spectral = numbers % samples[-1]
+        along = next((i for i, n in enumerate(numbers.shape) if np.any(np.diff(spectral, axis=i))), 0)
+        order = spectral[tuple(slice(None) if i == along else 0 for i in range(numbers.ndim))]
+        return u.Quantity(x[order], self.spectral_unit)
+
+    def part(self, item) -> tuple[Canvas, np.ndarray]:
+        """Some of the pixels, and their numbers among all.
+
+        Parameters
+        ----------
+        item
+            What one would index a map with: integers and slices.
+        """
+        template, map_axes, _, _ = self._layout
+        chosen = np.arange(self.observation.grid.size).reshape(self.shape)[item]
+        if not chosen.size:
+            raise IndexError(f"{item!r} leaves no pixel of a map of shape {self.shape}")
+        if not map_axes:
+            return self, chosen.ravel()
+        items = item if isinstance(item, tuple) else (item,)
+        items = _spelled_out(items, len(map_axes))
+        full = [slice(None)] * template.data.ndim
+        for axis, one in zip(map_axes, items, strict=True):
+            full[axis] = one
+        full = tuple(full)
+        axis = self.spectral_axis
+        if axis is not None and axis.ndim > 1:
+            axis = axis[full]
+        observation = _observe(_noiseless(template[full]), axis, self.options, self.spectral_unit)
+        numbers = np.arange(self.observation.grid.size) if self.pixels is None else self.pixels
+        cube = None if self.cube is None else self.cube[full]
+        return Canvas(observation, self.options, self.source, numbers[chosen.ravel()], cube), chosen.ravel()
+
+    # -- data ------------------------------------------------------------------------------------
+
+    def with_data(self, cube: NDCube) -> Canvas:
+        """The same with the data of a cube.
+
+        Raises
+        ------
+        ValueError
+            If the cube has another shape.
+        """
+        found = _observe(cube, self.spectral_axis, self.options, self.spectral_unit)
+        if (found.grid.shape, found.sample_shape) != (self.shape, self.observation.sample_shape):
+            raise ValueError(
+                f"the cube given as data has maps of shape {found.grid.shape} with {found.sample_shape} samples, "
+                f"this result {self.shape} with {self.observation.sample_shape}: give the cube that was fitted"
+            )
+        return replace(self, source=found, pixels=None, cube=cube)
+
+    def samples(self, pixel: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Data, sigma (infinite where a sample is not used), and use of one pixel's samples; None without data."""
+        if self.source is None:
+            return None
+        number = pixel if self.pixels is None else self.pixels[pixel]
+        block = self.source.block(np.array([number]))
+        weight = block.weight[..., 0].numpy()
+        with np.errstate(divide="ignore"):
+            return block.data[..., 0].numpy(), 1 / np.sqrt(weight), weight > 0
+
+    def minus(self, light: NDCube) -> NDCube:
+        """The data minus light, with the data's uncertainty and mask."""
+        cube = self.cube
+        if cube.data.shape == light.data.shape:
+            factor = 1.0 if cube.unit is None else cube.unit.to(self.data_unit)
+            sigma = cube.uncertainty
+            if sigma is not None and factor != 1.0:
+                sigma = StdDevUncertainty(sigma.represent_as(StdDevUncertainty).array * factor)
+            return light.to_nddata(
+                data=np.asarray(cube.data) * factor - light.data,
+                uncertainty=sigma,
+                mask=cube.mask,
+                nddata_type=NDCube,
+                extra_coords="copy",
+                global_coords="copy",
+            )
+        # A model of some of the cube's Stokes parameters: the samples as they were fitted.
+        pixels = np.arange(self.observation.grid.size) if self.pixels is None else self.pixels
+        block = self.source.block(pixels)
+        data = np.where(block.weight.numpy() > 0, block.data.numpy(), np.nan)
+        data = self.light_cube(data).data - light.data
+        return light.to_nddata(
+            data=data, mask=np.isnan(data), nddata_type=NDCube, extra_coords="copy", global_coords="copy"
+        )
+
+    # -- plain data ------------------------------------------------------------------------------
+
+    def to_plain(self) -> dict[str, Any]:
+        """All but the data, as ASDF writes it."""
+        template = self._layout[0]
+        # The coordinates of a cube hold on to it, so they are written with one that has no data.
+        small = NDCube(np.zeros((1,) * template.data.ndim, np.float32), wcs=template.wcs)
+        if not template.extra_coords.is_empty:
+            small._extra_coords = copy(template.extra_coords)
+            small._extra_coords._ndcube = small
+        return {
+            "axes": small,
+            "global_coords": [
+                {"name": name, "physical_type": kind, "value": value}
+                for name, (kind, value) in template.global_coords._internal_coords.items()
+            ],
+            "shape": list(template.data.shape),
+            "data_unit": self.data_unit,
+            "spectral_unit": self.spectral_unit,
+            "spectral_axis": self.spectral_axis,
+            "options": dict(self.options),
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Canvas:
+        """The canvas again, without data."""
+        small = plain["axes"]
+        template = NDCube(np.broadcast_to(np.float32(0), tuple(plain["shape"])), wcs=small.wcs, unit=plain["data_unit"])
+        if not small.extra_coords.is_empty:
+            template._extra_coords = copy(small.extra_coords)
+            template._extra_coords._ndcube = template
+        for coordinate in plain["global_coords"]:
+            template.global_coords.add(coordinate["name"], coordinate["physical_type"], coordinate["value"])
+        options = dict(plain["options"])
+        observation = _observe(_noiseless(template), plain["spectral_axis"], options, plain["spectral_unit"])
+        return cls(observation, options)
+
+
+def _empty(cube: NDCube) -> NDCube:
+    """The same axes and coordinates, with data that take no memory."""
+    return cube.to_nddata(
+        data=np.broadcast_to(np.float32(0), cube.data.shape),
+        uncertainty=None,
+        mask=None,
+        meta=None,
+        nddata_type=NDCube,
+        extra_coords="copy",
+        global_coords="copy",
+    )
+
+
+def _noiseless(template: NDCube) -> NDCube:
+    """The same with some uncertainty, for an observation that is looked at for its axes only."""
+    template.uncertainty = StdDevUncertainty(np.broadcast_to(np.float32(1), template.data.shape))
+    return template
+
+
+def _observe(cube: NDCube, spectral_axis, options, spectral_unit) -> Observation:
+    return Observation.from_cube(cube, spectral_axis=spectral_axis, spectral_unit=spectral_unit, **options)
+
+
+def _spelled_out(items: tuple, n: int) -> tuple:
+    """One item for each of ``n`` axes."""
+    if Ellipsis in items:
+        where = items.index(Ellipsis)
+        items = (*items[:where], *[slice(None)] * (n - len(items) + 1), *items[where + 1 :])
+    return (*items, *[slice(None)] * (n - len(items)))

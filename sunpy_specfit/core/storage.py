@@ -1,0 +1,142 @@
+"""Results in ASDF files: plain data and arrays, no code."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import asdf
+import astropy.units as u
+import numpy as np
+from astropy.coordinates import SkyCoord, SpectralCoord
+from astropy.utils.exceptions import AstropyWarning
+from ndcube import NDCube
+
+from .canvas import Canvas
+from .expression import from_plain, missing, model_from_plain, model_to_plain, to_plain
+from .frame import Frame
+from .layout import Layout
+from .warnings import SpecfitWarning
+
+__all__ = ["load", "save"]
+
+_FORMAT = 1
+
+
+def save(result, path) -> None:
+    """Write a result; see `FitResult.save`."""
+    layout, propagation = result._layout, result._propagation
+    maps = {key: _map_for_others(result, key) for key in result}
+    models = [model_to_plain(model) for model in layout.models]
+    lost = sorted({what for model in models for what in missing(model)})
+    if lost:
+        warnings.warn(
+            f"a file cannot hold {' and '.join(lost)}: the maps are stored, but for model() and residual() one must "
+            "give the model again, FitResult.load(path, model=...)",
+            SpecfitWarning,
+            stacklevel=3,
+        )
+    contents = {
+        "format": _FORMAT,
+        "names": list(result),
+        "canvases": [canvas.to_plain() for canvas in result._canvases],
+        "models": models,
+        "values": [[key, value] for key, value in propagation.values.items()],
+        "covariance": propagation.covariance_rows,
+        "transform": propagation.transform,
+        "derived": [[key, propagation.value(key), propagation.sigma(key)] for key in layout.derived],
+        "auxiliary": to_plain(propagation.auxiliary),
+        "chi2": result._chi2,
+        "dof": result._dof,
+        "status": result._status,
+        "priors": to_plain(result._priors),
+        "solver": to_plain(result._solver),
+        "meta": to_plain(result.meta),
+    }
+    tree = {"sunpy_specfit": contents, "maps": maps}
+    path = Path(path)
+    # Written beside and then moved: a disk that fills up does not cost an earlier file.
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with _quiet_about_spectral_frames():
+            asdf.AsdfFile(tree).write_to(unfinished)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def load(cls, path, model=None):
+    """Read a result of class ``cls``; see `FitResult.load`."""
+    with _quiet_about_spectral_frames(), asdf.open(path, memmap=False, lazy_load=False) as file:
+        if "sunpy_specfit" not in file.tree:
+            raise ValueError(f"{path} is an ASDF file, but FitResult.save did not write it")
+        contents = file.tree["sunpy_specfit"]
+        if contents["format"] > _FORMAT:
+            raise ValueError(
+                f"{path} has format {contents['format']} of a later sunpy_specfit than this, which reads up to "
+                f"format {_FORMAT}: update sunpy_specfit"
+            )
+        canvases = [Canvas.from_plain(plain) for plain in contents["canvases"]]
+        models = _models(contents["models"], model)
+        layout = Layout(models, [Frame(canvas.data_unit, canvas.spectral_unit) for canvas in canvases])
+        values = {key: np.array(value) for key, value in contents["values"]}
+        if set(layout.parameters) != set(values):
+            raise ValueError(
+                f"the model given has the parameters {', '.join(layout.parameters)}; the one that was fitted had "
+                f"{', '.join(values)}"
+            )
+        result = cls(
+            observations=canvases,
+            layout=layout,
+            values=values,
+            covariance=_array(contents["covariance"]),
+            transform=_array(contents["transform"]),
+            chi2=_array(contents["chi2"]),
+            dof=_array(contents["dof"]),
+            status=_array(contents["status"]),
+            auxiliary=from_plain(contents["auxiliary"]),
+            priors=from_plain(contents["priors"], strict=False),
+            solver=from_plain(contents["solver"], strict=False),
+            meta=from_plain(contents["meta"], strict=False),
+        )
+        result._propagation.remember(
+            {key: (_array(value), _array(sigma)) for key, value, sigma in contents["derived"] if key in layout.derived}
+        )
+        return result
+
+
+def _models(plain: list, given) -> list:
+    if given is None:
+        return [model_from_plain(one) for one in plain]
+    models = list(given) if isinstance(given, (list, tuple)) else [given] * len(plain)
+    if len(models) != len(plain):
+        raise ValueError(f"the file holds a fit of {len(plain)} models, found {len(models)}")
+    return models
+
+
+def _array(value) -> np.ndarray | None:
+    return None if value is None else np.array(value)
+
+
+def _map_for_others(result, key: str) -> NDCube:
+    """A map that shares its numbers with the rest of the file, with what ndcube can store."""
+    value, sigma = result._propagation.value(key), result._propagation.sigma(key)
+    cube = result._map(value, result._unit(key), sigma)
+    kept = cube.global_coords._internal_coords
+    for name, (_, coordinate) in list(kept.items()):
+        # ndcube's schema knows quantities and places; the others stand with the canvas, which loses none.
+        if isinstance(coordinate, SpectralCoord) or not isinstance(coordinate, (u.Quantity, SkyCoord)):
+            cube.global_coords.remove(name)
+    cube.meta = None
+    return cube
+
+
+@contextmanager
+def _quiet_about_spectral_frames() -> Iterator[None]:
+    """Without astropy's word on spectral coordinates of cubes whose observer it knows but not their target."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "target cannot be converted to ICRS", AstropyWarning)
+        yield
