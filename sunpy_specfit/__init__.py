@@ -14,10 +14,12 @@ from .core.status import Status
 from .core.warnings import SpecfitPluginWarning, SpecfitWarning
 from .plugins.external import ExternalModel
 from .plugins.gaussian import Gaussian, Polynomial, Voigt
+from .plugins.noise import CountNoise
 from .plugins.solvers import LevenbergMarquardt
 
 __all__ = [
     "Auxiliary",
+    "CountNoise",
     "ExternalModel",
     "FitResult",
     "Gaussian",

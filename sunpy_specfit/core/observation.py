@@ -1,72 +1,495 @@
-"""PROVISIONAL minimal version, to be replaced by the real one."""
+"""An NDCube as tensors: validated once, handed out in blocks of pixels, and the way back to NDCubes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
 import astropy.units as u
 import numpy as np
 import torch
 from astropy.nddata import StdDevUncertainty
-from dataclasses import dataclass
-from .grid import Grid
-from .status import Status
-from ndcube import NDCube
+from astropy.wcs import WCS
+from ndcube import NDCollection, NDCube, NDCubeSequence
+from ndcube.extra_coords import QuantityTableCoordinate
+from ndcube.wcs.wrappers import CompoundLowLevelWCS
 
-def as_cubes(data):
-    return data
+from .axes import Axes, find_axes, map_wcs, spectral_values, stokes_names
+from .eis import corrected_unit, corrected_wavelengths
+from .grid import Grid
+from .noise import Noise
+from .status import Status
+from .uncertainty import Sigma, estimate_noise, read_uncertainty
+from .warnings import SpecfitWarning
+from .window import read_spectral_axis, read_window
+
+__all__ = ["Block", "Observation", "as_cubes"]
+
 
 @dataclass(frozen=True)
 class Block:
+    """The samples of some pixels.
+
+    Attributes
+    ----------
+    data, weight : `torch.Tensor`
+        ``([stokes,] n, pixels)``; weight is 1/sigma², 0 (and data 0) where a sample cannot be used.
+    x : `torch.Tensor`
+        ``(n, 1)`` or ``(n, pixels)``.
+    flags : `torch.Tensor`
+        Status bits that the data alone give, int32 ``(pixels,)``.
+    """
+
     data: torch.Tensor
     weight: torch.Tensor
     x: torch.Tensor
     flags: torch.Tensor
 
+
+@dataclass(frozen=True)
 class Observation:
+    """A cube whose axes, units, errors and masks have been understood. It holds views of the cube, never copies.
+
+    Attributes
+    ----------
+    cube : `~ndcube.NDCube`
+    axes : `Axes`
+    grid : `Grid`
+        The maps' shape and the meaning of their axes; ``(1,)`` for a single spectrum.
+    stokes : str
+        The Stokes parameters of the samples, in order.
+    x : `numpy.ndarray`
+        The spectral axis in ``spectral_unit``, float64 ``(n,)`` or ``(n, pixels)``.
+    spectral_unit, data_unit : `~astropy.units.Unit`
+    noise : `Noise` or None
+    noise_origin : {"given", "cube", "noise model", "estimated"}
+    """
+
+    cube: NDCube
+    axes: Axes
+    grid: Grid
+    stokes: str
+    x: np.ndarray
+    spectral_unit: u.UnitBase | None
+    data_unit: u.UnitBase
+    noise: Noise | None
+    noise_origin: str
+    sigma: Sigma | None = field(repr=False)
+    masks: tuple[np.ndarray, ...] = field(repr=False)
+    used: np.ndarray | None = field(repr=False)
+    stokes_index: tuple[int, ...] | None = field(repr=False)
+
     @classmethod
-    def from_cube(cls, cube, *, data_axis="spectral", stokes="I", uncertainty=None, mask=None, spectral_axis=None, window=None, spectral_unit=None, rest_wavelengths=()):
-        self = cls()
-        self.cube = cube
-        self.data_unit = cube.unit or u.dimensionless_unscaled
-        phys = cube.array_axis_physical_types
-        ax = [i for i, t in enumerate(phys) if t and any((p or "").startswith(("em.", "spect.")) for p in t)]
-        if not ax:
-            raise ValueError("no spectral axis")
-        self.axis = ax[-1] if len(ax) == 1 else max(ax)
-        if spectral_axis is None:
-            name = [p for p in cube.wcs.world_axis_physical_types if p.startswith(("em.", "spect."))][0]
-            spectral_axis = cube.axis_world_coords_values(name)[0]
-        self.spectral_unit = spectral_unit or u.AA
-        x = spectral_axis.to_value(self.spectral_unit)
-        data = np.moveaxis(np.asarray(cube.data), self.axis, -1)
-        self.shape = data.shape[:-1] or (1,)
-        self.grid = Grid(self.shape, ("space",) * len(self.shape))
-        self._y = data.reshape(-1, data.shape[-1])
-        self.x = x if x.ndim == 1 else np.moveaxis(x, self.axis, -1).reshape(-1, data.shape[-1]).T
-        s = uncertainty if uncertainty is not None else cube.uncertainty
-        s = s.array if hasattr(s, "array") else s.value
-        s = np.broadcast_to(s, cube.data.shape)
-        self._s = np.moveaxis(s, self.axis, -1).reshape(-1, data.shape[-1])
-        m = np.zeros(cube.data.shape, bool) if cube.mask is None else np.broadcast_to(cube.mask, cube.data.shape)
-        self._m = np.moveaxis(m, self.axis, -1).reshape(-1, data.shape[-1])
-        self.sample_shape = (data.shape[-1],)
-        self.noise = None
-        self.noise_origin = "cube"
-        self.stokes = stokes
+    def from_cube(
+        cls,
+        cube: NDCube,
+        *,
+        data_axis: str | None = "spectral",
+        stokes: str = "I",
+        uncertainty=None,
+        mask=None,
+        spectral_axis: u.Quantity | None = None,
+        window=None,
+        spectral_unit: u.UnitBase | None = None,
+        rest_wavelengths: Sequence[u.Quantity] = (),
+    ) -> Observation:
+        """Understand a cube.
+
+        Parameters
+        ----------
+        cube : `~ndcube.NDCube`
+            In any axis order, with one to five dimensions.
+        data_axis : {"spectral", "channel", None}
+            What the samples of a pixel lie along.
+        stokes : str
+            The Stokes parameters wanted, such as "I" or "IQUV".
+        uncertainty : `~astropy.units.Quantity`, `~astropy.nddata.NDUncertainty` or `Noise`, optional
+            In place of the cube's.
+        mask : array of bool, optional
+            True = do not use; shaped as the cube, the map, or the spectral axis. Joined with the cube's.
+        spectral_axis : `~astropy.units.Quantity`, optional
+            ``(n,)``, or shaped as the cube; in place of the WCS's.
+        window : `~astropy.units.Quantity` or list, optional
+            Ranges to use, as wavelengths or as velocities about the lines.
+        spectral_unit : `~astropy.units.Unit`, optional
+            The unit to work in.
+        rest_wavelengths : sequence of `~astropy.units.Quantity`
+            Of the model's lines.
+
+        Raises
+        ------
+        TypeError
+            If it is no NDCube, or holds no numpy or dask array.
+        ValueError
+            If there is no such axis, or shapes do not fit.
+        astropy.units.UnitConversionError
+            If units do not convert.
+
+        Examples
+        --------
+        >>> from sunpy_specfit.core.observation import Observation
+        >>> from sunpy_specfit.data import gaussian_cube
+        >>> observation = Observation.from_cube(gaussian_cube((3, 4)))
+        >>> observation.grid.shape, observation.sample_shape, observation.spectral_unit
+        ((3, 4), (32,), Unit("Angstrom"))
+        """
+        _check_cube(cube)
+        axes = find_axes(cube, data_axis, spectral_axis)
+        unit = corrected_unit(cube)
+        shape = tuple(cube.data.shape[i] for i in axes.grid)
+        grid = Grid(shape, axes.kinds) if shape else Grid((1,), ("other",))
+        if data_axis == "spectral":
+            given = spectral_axis if spectral_axis is not None else corrected_wavelengths(cube)
+            found = given if given is not None else spectral_values(cube, axes)
+            x, spectral_unit = read_spectral_axis(found, cube, axes, grid, spectral_unit, rest_wavelengths)
+        else:
+            n = 1 if axes.sample is None else cube.data.shape[axes.sample]
+            x, spectral_unit = np.arange(n, dtype=float), None
+        errors, origin = read_uncertainty(uncertainty, cube, unit)
+        noise = errors if isinstance(errors, Noise) else None
+        self = cls(
+            cube=cube,
+            axes=axes,
+            grid=grid,
+            stokes=stokes,
+            x=x,
+            spectral_unit=spectral_unit,
+            data_unit=unit,
+            noise=noise,
+            noise_origin=origin,
+            sigma=None if noise is not None else errors,
+            masks=tuple(m for m in (_read_mask(cube.mask, cube, axes), _read_mask(mask, cube, axes)) if m is not None),
+            used=read_window(window, x, spectral_unit, rest_wavelengths),
+            stokes_index=_stokes_index(cube, axes, stokes),
+        )
+        if self.sigma is None and noise is None:
+            return self._with_estimated_noise()
         return self
 
-    def block(self, index, *, dtype=torch.float64, device="cpu", origin=0.0, scale=1.0, data_scale=1.0):
-        d = torch.as_tensor(np.array(self._y[index])).to(dtype).T.contiguous() / data_scale
-        s = torch.as_tensor(np.array(self._s[index])).to(dtype).T.contiguous() / data_scale
-        m = torch.as_tensor(np.array(self._m[index])).T
-        good = torch.isfinite(d) & torch.isfinite(s) & (s > 0) & ~m
-        w = torch.where(good, s**-2, 0.0)
-        d = torch.where(good, d, 0.0)
+    def _with_estimated_noise(self) -> Observation:
+        pixels = np.unique(np.linspace(0, self.grid.size - 1, min(self.grid.size, 4096)).astype(int))
+        probe = Sigma(np.broadcast_to(np.float32(1.0), self.cube.data.shape), 1, 1.0)
+        block = replace(self, sigma=probe).block(pixels)
+        samples = torch.where(block.weight > 0, block.data, torch.nan).reshape(-1, *self.sample_shape[-1:], len(pixels))
+        sigma = estimate_noise(samples[0].T.numpy())
+        warnings.warn(
+            f"these data have no uncertainty: a noise of {sigma:.3g} {self.data_unit} was estimated from their scatter. "
+            "Pass uncertainty=, as a Quantity, an NDUncertainty or a noise model such as CountNoise",
+            SpecfitWarning,
+            stacklevel=6,
+        )
+        estimated = Sigma(np.broadcast_to(np.float64(sigma), self.cube.data.shape), 1, 1.0)
+        return replace(self, sigma=estimated, noise_origin="estimated")
+
+    # -- shapes ----------------------------------------------------------------------------------
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape of one pixel's samples: ``(n,)`` or ``(stokes, n)``."""
+        n = self.x.shape[0]
+        return (len(self.stokes), n) if len(self.stokes) > 1 else (n,)
+
+    @property
+    def window_middle(self) -> float:
+        """The middle of the spectral range in use, in ``spectral_unit``."""
+        x = self.x if self.used is None else self.x[self.used]
+        return 0.5 * (float(np.min(x)) + float(np.max(x)))
+
+    def _pixels_first(self, array):
+        """A view of a cube-shaped array as ``(pixels, ...)`` where strides allow, else ``(map axes, ...)``."""
+        view = array.transpose(self.axes.order) if array.ndim else array
+        lead = len(self.axes.grid)
+        tail = view.shape[lead:]
+        if lead == 0:
+            return view[None]
+        if lead == 1 or hasattr(view, "dask"):
+            return view.reshape(self.grid.size, *tail)
+        strides, shape = view.strides, view.shape
+        if all(strides[i] == strides[i + 1] * shape[i + 1] for i in range(lead - 1)):
+            return view.reshape(self.grid.size, *tail)
+        return view
+
+    @cached_property
+    def _views(self) -> dict[str, object]:
+        views = {"data": self._pixels_first(self.cube.data)}
+        if self.sigma is not None:
+            views["sigma"] = self._pixels_first(self.sigma.values)
+        for number, mask in enumerate(self.masks):
+            views[f"mask{number}"] = self._pixels_first(mask)
+        return views
+
+    def _gather(self, name: str, index) -> np.ndarray:
+        """``(pixels, [stokes,] [n])`` of some pixels; a view where possible."""
+        view = self._views[name]
+        lead = max(len(self.axes.grid), 1)
+        if view.shape[0] == self.grid.size and view.ndim == self._tail + 1:
+            part = view[index]
+        else:
+            numbers = np.arange(self.grid.size)[index] if isinstance(index, slice) else np.asarray(index)
+            part = view[np.unravel_index(numbers, view.shape[:lead])]
+        part = np.asarray(part)
+        if self.stokes_index is not None:
+            part = part[:, list(self.stokes_index)] if len(self.stokes) > 1 else part[:, self.stokes_index[0]]
+        return part if self.axes.sample is not None else part[..., None]
+
+    @property
+    def _tail(self) -> int:
+        return sum(axis is not None for axis in (self.axes.stokes, self.axes.sample))
+
+    # -- blocks ----------------------------------------------------------------------------------
+
+    def block(
+        self,
+        index: slice | np.ndarray,
+        *,
+        dtype: torch.dtype = torch.float64,
+        device="cpu",
+        origin: float = 0.0,
+        scale: float = 1.0,
+        data_scale: float = 1.0,
+    ) -> Block:
+        """Some pixels as tensors, in the frame ``(x - origin) / scale``, ``data / data_scale``.
+
+        Parameters
+        ----------
+        index : slice or `numpy.ndarray`
+            Flat pixel numbers, in the C order of the map.
+        dtype, device
+            Of the tensors. The axis is centred in float64 before it is rounded.
+        """
+        data = _pixel_last(self._gather("data", index), dtype, device)
+        if self.sigma is None:
+            weight = torch.ones_like(data)
+        else:
+            weight = _pixel_last(self._gather("sigma", index), dtype, device)
+            weight = _to_weight(weight, self.sigma, data_scale)
+        if data_scale != 1.0:
+            data /= data_scale
+        masked = None
+        for number in range(len(self.masks)):
+            mask = _pixel_last(self._gather(f"mask{number}", index), torch.bool, device)
+            masked = mask if masked is None else masked | mask
+        used = None
+        if self.used is not None:
+            used = torch.as_tensor(self.used if self.used.ndim == 1 else self.used[:, index], device=device)
+            used = used[:, None] if used.ndim == 1 else used
+        good = torch.isfinite(data)
+        good &= weight > 0
+        good &= torch.isfinite(weight)
+        flags = torch.zeros(data.shape[-1], dtype=torch.int32, device=device)
+        if not bool(good.all()) or masked is not None or used is not None:
+            bad = ~good
+            if masked is not None:
+                bad &= ~masked
+                good &= ~masked
+            if used is not None:
+                bad &= used
+                good &= used
+            samples = tuple(range(data.ndim - 1))
+            flags[bad.any(samples) if len(samples) == 1 else bad.flatten(0, -2).any(0)] |= int(Status.BAD_DATA)
+            if masked is not None:
+                flags[~good.flatten(0, -2).any(0)] |= int(Status.MASKED)
+            data.masked_fill_(~good, 0.0)
+            weight.masked_fill_(~good, 0.0)
         x = self.x[:, None] if self.x.ndim == 1 else self.x[:, index]
-        flags = torch.where(((~good) & ~m).any(0), int(Status.BAD_DATA), 0).int()
-        return Block(d, w, torch.as_tensor((x - origin) / scale, dtype=dtype, device=device), flags)
+        x = torch.as_tensor((x - origin) / scale, dtype=dtype, device=device)
+        return Block(data, weight, x, flags)
 
-    def map_cube(self, values, unit, *, sigma=None, mask=None, leading=None):
-        sub = self.cube[tuple(0 if i == self.axis else slice(None) for i in range(self.cube.data.ndim))]
-        f = lambda v: None if v is None else np.asarray(v).reshape(self.shape)
-        return NDCube(f(values), wcs=sub.wcs, unit=unit, uncertainty=None if sigma is None else StdDevUncertainty(f(sigma)), mask=f(mask))
+    # -- the way back ----------------------------------------------------------------------------
 
-    def light_cube(self, values, unit):
-        v = np.moveaxis(np.asarray(values).T.reshape(*self.shape, -1), -1, self.axis)
-        return NDCube(v, wcs=self.cube.wcs, unit=unit)
+    @cached_property
+    def _template(self) -> NDCube:
+        """A cube of the map's axes, to be filled."""
+        item = tuple(slice(None) if i in self.axes.grid else 0 for i in range(self.cube.data.ndim))
+        part = self.cube[item]
+        wcs = map_wcs(self.cube, self.axes)
+        kept = {"wcs": wcs} if wcs is not None else {}
+        return part.to_nddata(
+            data=np.broadcast_to(np.float64(0), self.grid.shape),
+            uncertainty=None,
+            mask=None,
+            unit=None,
+            meta=None,
+            nddata_type=NDCube,
+            extra_coords="copy",
+            **kept,
+        )
+
+    def map_cube(self, values, unit, *, sigma=None, mask=None, leading=None) -> NDCube:
+        """A map as an NDCube on the cube's celestial (and time) axes.
+
+        Parameters
+        ----------
+        values : `numpy.ndarray`
+            ``(pixels,)`` or shaped as the map; with ``leading`` ``(k, pixels)``.
+        unit : `~astropy.units.Unit`
+        sigma, mask : `numpy.ndarray`, optional
+            As ``values``.
+        leading : tuple of (str, `~astropy.units.Quantity`), optional
+            Name and values of a world axis in front, ``(k,)``.
+        """
+        lead = () if leading is None else (len(leading[1]),)
+
+        def shaped(array):
+            return None if array is None else np.asarray(array).reshape(*lead, *self.grid.shape)
+
+        data = shaped(values)
+        errors = None if sigma is None else StdDevUncertainty(shaped(sigma))
+        if self.axes.grid and leading is None:
+            return self._template.to_nddata(
+                data=data,
+                unit=unit,
+                uncertainty=errors,
+                mask=shaped(mask),
+                meta={},
+                nddata_type=NDCube,
+                extra_coords="copy",
+                global_coords="copy",
+            )
+        wcs = self._template.wcs if self.axes.grid else _plain_wcs()
+        if leading is not None:
+            name, places = leading
+            table = QuantityTableCoordinate(places, names=name, physical_types=f"custom:{name}").wcs
+            wcs = CompoundLowLevelWCS(wcs.low_level_wcs, table)
+        return NDCube(data, wcs=wcs, unit=unit, uncertainty=errors, mask=shaped(mask), meta={})
+
+    def light_cube(self, values, unit) -> NDCube:
+        """Light as an NDCube on the cube's own axes; NaN at Stokes parameters that were not used.
+
+        Parameters
+        ----------
+        values : `numpy.ndarray`
+            ``([stokes,] n, pixels)``.
+        """
+        values = np.asarray(values)
+        out = np.full(self.cube.data.shape, np.nan, dtype=values.dtype if values.dtype.kind == "f" else float)
+        view = out.transpose(self.axes.order)
+        filled = np.moveaxis(values, -1, 0)
+        if self.axes.sample is None:
+            filled = filled[..., 0]
+        shape = self.grid.shape if self.axes.grid else ()
+        filled = filled.reshape(*shape, *filled.shape[1:])
+        if self.stokes_index is None:
+            view[...] = filled
+        else:
+            lead = (slice(None),) * len(self.axes.grid)
+            if len(self.stokes) == 1:
+                filled = np.expand_dims(filled, len(self.axes.grid))
+            view[(*lead, list(self.stokes_index))] = filled
+        mask = None
+        if self.masks:
+            mask = np.logical_or.reduce([np.broadcast_to(m, self.cube.data.shape) for m in self.masks])
+        return self.cube.to_nddata(
+            data=out,
+            unit=unit,
+            uncertainty=None,
+            mask=mask,
+            meta={},
+            nddata_type=NDCube,
+            extra_coords="copy",
+            global_coords="copy",
+        )
+
+
+def _check_cube(cube) -> None:
+    if not isinstance(cube, NDCube):
+        raise TypeError(
+            f"data must be an NDCube (or several), found {type(cube).__name__}; wrap arrays in NDCube(data, wcs)"
+        )
+    if torch.is_tensor(cube.data):
+        raise TypeError("the NDCube holds a torch tensor; NDCube needs numpy (or dask) arrays: use tensor.numpy()")
+    if not hasattr(cube.data, "shape") or np.dtype(cube.data.dtype).kind not in "iuf":
+        raise TypeError(
+            f"the NDCube must hold real numbers, found dtype {getattr(cube.data, 'dtype', type(cube.data))}"
+        )
+    if cube.data.size == 0:
+        raise ValueError(f"the NDCube holds no data: its shape is {cube.data.shape}")
+
+
+def _read_mask(mask, cube: NDCube, axes: Axes) -> np.ndarray | None:
+    if mask is None or mask is False or (np.ndim(mask) == 0 and not bool(mask)):
+        return None
+    mask = np.asarray(mask, bool)
+    shape = cube.data.shape
+    grid = tuple(shape[i] for i in axes.grid)
+    if mask.shape == shape or mask.ndim == 0:
+        return np.broadcast_to(mask, shape)
+    if mask.shape == grid and grid:
+        full = mask.reshape(*grid, *[1] * (len(shape) - len(grid)))
+        return np.broadcast_to(full.transpose(np.argsort(axes.order)), shape)
+    if axes.sample is not None and mask.shape == (shape[axes.sample],):
+        full = mask.reshape([-1 if i == axes.sample else 1 for i in range(len(shape))])
+        return np.broadcast_to(full, shape)
+    raise ValueError(
+        f"the mask has shape {mask.shape}; expected that of the data {shape}, of the map {grid}, "
+        "or of the spectral axis"
+    )
+
+
+def _stokes_index(cube: NDCube, axes: Axes, stokes: str) -> tuple[int, ...] | None:
+    if axes.stokes is None:
+        if stokes != "I":
+            raise ValueError(
+                f"the model speaks of Stokes {stokes}, but the cube has no axis of physical type "
+                f"'phys.polarization.stokes'; its physical types are {cube.array_axis_physical_types}"
+            )
+        return None
+    offered = stokes_names(cube, axes)
+    missing = [s for s in stokes if s not in offered]
+    if missing:
+        raise ValueError(f"the model needs Stokes {stokes}, the cube has {offered}: {', '.join(missing)} missing")
+    return tuple(offered.index(s) for s in stokes)
+
+
+def _pixel_last(part: np.ndarray, dtype: torch.dtype, device) -> torch.Tensor:
+    """A fresh tensor ``(..., pixels)`` from ``(pixels, ...)``; the input is never shared nor changed."""
+    if not part.dtype.isnative:
+        part = part.astype(part.dtype.newbyteorder("="))
+    if part.dtype.kind == "u" and part.dtype.itemsize > 1:
+        part = part.astype(np.int64 if part.dtype.itemsize < 8 else np.float64)
+    if not part.flags.writeable or any(s < 0 for s in part.strides):
+        part = part.copy()  # torch would warn of (or refuse) memory that it must not, or cannot, walk
+    source = torch.from_numpy(part).movedim(0, -1)
+    return torch.empty(source.shape, dtype=dtype, device=device).copy_(source)
+
+
+def _to_weight(values: torch.Tensor, sigma: Sigma, data_scale: float) -> torch.Tensor:
+    """1/sigma² in the internal frame; not positive or not finite where sigma says nothing."""
+    if sigma.power == -2:
+        return values.mul_(sigma.factor * data_scale**2)
+    if sigma.power == 2:
+        return values.mul_(sigma.factor / data_scale**2).reciprocal_()
+    values.mul_(sigma.factor / data_scale)
+    # The sign survives: a negative sigma is an invalid one (eispac marks missing samples so).
+    return values.mul_(values.abs()).reciprocal_()
+
+
+def _plain_wcs() -> WCS:
+    wcs = WCS(naxis=1)
+    wcs.wcs.ctype = ["PIXEL"]
+    wcs.wcs.set()
+    return wcs
+
+
+def as_cubes(data):
+    """The members of a sequence or a collection of cubes; anything else is returned as it is.
+
+    Parameters
+    ----------
+    data : `~ndcube.NDCube`, `~ndcube.NDCubeSequence`, `~ndcube.NDCollection` or list
+
+    Returns
+    -------
+    list for a sequence, dict for a collection
+    """
+    if isinstance(data, NDCubeSequence):
+        return list(data.data)
+    if isinstance(data, NDCollection):
+        return {key: data[key] for key in data}
+    if isinstance(data, Mapping):
+        raise TypeError(
+            "a mapping of cubes has no order of its own here; pass a list to fit jointly, or an NDCollection"
+        )
+    return data

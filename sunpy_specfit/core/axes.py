@@ -1,0 +1,162 @@
+"""Which array axis is what: found by physical type, never by position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import astropy.units as u
+import numpy as np
+from astropy.wcs import WCS
+from ndcube import NDCube
+
+__all__ = ["Axes", "find_axes", "map_wcs", "spectral_values", "stokes_names"]
+
+_STOKES = {1: "I", 2: "Q", 3: "U", 4: "V"}
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The array axes of a cube by their meaning.
+
+    Attributes
+    ----------
+    sample : int or None
+        The spectral or channel axis.
+    stokes : int or None
+    grid : tuple of int
+        What is left, in array order: the axes of the maps.
+    kinds : tuple of str
+        For each of ``grid``: "space", "time" or "other".
+    """
+
+    sample: int | None
+    stokes: int | None
+    grid: tuple[int, ...]
+    kinds: tuple[str, ...]
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Array axes as the package works with them: maps, Stokes, samples."""
+        return (*self.grid, *(axis for axis in (self.stokes, self.sample) if axis is not None))
+
+
+def _is(physical_type: str | None, *starts: str) -> bool:
+    return (physical_type or "").removeprefix("custom:").startswith(starts)
+
+
+def find_axes(cube: NDCube, data_axis: str | None, spectral_axis: u.Quantity | None = None) -> Axes:
+    """Tell the axes of a cube apart.
+
+    Parameters
+    ----------
+    cube : `~ndcube.NDCube`
+    data_axis : {"spectral", "channel", None}
+        What the samples of a pixel lie along.
+    spectral_axis : `~astropy.units.Quantity`, optional
+        Wavelengths given by the user: a cube whose WCS knows none may then be used, if one axis alone fits.
+
+    Raises
+    ------
+    ValueError
+        If there is no such axis, or more than one could be meant.
+    """
+    types = cube.array_axis_physical_types
+    stokes = next((i for i, t in enumerate(types) if any(_is(p, "phys.polarization.stokes") for p in t)), None)
+    sample = None
+    if data_axis == "spectral":
+        sample = _spectral_axis(cube, types, spectral_axis)
+    elif data_axis == "channel":
+        known = ("pos.", "time", "phys.polarization", "em.", "spect.")
+        candidates = [i for i, t in enumerate(types) if not any(_is(p, *known) for p in t)]
+        if len(candidates) != 1:
+            raise ValueError(
+                "these data need one channel axis, which is neither celestial nor time, Stokes or spectral; found "
+                f"{len(candidates)} among the physical types {types}"
+            )
+        sample = candidates[0]
+    grid = tuple(i for i in range(cube.data.ndim) if i not in (stokes, sample))
+    kinds = tuple(
+        "space"
+        if any(_is(p, "pos.") for p in types[i])
+        else "time"
+        if any(_is(p, "time") for p in types[i])
+        else "other"
+        for i in grid
+    )
+    return Axes(sample, stokes, grid, kinds)
+
+
+def _spectral_axis(cube: NDCube, types, given: u.Quantity | None) -> int:
+    candidates = [i for i, t in enumerate(types) if any(_is(p, "em.", "spect.") for p in t)]
+    if len(candidates) == 1:
+        return candidates[0]
+    if not candidates:
+        if given is not None:
+            shape = np.shape(given)
+            fitting = [i for i, n in enumerate(cube.data.shape) if len(shape) == 1 and n == shape[0]]
+            if len(fitting) == 1:
+                return fitting[0]
+        raise ValueError(
+            f"the cube has no spectral axis: its physical types are {types}, and none starts with 'em.' or 'spect.'. "
+            "Give the axis one in the WCS; spectral_axis= alone helps only where its length fits one axis"
+        )
+    # Wavelength may depend on the slit's axis too (a rotated slit): the spectral axis is where it runs most.
+    wcs = cube.wcs.low_level_wcs
+    world = _spectral_world(wcs)
+    ndim = cube.data.ndim
+    middle = [(n - 1) / 2 for n in reversed(cube.data.shape)]
+    runs = []
+    for axis in candidates:
+        ends = []
+        for end in (0, max(cube.data.shape[axis] - 1, 1)):
+            pixel = list(middle)
+            pixel[ndim - 1 - axis] = end
+            ends.append(np.atleast_1d(wcs.pixel_to_world_values(*pixel))[world] if wcs.world_n_dim > 1 else end)
+        runs.append(abs(float(ends[1]) - float(ends[0])))
+    return candidates[int(np.argmax(runs))]
+
+
+def _spectral_world(wcs) -> int:
+    return next(i for i, p in enumerate(wcs.world_axis_physical_types) if _is(p, "em.", "spect."))
+
+
+def spectral_values(cube: NDCube, axes: Axes) -> u.Quantity:
+    """Wavelengths (or frequencies, ...) from the WCS: ``(n,)``, or shaped as the cube where they vary over the map."""
+    wcs = cube.wcs.low_level_wcs
+    world, ndim = _spectral_world(wcs), cube.data.ndim
+    correlated = wcs.axis_correlation_matrix[world]
+    # Only the pixel axes that the wavelength depends on are run through; the others stay at their first pixel.
+    ranges = [np.arange(n) if correlated[ndim - 1 - i] else np.zeros(1) for i, n in enumerate(cube.data.shape)]
+    grid = np.meshgrid(*ranges, indexing="ij")
+    values = wcs.pixel_to_world_values(*reversed(grid))
+    values = np.asarray(values[world] if wcs.world_n_dim > 1 else values, float)
+    unit = u.Unit(wcs.world_axis_units[world])
+    if not any(correlated[ndim - 1 - i] for i in (*axes.grid, *([axes.stokes] if axes.stokes is not None else []))):
+        return values.reshape(-1) * unit
+    return np.broadcast_to(values, cube.data.shape) * unit
+
+
+def stokes_names(cube: NDCube, axes: Axes) -> str:
+    """The Stokes parameters along the Stokes axis, in its order."""
+    wcs, ndim = cube.wcs.low_level_wcs, cube.data.ndim
+    world = next(i for i, p in enumerate(wcs.world_axis_physical_types) if _is(p, "phys.polarization.stokes"))
+    pixels = [np.zeros(cube.data.shape[axes.stokes])] * ndim
+    pixels[ndim - 1 - axes.stokes] = np.arange(cube.data.shape[axes.stokes])
+    values = wcs.pixel_to_world_values(*pixels)
+    values = np.atleast_1d(values[world] if wcs.world_n_dim > 1 else values)
+    return "".join(_STOKES.get(int(round(float(v))), "?") for v in values)
+
+
+def map_wcs(cube: NDCube, axes: Axes) -> WCS | None:
+    """A FITS WCS of the map's axes alone, or None where slicing is the only way."""
+    wcs = cube.wcs
+    if not isinstance(wcs, WCS) or not axes.grid:
+        return None
+    ndim = cube.data.ndim
+    kept_pixels = [ndim - 1 - i for i in axes.grid]
+    matrix = wcs.axis_correlation_matrix
+    kept_worlds = [w for w in range(wcs.world_n_dim) if matrix[w, kept_pixels].any()]
+    dropped = [p for p in range(ndim) if p not in kept_pixels]
+    if len(kept_worlds) != len(kept_pixels) or matrix[np.ix_(kept_worlds, dropped)].any():
+        return None
+    return wcs.sub([p + 1 for p in sorted(kept_pixels)])
