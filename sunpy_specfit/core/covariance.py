@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch.autograd import forward_ad
 
+from .elementwise import pixel_gradients
 from .layout import Layout
 
 __all__ = ["Propagation", "packed_row"]
@@ -197,33 +197,29 @@ class Propagation:
             Name -> free number -> derivative ``(k, pixels)``, k = 1 for scalars; empty if not asked for.
         """
         parameters, auxiliary = self.inputs(index)
-        values = {
-            name: self._spread(value).numpy() for name, value in self.derive(index, parameters, auxiliary).items()
-        }
-        gradients: dict[str, dict[int, np.ndarray]] = {name: {} for name in values}
+        if with_gradients:
+            parameters = {name: value.requires_grad_() for name, value in parameters.items()}
+        derived = self.derive(index, parameters, auxiliary)
+        values = {name: self._spread(value).numpy() for name, value in derived.items()}
         if not with_gradients:
             return values, {}
-        for name, value in parameters.items():
-            rows = self.layout.rows[self.layout.keys[index][name]]
-            for position, row in enumerate(range(rows.start, rows.stop)):
-                columns = np.flatnonzero(self.transform[row])
-                if not len(columns):
-                    continue
-                tangent = torch.zeros_like(value)
-                (tangent[position] if value.ndim > 1 else tangent).fill_(1.0)
-                with forward_ad.dual_level():
-                    dual = self.derive(index, {**parameters, name: forward_ad.make_dual(value, tangent)}, auxiliary)
-                    moved = {key: forward_ad.unpack_dual(out)[1] for key, out in dual.items()}
-                for key, derivative in moved.items():
-                    if derivative is None:
-                        continue
-                    derivative = self._spread(derivative).numpy()
-                    derivative = derivative if derivative.ndim > 1 else derivative[None]
-                    for j in columns:
-                        step = self.transform[row, j] * derivative
-                        earlier = gradients[key].get(int(j))
-                        gradients[key][int(j)] = step if earlier is None else earlier + step
+        gradients: dict[str, dict[int, np.ndarray]] = {name: {} for name in values}
+        for key, outputs in pixel_gradients(derived, parameters).items():
+            for output, pulled in enumerate(outputs):
+                for name, gradient in pulled.items():
+                    self._collect(gradients[key], index, name, gradient, (output, len(outputs)))
         return values, gradients
+
+    def _collect(self, gradients, index: int, name: str, gradient: torch.Tensor, place: tuple[int, int]) -> None:
+        """Add one output's derivative with respect to a parameter, through the free numbers it follows."""
+        output, n_outputs = place
+        gradient = self._spread(gradient).numpy()
+        gradient = gradient if gradient.ndim > 1 else gradient[None]
+        rows = self.layout.rows[self.layout.keys[index][name]]
+        for position, row in enumerate(range(rows.start, rows.stop)):
+            for j in np.flatnonzero(self.transform[row]):
+                total = gradients.setdefault(int(j), np.zeros((n_outputs, self.n_pixels)))
+                total[output] += self.transform[row, j] * gradient[position]
 
     def _spread(self, value: torch.Tensor) -> torch.Tensor:
         value = value.detach().double()

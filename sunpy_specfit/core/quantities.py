@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch.autograd import forward_ad
 
+from .elementwise import pixel_gradients
 from .layout import Layout
 
 __all__ = ["Quantities"]
@@ -71,14 +71,17 @@ class Quantities:
         transform : `torch.Tensor`
             dθ/dfree, ``(rows, free)``.
         """
-        maps, columns = self.maps(theta), []
+        theta = theta.detach().requires_grad_()
+        maps = self.maps(theta)
+        gradients = pixel_gradients(maps, {"theta": theta})
+        columns = []
         for j in range(transform.shape[1]):
-            tangent = transform[:, j : j + 1].expand_as(theta).contiguous()
-            with forward_ad.dual_level():
-                dual = self.maps(forward_ad.make_dual(theta, tangent))
-                column = {}
-                for name, value in dual.items():
-                    _, derivative = forward_ad.unpack_dual(value)
-                    column[name] = torch.zeros_like(maps[name]) if derivative is None else derivative
+            column = {}
+            for name, rows in gradients.items():
+                moved = [
+                    (transform[:, j : j + 1] * row["theta"]).sum(0) if row else torch.zeros_like(theta[0])
+                    for row in rows
+                ]
+                column[name] = torch.stack(moved) if maps[name].ndim > 1 else moved[0]
             columns.append(column)
-        return maps, columns
+        return {name: value.detach() for name, value in maps.items()}, columns
