@@ -197,6 +197,8 @@ class Search:
     def _scan(self, grid, shapes, rest, count: int) -> list[torch.Tensor]:
         """The best candidates of each pixel, ``(pixels,)`` each; no two of them near each other."""
         candidates = grid.shape[1]
+        if candidates == 1:
+            return [torch.zeros(self.samples.data.shape[1], dtype=torch.long, device=grid.device)]
         pieces = max(1, -(-candidates * self.samples.data.shape[1] * max(len(shapes), 1) ** 2 // _CHUNK))
         gain = torch.cat([self._gain(*part) for part in _pieces(shapes, rest, candidates, pieces)])
         gain = gain.nan_to_num_(nan=-torch.inf, posinf=-torch.inf)
@@ -221,7 +223,7 @@ class Search:
         if bool((rest != 0).any()):
             gain = 2 * (rest.T @ weighted) - rest.square().T @ weight
         if not columns:
-            return torch.as_tensor(gain, dtype=self.dtype, device=weight.device).expand(-1, weight.shape[1])
+            return gain
         size = (max(s.shape[1] for s in shapes.values()), weight.shape[1])
         matrix, right = [], []
         for i, a in enumerate(columns):

@@ -1,0 +1,104 @@
+"""Conjugate gradients for symmetric positive (semi-)definite systems that are known by their products only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+__all__ = ["Solved", "conjugate_gradient"]
+
+
+class Solved(NamedTuple):
+    """What `conjugate_gradient` found.
+
+    Attributes
+    ----------
+    x : `torch.Tensor`
+        Shaped as the right-hand side.
+    iterations : int
+        Products with the matrix, for the slowest right-hand side.
+    residual : `torch.Tensor`
+        |b - A x| / |b| in the norm of the preconditioner, one for each right-hand side.
+    """
+
+    x: torch.Tensor
+    iterations: int
+    residual: torch.Tensor
+
+
+def conjugate_gradient(
+    matvec: Callable[[torch.Tensor], torch.Tensor],
+    b: torch.Tensor,
+    *,
+    preconditioner: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    tolerance: float = 1e-6,
+    max_iterations: int = 500,
+    x0: torch.Tensor | None = None,
+) -> Solved:
+    """Solve A x = b.
+
+    Parameters
+    ----------
+    matvec : callable
+        A x. It is given tensors shaped as ``b``.
+    b : `torch.Tensor`
+        ``(n,)``, or ``(batch, n)`` for several right-hand sides at once.
+    preconditioner : callable, optional
+        Roughly A⁻¹ r; symmetric and positive definite.
+    tolerance : float
+        A right-hand side is solved when its residual has fallen to this fraction of ``b``, in the norm of the
+        preconditioner.
+    max_iterations : int
+    x0 : `torch.Tensor`, optional
+        Where to start; zero by default.
+
+    Returns
+    -------
+    `Solved`
+        A direction without positive curvature ends the search of its right-hand side: x is then the best so far.
+
+    References
+    ----------
+    Hestenes & Stiefel (1952), https://doi.org/10.6028/jres.049.044
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sunpy_specfit.numerics.conjugate_gradient import conjugate_gradient
+    >>> a = torch.tensor([[4.0, 1.0], [1.0, 3.0]])
+    >>> conjugate_gradient(lambda v: a @ v, torch.tensor([1.0, 2.0])).x
+    tensor([0.0909, 0.6364])
+    """
+    if preconditioner is None:
+        preconditioner = torch.clone
+    x = torch.zeros_like(b) if x0 is None else x0.clone()
+    r = b.clone() if x0 is None else b - matvec(x)
+    z = preconditioner(r)
+    p = z
+    rz = _dot(r, z)
+    size = _dot(b, preconditioner(b)) if x0 is not None else rz
+    goal = size.clamp_min(0) * tolerance**2
+    active = rz > goal
+    iterations = 0
+    while iterations < max_iterations and bool(active.any()):
+        iterations += 1
+        ap = matvec(p)
+        curvature = _dot(p, ap)
+        active &= curvature > 0
+        alpha = torch.where(active, rz / torch.where(active, curvature, 1.0), 0.0)
+        x = x + alpha * p
+        r = r - alpha * ap
+        z = preconditioner(r)
+        renewed = _dot(r, z)
+        beta = torch.where(active, renewed / torch.where(active, rz, 1.0), 0.0)
+        rz = torch.where(active, renewed, rz)
+        p = z + beta * p
+        active &= rz > goal
+    residual = (rz.clamp_min(0) / size.clamp_min(torch.finfo(b.dtype).tiny)).sqrt()
+    return Solved(x, iterations, residual[..., 0])
+
+
+def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return (a * b).sum(-1, keepdim=True)
