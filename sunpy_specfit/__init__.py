@@ -15,26 +15,35 @@ from .core.warnings import SpecfitPluginWarning, SpecfitWarning
 from .plugins.external import ExternalModel
 from .plugins.gaussian import Gaussian, Polynomial, Voigt
 from .plugins.noise import CountNoise
-from .plugins.solvers import LevenbergMarquardt
+from .plugins.priors import Hinge, Penalty, Ridge, Smooth, TotalVariation
+from .plugins.solvers import LBFGS, Adam, GaussNewton, LevenbergMarquardt
 
 __all__ = [
+    "LBFGS",
+    "Adam",
     "Auxiliary",
     "CountNoise",
     "ExternalModel",
     "FitResult",
+    "GaussNewton",
     "Gaussian",
+    "Hinge",
     "LevenbergMarquardt",
     "Model",
     "Noise",
     "Operator",
     "Parameter",
+    "Penalty",
     "Polynomial",
     "Prior",
+    "Ridge",
+    "Smooth",
     "Solution",
     "Solver",
     "SpecfitPluginWarning",
     "SpecfitWarning",
     "Status",
+    "TotalVariation",
     "Voigt",
     "fit",
     "hookimpl",

@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy.ndimage import distance_transform_edt
 from tqdm.auto import tqdm
 
 from ..numerics import packed
+from .curvature import Curvature
 from .loss import excess
 from .pixels import PixelBlock
+from .posterior import probe_inverse
 from .problem import Problem
 from .solver import Solution, Solver
 from .start import find_starts
@@ -146,18 +149,16 @@ def starts(problem: Problem, block: PixelBlock, index, init, previous, n_starts:
 
 def _fit_block(problem, solver, block, piece, init, previous, n_starts, outcome) -> None:
     """Fit one block and write what comes out of it."""
-    pixels = torch.arange(piece.start, piece.stop)
-    status, valid, worth = _triage(block)
+    index = np.arange(piece.start, piece.stop)
+    status, _, worth = _triage(block)
     if not bool(worth.all()):
-        lost = ~worth
-        outcome.status[pixels[lost.cpu()]] = status[lost].cpu().numpy()
-        outcome.dof[pixels[lost.cpu()]] = 0
-        if not bool(worth.any()):
+        kept = worth.cpu().numpy()
+        outcome.status[index[~kept]] = status.cpu().numpy()[~kept]
+        outcome.dof[index[~kept]] = 0
+        if not kept.any():
             return
-        keep = worth.nonzero()[:, 0]
-        block, pixels = block.select(keep), pixels[keep.cpu()]
-        previous = None if previous is None else previous[:, keep.cpu()]
-    index = pixels.numpy()
+        block, index = block.select(worth.nonzero()[:, 0]), index[kept]
+        previous = None if previous is None else previous[:, torch.as_tensor(kept)]
     first = starts(problem, block, index, init, previous, n_starts)
     block, solution = _solve(problem, solver, block, first)
     _finish(problem, block, solution, index, outcome)
@@ -288,8 +289,7 @@ def _run_whole(problem, solver, init, n_starts, outcome, local) -> None:
         outcome.status[:] = flags.cpu().numpy()
         outcome.dof[:] = 0
         return
-    # Pixels without data of their own start from the median; the priors and neighbours take it from there.
-    start[:, ~known] = start[:, known].median(-1, keepdim=True).values
+    start = start[:, _nearest(known, problem.grid.shape)]
     problem.renew_weights(start)
     solution = solver.solve(problem, start[None])
     for _ in range(_NOISE_ROUNDS - 1 if problem.has_noise_model else 0):
@@ -298,23 +298,44 @@ def _run_whole(problem, solver, init, n_starts, outcome, local) -> None:
     _finish_whole(problem, solution, flags, outcome)
 
 
+def _nearest(known: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """For each pixel the nearest known one: where those without data of their own start from."""
+    if bool(known.all()):
+        return torch.arange(known.numel(), device=known.device)
+    places = distance_transform_edt(~known.cpu().numpy().reshape(shape), return_distances=False, return_indices=True)
+    return torch.as_tensor(np.ravel_multi_index(tuple(places), shape).reshape(-1), device=known.device)
+
+
 def _finish_whole(problem, solution, flags, outcome) -> None:
+    problem = problem.with_learned(solution.weights)
     free, whole = solution.free, problem.whole()
+    leverage = solution.leverage
     if solution.covariance is not None:
         covariance, undetermined = solution.covariance.double(), None
+    elif problem.couples_pixels:
+        covariance, found, undetermined = probe_inverse(Curvature(problem, free), seed=problem.seed)
+        leverage = found if leverage is None else leverage
     else:
         parts = [packed.inverse(_block_matrix(problem, free, part)) for part in problem.slices()]
         covariance, undetermined = torch.cat([p[0] for p in parts], -1), torch.cat([p[1] for p in parts], -1)
-    squared = problem.residual(free, solution.weights or None).square()
-    outcome.chi2[:] = excess(problem.loss_name, squared).sum(0).double().cpu().numpy()
+        if leverage is None and whole.priors:
+            leverage = _trace(covariance, problem.linearize(free, priors=False)[1].matrix)
+    squared = problem.residual(free).square()
     valid = whole.n_valid()
-    spent = (
-        solution.leverage.double() if solution.leverage is not None else torch.full_like(covariance[0], problem.n_free)
-    )
+    spent = leverage.double() if leverage is not None else torch.full_like(covariance[0], problem.n_free)
     status = solution.status.to(torch.int32) | flags | _flags(problem, whole, free.double(), covariance, undetermined)
-    outcome.free[:] = free.double().cpu().numpy()
+    # Without a sample of its own a pixel has what priors and neighbours say, and nothing where they are silent.
+    empty = valid == 0
+    free, covariance = free.double().clone(), covariance.clone()
+    if undetermined is not None:
+        free[undetermined & empty] = torch.nan
+    silent = torch.isnan(free).all(0)
+    covariance[:, silent] = torch.nan
+    status = torch.where(silent, flags, status)
+    outcome.free[:] = free.cpu().numpy()
     outcome.covariance[:] = covariance.cpu().numpy()
-    outcome.dof[:] = (valid - spent).clamp_min(0).double().cpu().numpy()
+    outcome.chi2[:] = excess(problem.loss_name, squared).sum(0).double().where(~silent, torch.nan).cpu().numpy()
+    outcome.dof[:] = (valid - spent).double().where(~empty, 0.0).cpu().numpy()
     outcome.status[:] = status.cpu().numpy()
     outcome.info.update(solution.info)
     outcome.weights = {

@@ -193,8 +193,15 @@ class PixelBlock:
             total = total + excess(self.loss, squared).sum(0)
         return total
 
-    def linearize(self, free: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def linearize(self, free: torch.Tensor, *, priors: bool = True) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The Gauss-Newton quadratic of each pixel.
+
+        Parameters
+        ----------
+        free : `torch.Tensor`
+            ``(k, pixels)``.
+        priors : bool
+            Whether those that do not couple pixels are in it, or the data alone.
 
         Returns
         -------
@@ -220,9 +227,22 @@ class PixelBlock:
                 a, b = packed.normal_equations(columns, weight, residual)
                 objective = objective + 0.5 * residual.square_().mul_(weight).sum(0)
             matrix, vector = (a, b) if matrix is None else (matrix + a, vector + b)
+        if priors:
+            objective = objective + self._add_priors(theta, matrix, vector)
+        return torch.where(torch.isfinite(objective), objective, torch.inf), matrix, vector
+
+    def linearize_priors(self, free: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As `linearize`, for the priors alone that do not couple pixels."""
+        k = self.n_free
+        matrix, vector = free.new_zeros((k * (k + 1) // 2, free.shape[-1])), torch.zeros_like(free)
+        objective = torch.zeros_like(free[0]) + self._add_priors(self.theta(free), matrix, vector)
+        return objective, matrix, vector
+
+    def _add_priors(self, theta, matrix, vector) -> torch.Tensor | float:
+        objective = 0.0
         for prior, quantities in self.priors:
             objective = objective + self._add_prior(prior, quantities, theta, matrix, vector)
-        return torch.where(torch.isfinite(objective), objective, torch.inf), matrix, vector
+        return objective
 
     def _add_prior(self, prior, quantities, theta, matrix, vector) -> torch.Tensor:
         maps, columns = quantities.linearize(theta, self.transform)

@@ -27,9 +27,13 @@ class Prior(Configurable):
     ----------
     couples_pixels : bool
         Whether the energy joins neighbouring pixels. Where it does not, per-pixel solvers can use it.
+    automatic : bool
+        Whether a scale is still to be chosen from the data: `sunpy_specfit.fit` then asks `with_scales` for the prior
+        with the scales it tries and chooses.
     """
 
     couples_pixels: bool = False
+    automatic: bool = False
 
     @property
     @abstractmethod
@@ -47,6 +51,14 @@ class Prior(Configurable):
         grid : `~sunpy_specfit.core.grid.Grid`
             The shape of the maps and the meaning of their axes.
         """
+
+    def given_scale(self, name: str):
+        """The scale of one quantity as the user gave it: a Quantity, a number, or "auto"."""
+        raise NotImplementedError(f"{type(self).__name__} has no scale for each quantity")
+
+    def with_scales(self, scales: Mapping[str, u.Quantity]) -> Prior:
+        """The same prior with these scales, by name of the quantity, in place of the automatic ones."""
+        raise NotImplementedError(f"{type(self).__name__} has no scale to choose")
 
 
 class BoundPrior:

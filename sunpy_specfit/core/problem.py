@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -155,6 +155,25 @@ class Problem:
             simple=self._simple,
         )
 
+    def without_mixing(self) -> Problem:
+        """The same problem without the operators that mix pixels: what a preconditioner is made of."""
+        if not self.mixes_pixels:
+            return self
+        terms = [term.without_mixing() for term in self.terms]
+        data = [replace(d, term=term) for d, term in zip(self.whole().terms, terms, strict=True)]
+        return replace(self, terms=terms, _whole=replace(self.whole(), terms=data))
+
+    def with_learned(self, weights: Mapping[int, Mapping[int, Mapping[str, torch.Tensor]]]) -> Problem:
+        """The same problem with the operators' weights that a solver learned."""
+        if not weights:
+            return self
+        terms = [replace(term, learned=weights.get(number, {})) for number, term in enumerate(self.terms)]
+        whole = self._whole
+        if whole is not None:
+            data = [replace(d, term=term) for d, term in zip(whole.terms, terms, strict=True)]
+            whole = replace(whole, terms=data)
+        return replace(self, terms=terms, _whole=whole)
+
     def slices(self) -> list[slice]:
         """The blocks that work runs in: a pixel's block does not depend on which pixels are asked for."""
         return [slice(i, min(i + self.block_size, self.n_pixels)) for i in range(0, self.n_pixels, self.block_size)]
@@ -170,8 +189,8 @@ class Problem:
         if self.has_noise_model:
             self._whole = self.whole().with_weights_from(free)
 
-    def linearize(self, free: torch.Tensor) -> tuple[torch.Tensor, DenseBlocks, torch.Tensor]:
-        """The data (and the priors that do not couple pixels) as per-pixel quadratics at ``free``.
+    def linearize(self, free: torch.Tensor, *, priors: bool = True) -> tuple[torch.Tensor, DenseBlocks, torch.Tensor]:
+        """The data (and, if asked, the priors that do not couple pixels) as per-pixel quadratics at ``free``.
 
         Returns
         -------
@@ -195,7 +214,7 @@ class Problem:
         whole = self.whole()
         for part in self.slices():
             index = torch.arange(part.start, part.stop, device=self.device)
-            o, a, b = whole.select(index).linearize(free[:, index])
+            o, a, b = whole.select(index).linearize(free[:, index], priors=priors)
             objective.append(o)
             matrix.append(a)
             vector.append(b)
@@ -281,12 +300,20 @@ class Problem:
 
     def prior_energy(self, free: torch.Tensor) -> torch.Tensor:
         """Σ energies of all priors at ``free``, a scalar."""
+        return self._energy(free, self.priors)
+
+    def _energy(self, free: torch.Tensor, priors) -> torch.Tensor:
         total = free.new_zeros(())
-        theta = self.whole().theta(free)
-        for prior, names in self.priors:
-            quantities = Quantities(self.layout, names, self._physical_auxiliary)
-            total = total + prior.energy(quantities.maps(theta)).sum()
+        if priors:
+            theta = self.whole().theta(free)
+            for prior, names in priors:
+                maps = Quantities(self.layout, names, self._physical_auxiliary).maps(theta)
+                total = total + prior.energy(maps).sum()
         return total
+
+    def coupled_energy(self, free: torch.Tensor) -> torch.Tensor:
+        """Σ energies of the priors that couple pixels, a scalar."""
+        return self._energy(free, self.coupled_priors())
 
     def loss(self, free: torch.Tensor, weights=None) -> torch.Tensor:
         """The objective, a scalar that can be differentiated with respect to ``free`` and ``weights``.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -31,6 +32,8 @@ class Term:
     auxiliary : list of dict of str to `torch.Tensor`
         For each component of the term, its auxiliary inputs in the internal frame, float64, pixels last.
     batched : list of `BatchedModel`
+    learned : mapping
+        Operator number -> weights that a solver learned, in place of the operator's own.
     """
 
     observation: Observation
@@ -40,6 +43,7 @@ class Term:
     frame: Frame
     auxiliary: list[dict[str, torch.Tensor]]
     batched: list[BatchedModel]
+    learned: Mapping[int, Mapping[str, torch.Tensor]] = field(default_factory=dict)
 
     @classmethod
     def prepare(cls, observation: Observation, model: Model, layout: Layout, number: int, frame: Frame) -> Term:
@@ -61,6 +65,16 @@ class Term:
     def mixes_pixels(self) -> bool:
         """Whether an operator sends light from one pixel to another."""
         return any(operator.mixes_pixels for operator in self.model.operators)
+
+    def without_mixing(self) -> Term:
+        """The same term without the operators that mix pixels."""
+        model = self.model.components[0]
+        for component in self.model.components[1:]:
+            model = model + component
+        for operator in self.model.operators:
+            if not operator.mixes_pixels:
+                model = model | operator
+        return replace(self, model=model)
 
     def inputs(self, theta: torch.Tensor, component: int) -> dict[str, torch.Tensor]:
         """The parameters of one component out of all rows θ."""
@@ -87,7 +101,7 @@ class Term:
         operators = self.model.operators
         axes = self.operator_axes(x)
         for number, operator in enumerate(operators):
-            own = (weights or {}).get(number, operator.weights)
+            own = (weights or self.learned).get(number, operator.weights)
             light = operator.apply(light, axes[number + 1], shape, **own)
         return light
 

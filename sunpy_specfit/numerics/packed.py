@@ -6,6 +6,8 @@ are factored by an unrolled Cholesky whose every step is one operation over all 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 __all__ = ["diagonal_index", "index", "normal_equations", "pack", "inverse", "matvec", "size", "solve", "unpack"]
@@ -154,11 +156,16 @@ def solve(packed: torch.Tensor, vector: torch.Tensor, damping=0.0) -> torch.Tens
     damping : float or `torch.Tensor`
         Marquardt's λ, ``(pixels,)``.
     """
-    k = vector.shape[0]
+    return factorize(packed, damping)(vector)
+
+
+def factorize(packed: torch.Tensor, damping=0.0) -> Callable[[torch.Tensor], torch.Tensor]:
+    """`solve` for several vectors: what it returns takes ``(k, pixels)`` to (A + damping · diag A)⁻¹ of it."""
     scaled, scale = _unit_diagonal(packed, damping)
-    right = vector * scale
+    k = scale.shape[0]
     if k <= _UNROLLED:
-        return _substitute(_cholesky(scaled), right).mul_(scale)
+        own = _cholesky(scaled)
+        return lambda vector: _substitute(own, vector * scale).mul_(scale)
     full = unpack(scaled)
     factor, failed = torch.linalg.cholesky_ex(full)
     if failed.any():
@@ -171,7 +178,7 @@ def solve(packed: torch.Tensor, vector: torch.Tensor, damping=0.0) -> torch.Tens
             if not failed.any():
                 break
             lift = torch.where(failed > 0, (10 * lift).clamp_min(100 * k * torch.finfo(full.dtype).eps), 0.0)
-    return torch.cholesky_solve(right.T[..., None], factor)[..., 0].T * scale
+    return lambda vector: torch.cholesky_solve((vector * scale).T[..., None], factor)[..., 0].T * scale
 
 
 def inverse(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -181,7 +181,7 @@ def _reference_coupled(task: Task):
             matrix[[a, b, a, b], [a, b, b, a]] += np.array([1, 1, -1, -1]) / _Neighbours.scale**2
     # The pixel without data has a level from its neighbours and no slope at all.
     inverse = np.linalg.pinv(matrix)
-    best, errors = inverse @ vector, np.sqrt(np.diag(inverse))
+    best, errors = inverse @ vector, np.sqrt(np.diag(inverse).clip(min=0))
     return (
         {"level": best[0::2], "slope": best[1::2]},
         {"level": errors[0::2], "slope": errors[1::2]},

@@ -1,7 +1,9 @@
 """Every built-in method passes the kit that plugins are held against. A new method adds one line here."""
 
 import astropy.units as u
+import numpy as np
 import pytest
+import torch
 
 import sunpy_specfit as specfit
 from sunpy_specfit import Parameter
@@ -19,6 +21,11 @@ LORENTZIAN = {
     "width": Parameter("spectral", lower=0),
 }
 
+UNITS = {"velocity": u.km / u.s, "width": u.AA}
+UNITS_OF_WIDTH = {"width": u.AA}
+POSITIVE = {"width": torch.linspace(0.5, 4, 42, dtype=torch.float64).sin() + 1.5}
+SCAN = ["time", "space", "space"]
+
 # Method, and what the check needs to know beside it.
 MODELS = [
     (specfit.Gaussian(195.119 * u.AA), {}),
@@ -31,9 +38,26 @@ MODELS = [
     (specfit.Gaussian(195.119 * u.AA, label="a") + specfit.Gaussian(195.179 * u.AA, label="b"), {}),
 ]
 OPERATORS = []
-PRIORS = []
+PRIORS = [
+    (specfit.Smooth("velocity", scale=0.7 * u.km / u.s), {}),
+    (specfit.Smooth("velocity", "width", scale={"velocity": 3 * u.km / u.s, "width": 0.2}, order=2), {"units": UNITS}),
+    (specfit.Smooth("width", scale=0.3, logarithm=True), {"units": UNITS_OF_WIDTH, "maps": POSITIVE}),
+    (specfit.Smooth("velocity", scale=2.0, axes=("space", "time")), {"shape": (3, 4, 5), "kinds": SCAN}),
+    (specfit.Smooth("velocity", scale=2.0, axes="time", order=2), {"shape": (4, 3, 5), "kinds": SCAN}),
+    (specfit.TotalVariation("velocity", scale=0.7 * u.km / u.s), {}),
+    (specfit.TotalVariation("velocity", scale=0.7, axes="all"), {"shape": (3, 4, 5), "kinds": SCAN}),
+    (specfit.Ridge("width", 2.1 * u.AA, scale=30 * u.mAA), {"units": UNITS}),
+    (specfit.Ridge("width", np.linspace(1, 3, 42).reshape(6, 7), scale=np.full((6, 7), 0.3)), {"units": UNITS}),
+    (specfit.Hinge("width", lower=1.9 * u.AA, upper=2.5 * u.AA, scale=10 * u.mAA), {"units": UNITS}),
+    (specfit.Penalty("width", torch.distributions.Gamma(3.0, 1.0), unit=u.AA), {"units": UNITS}),
+    (specfit.Penalty("width", torch.distributions.StudentT(3.0, 2.0, 0.4)), {"units": UNITS}),
+    (specfit.Penalty(("velocity", "width"), lambda v, w: torch.cosh(v - w)), {"units": UNITS}),
+]
 SOLVERS = [
     (specfit.LevenbergMarquardt(), {}),
+    (specfit.GaussNewton(), {}),
+    (specfit.Adam(), {}),
+    (specfit.LBFGS(), {}),
 ]
 METHODS = {"model": MODELS, "operator": OPERATORS, "prior": PRIORS, "solver": SOLVERS}
 

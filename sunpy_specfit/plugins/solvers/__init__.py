@@ -1,11 +1,14 @@
 """Solvers, one algorithm a file."""
 
 from ...core.hooks import hookimpl
+from .adam import Adam
+from .gauss_newton import GaussNewton
+from .lbfgs import LBFGS
 from .levenberg_marquardt import LevenbergMarquardt
 
-__all__ = ["LevenbergMarquardt"]
+__all__ = ["LBFGS", "Adam", "GaussNewton", "LevenbergMarquardt"]
 
 
 @hookimpl
 def specfit_plugins():
-    return [LevenbergMarquardt]
+    return [Adam, GaussNewton, LBFGS, LevenbergMarquardt]

@@ -115,7 +115,7 @@ class LevenbergMarquardt(Solver):
                 (remaining <= self.tolerance) & (length <= 3 * self.tolerance) & accepted
             )
             accepted &= ~done
-            # Damp by how much of the promised gain came true: a step that overshoots is taken and the next one shortened.
+            # Damp by how much of the promised gain came true: one that overshoots is taken and the next shortened.
             promised = 0.5 * (right * step).sum(0)
             kept = (objective - new_objective) / promised.clamp_min(noise * objective.abs())
             factor = torch.where(kept > 0.75, 0.1, torch.where(kept > 0.4, 0.5, 4.0))

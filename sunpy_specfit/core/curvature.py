@@ -1,0 +1,159 @@
+"""The whole problem as one quadratic about a point: what solvers of coupled maps and their errors are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from ..numerics import packed
+from ..numerics.conjugate_gradient import Solved, conjugate_gradient
+from .blocks import DenseBlocks
+from .loss import reweight
+from .problem import Problem
+
+__all__ = ["Curvature"]
+
+
+class Curvature:
+    """Objective, gradient and Gauss-Newton curvature of a problem at some free numbers.
+
+    Where no operator mixes pixels, the data are per-pixel blocks; else they are reached through the Jacobian's
+    products, and the blocks of the problem without those operators serve as a preconditioner. Vectors are flat, and a
+    shared parameter stands once in them, as in `Problem.flatten`.
+
+    Parameters
+    ----------
+    problem : `Problem`
+    free : `torch.Tensor`
+        ``(k, pixels)``.
+
+    Attributes
+    ----------
+    objective : float
+        ½ chi² + Σ energies, infinite where the model is not finite.
+    pixel_objective : `torch.Tensor` or None
+        Each pixel's part without the coupled priors; None where operators mix pixels.
+    data : `DenseBlocks`
+        The data's curvature, block by block (of the problem without mixing).
+    vector : `torch.Tensor`
+        Minus the gradient of all but the coupled priors, ``(k, pixels)``.
+    gradient : `torch.Tensor`
+        Of the whole objective, flat.
+    """
+
+    def __init__(self, problem: Problem, free: torch.Tensor):
+        self.problem, self.free = problem, free
+        whole = problem.whole()
+        prior_objective, prior_matrix, prior_vector = whole.linearize_priors(free)
+        if problem.mixes_pixels:
+            residual, pull = torch.func.vjp(problem.residual, free)
+            factor = reweight(problem.loss_name, residual.square())
+            self._weigh = (lambda r: r) if factor is None else (lambda r: factor * r)
+            self._pull = lambda r: pull(r)[0]
+            self.pixel_objective = None
+            self.objective = float(problem.loss(free))
+            data_vector = -self._pull(self._weigh(residual))
+            self.data = problem.without_mixing().linearize(free, priors=False)[1]
+        else:
+            data_objective, self.data, data_vector = problem.linearize(free, priors=False)
+            self.pixel_objective = data_objective + prior_objective
+            self.objective = float(self.pixel_objective.double().sum()) + self._coupled_energy()
+        if self.objective != self.objective:
+            self.objective = float("inf")
+        self._prior_blocks = DenseBlocks(prior_matrix) if whole.priors else None
+        self.vector = data_vector + prior_vector
+        coupled_gradient, self._coupled, self._coupled_diagonal = problem.coupled_quadratic(free)
+        self.gradient = problem.reduce(coupled_gradient - self.vector)
+
+    def _coupled_energy(self) -> float:
+        return float(self.problem.coupled_energy(self.free))
+
+    @property
+    def blocks(self) -> DenseBlocks:
+        """Data and the priors that do not couple pixels, block by block."""
+        if self._prior_blocks is None:
+            return self.data
+        return DenseBlocks(self.data.matrix + self._prior_blocks.matrix)
+
+    def block_matrix(self, damping: torch.Tensor | float = 0.0) -> torch.Tensor:
+        """The diagonal blocks of the whole curvature, packed; damping multiplies the data's diagonal."""
+        matrix = self.blocks.matrix.clone()
+        rows = packed.diagonal_index(self.free.shape[0])
+        matrix[rows] = matrix[rows] * (1 + damping) + self._coupled_diagonal  # only of each number with itself
+        return matrix
+
+    def data_product(self, direction: torch.Tensor) -> torch.Tensor:
+        """The data's curvature times a direction, both ``(k, pixels)``."""
+        if not self.problem.mixes_pixels:
+            return self.data.matvec(direction)
+        return self._pull(self._weigh(self.problem.jvp(self.free, direction)))
+
+    def product(self, flat: torch.Tensor, damping: torch.Tensor | float = 0.0) -> torch.Tensor:
+        """The whole curvature times a flat vector."""
+        direction = self.problem.unflatten(flat)
+        out = self.data_product(direction) + self._coupled(direction)
+        if self._prior_blocks is not None:
+            out = out + self._prior_blocks.matvec(direction)
+        if torch.is_tensor(damping) or damping:
+            out = out + damping * self.blocks.diagonal() * direction
+        return self.problem.reduce(out)
+
+    def preconditioner(self, damping: torch.Tensor | float = 0.0) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The inverse of each pixel's block; a shared parameter stands alone."""
+        matrix, shared = self.block_matrix(damping), self.problem.shared
+        k = shared.numel()
+        if not shared.any():
+            solve = packed.factorize(matrix)
+            return lambda flat: solve(flat.reshape(k, -1)).reshape(-1)
+        diagonal = matrix[packed.diagonal_index(k)][shared].sum(-1)
+        for i in range(k):
+            for j in range(i + 1):
+                if shared[i] or shared[j]:
+                    matrix[packed.index(i, j)] = float(i == j)
+        solve = packed.factorize(matrix)
+        n_shared = int(shared.sum())
+
+        def apply(flat: torch.Tensor) -> torch.Tensor:
+            own = solve(self.problem.unflatten(flat))[~shared]
+            common = flat[len(flat) - n_shared :] / torch.where(diagonal > 0, diagonal, 1.0)
+            return torch.cat([own.reshape(-1), torch.where(diagonal > 0, common, 0.0)])
+
+        return apply
+
+    def solve(
+        self,
+        right: torch.Tensor,
+        *,
+        held: torch.Tensor | None = None,
+        damping: torch.Tensor | float = 0.0,
+        tolerance: float = 1e-4,
+        max_iterations: int = 1000,
+        precondition: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> Solved:
+        """Solve (curvature + damping · data's diagonal) x = right by conjugate gradients, all flat.
+
+        Parameters
+        ----------
+        held : `torch.Tensor`, optional
+            bool, flat: numbers that stay where they are.
+        precondition : callable, optional
+            What `preconditioner` returned, to use it again.
+        """
+        precondition = precondition or self.preconditioner(damping)
+        if held is None or not bool(held.any()):
+            return conjugate_gradient(
+                lambda v: self.product(v, damping),
+                right,
+                preconditioner=precondition,
+                tolerance=tolerance,
+                max_iterations=max_iterations,
+            )
+        loose = (~held).to(right)
+        return conjugate_gradient(
+            lambda v: loose * self.product(v, damping),
+            loose * right,
+            preconditioner=lambda r: loose * precondition(r),
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+        )

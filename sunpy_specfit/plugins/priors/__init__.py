@@ -1,0 +1,15 @@
+"""Priors: what maps should look like, one idea a file."""
+
+from ...core.hooks import hookimpl
+from .hinge import Hinge
+from .penalty import Penalty
+from .ridge import Ridge
+from .smooth import Smooth
+from .total_variation import TotalVariation
+
+__all__ = ["Hinge", "Penalty", "Ridge", "Smooth", "TotalVariation"]
+
+
+@hookimpl
+def specfit_plugins():
+    return [Hinge, Penalty, Ridge, Smooth, TotalVariation]

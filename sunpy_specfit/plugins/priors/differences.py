@@ -1,0 +1,73 @@
+"""Differences of neighbouring pixels along axes of a map, their transpose, and the diagonal of their square."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+__all__ = ["Differences"]
+
+
+class Differences:
+    """The linear operator D that takes a map to differences of neighbours.
+
+    For order 2 the mixed differences of each pair of axes are among them (twice, as in the thin plate), so that a
+    map's bending counts the same in any direction.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        The shape of the map.
+    axes : tuple of int
+        Array axes to take differences along.
+    order : {1, 2}
+        1 for steps between neighbours, 2 for steps between steps.
+    """
+
+    def __init__(self, shape: Sequence[int], axes: Sequence[int], order: int):
+        self.shape = tuple(shape)
+        # Each part: a weight, and how often to take the difference along each axis (counted from the last).
+        dims = [axis - len(self.shape) for axis in axes]
+        self.parts: list[tuple[float, tuple[int, ...]]] = [(1.0, (dim,) * order) for dim in dims]
+        if order == 2:
+            self.parts += [(2**0.5, (a, b)) for i, a in enumerate(dims) for b in dims[i + 1 :]]
+
+    def forward(self, maps: torch.Tensor) -> list[torch.Tensor]:
+        """D q for maps ``(..., pixels)``: one tensor a part, ``(..., *shape)`` less what differences cost."""
+        image = maps.reshape(*maps.shape[:-1], *self.shape)
+        found = []
+        for weight, dims in self.parts:
+            part = image
+            for dim in dims:
+                part = part.diff(dim=dim)
+            found.append(part if weight == 1.0 else weight * part)
+        return found
+
+    def transpose(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Dᵀ d, ``(..., pixels)``."""
+        total = 0
+        for (weight, dims), part in zip(self.parts, parts, strict=True):
+            for dim in reversed(dims):
+                end = part.new_zeros([1 if i == part.ndim + dim else n for i, n in enumerate(part.shape)])
+                part = -part.diff(dim=dim, prepend=end, append=end)
+            total = total + (part if weight == 1.0 else weight * part)
+        return total.reshape(*total.shape[: total.ndim - len(self.shape)], -1)
+
+    def product(self, maps: torch.Tensor) -> torch.Tensor:
+        """Dᵀ D q."""
+        return self.transpose(self.forward(maps))
+
+    def diagonal(self, like: torch.Tensor) -> torch.Tensor:
+        """The diagonal of Dᵀ D, ``(pixels,)``."""
+        total = like.new_zeros(self.shape)
+        for weight, dims in self.parts:
+            part = like.new_full(self.shape, weight**2)
+            for dim in set(dims):
+                n = self.shape[dim]
+                times = dims.count(dim)
+                step = torch.eye(n, dtype=like.dtype, device=like.device).diff(n=times, dim=0) if n > times else None
+                own = step.square().sum(0) if step is not None else like.new_zeros(n)
+                part = part * own.reshape([-1 if i == len(self.shape) + dim else 1 for i in range(len(self.shape))])
+            total = total + part
+        return total.reshape(-1)

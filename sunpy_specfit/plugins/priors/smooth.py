@@ -1,0 +1,124 @@
+"""Neighbours resemble each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import astropy.units as u
+import torch
+
+from ...core.grid import Grid
+from ...core.prior import BoundPrior, Quadratic
+from .differences import Differences
+from .scales import ScaledPrior, check_scale
+
+__all__ = ["Smooth"]
+
+# The smallest number that a logarithm is taken of; its inverse squared is finite in float32.
+_FLOOR = 1e-15
+
+
+class Smooth(ScaledPrior):
+    """Neighbouring pixels differ little: ½ Σ (difference / scale)² over all pairs of neighbours.
+
+    Pixels without data take their value from those around them.
+
+    Parameters
+    ----------
+    *names : str
+        Quantities to smooth, fitted or derived: ``Smooth("velocity")``. None for those that the model names as its
+        smooth ones.
+    scale : `~astropy.units.Quantity`, mapping of name to Quantity, or "auto"
+        By how much neighbours typically differ (one sigma); for order 2, by how much a pixel typically differs from
+        the straight line through its neighbours, times two. Numbers are in the quantity's unit. ``"auto"`` chooses one
+        for each quantity from the data, and records it in ``result.meta["prior_scales"]``.
+    order : {1, 2}
+        1 likes flat maps, 2 straight ones.
+    axes : {"space", "time", "all"}, int, or tuple of these
+        Along which axes of the map. For space and time with a scale each, use two priors.
+    logarithm : bool
+        Smooth the natural logarithm, for positive quantities that range over decades; the scale is then a plain
+        number, 0.1 for ten per cent. What is not positive counts as 1e-15 of its unit.
+
+    Raises
+    ------
+    ValueError
+        If the order is not 1 or 2, the scale is not positive, or the map has no such axis.
+    astropy.units.UnitConversionError
+        If the scale's unit does not fit the quantity's.
+
+    References
+    ----------
+    Tikhonov regularisation of maps of solar atmospheres: de la Cruz Rodríguez (2019),
+    https://doi.org/10.1051/0004-6361/201936635; Morosin et al. (2020), https://doi.org/10.1051/0004-6361/202038754
+
+    Examples
+    --------
+    >>> import astropy.units as u
+    >>> import sunpy_specfit as specfit
+    >>> from sunpy_specfit.data import gaussian_cube
+    >>> model = specfit.Gaussian(195.119 * u.AA) + specfit.Polynomial(0)
+    >>> prior = specfit.Smooth("velocity", scale=5 * u.km / u.s)
+    >>> result = specfit.fit(gaussian_cube((8, 9), signal_to_noise=4), model, priors=prior)
+    >>> result["velocity"].data.shape
+    (8, 9)
+    """
+
+    name = "smooth"
+    couples_pixels = True
+
+    def __init__(self, *names: str, scale="auto", order: int = 1, axes="space", logarithm: bool = False):
+        if order not in (1, 2):
+            raise ValueError(f"order is 1 (flat maps) or 2 (straight ones), found {order!r}")
+        check_scale("Smooth", scale, automatic=True)
+        self.names = names
+        self.scale = scale
+        self.order = order
+        self.axes = axes
+        self.logarithm = logarithm
+
+    def bind(self, units: Mapping[str, u.UnitBase], grid: Grid) -> BoundPrior:
+        numbers = self.numbers(dict.fromkeys(units, u.dimensionless_unscaled) if self.logarithm else units)
+        return BoundSmooth(numbers, Differences(grid.shape, grid.axes(self.axes), self.order), self.logarithm)
+
+
+class BoundSmooth(BoundPrior):
+    """Numbers only; see `Smooth`."""
+
+    couples_pixels = True
+
+    def __init__(self, scales: Mapping[str, float], differences: Differences, logarithm: bool):
+        self.scales, self.differences, self.logarithm = scales, differences, logarithm
+
+    def energy(self, maps) -> torch.Tensor:
+        total = 0
+        for name, scale in self.scales.items():
+            q = maps[name].clamp_min(_FLOOR).log() if self.logarithm else maps[name]
+            total = total + sum((d / scale).square().sum() for d in self.differences.forward(q))
+        return 0.5 * total
+
+    def quadratic(self, maps) -> Quadratic:
+        # Along the logarithm the curvature is that of the map linearised here.
+        slopes, gradient, diagonal = {}, {}, {}
+        for name, scale in self.scales.items():
+            q, slopes[name] = maps[name], None
+            if self.logarithm:
+                floored = q.clamp_min(_FLOOR)
+                slopes[name] = torch.where(q >= floored, 1 / floored, 0.0)
+                q = floored.log()
+            own = self.differences.product(q) / scale**2
+            square = (self.differences.diagonal(q) / scale**2).expand(q.shape)
+            gradient[name] = own if slopes[name] is None else own * slopes[name]
+            diagonal[name] = square if slopes[name] is None else square * slopes[name] ** 2
+
+        def matvec(v):
+            out = {}
+            for name, scale in self.scales.items():
+                slope = slopes[name]
+                if slope is None:
+                    out[name] = self.differences.product(v[name]) / scale**2
+                else:
+                    out[name] = slope * self.differences.product(slope * v[name]) / scale**2
+            return out
+
+        return Quadratic(gradient, matvec, diagonal)

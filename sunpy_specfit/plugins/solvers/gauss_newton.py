@@ -1,0 +1,129 @@
+"""Gauss-Newton for whole maps, with conjugate gradients."""
+
+from __future__ import annotations
+
+import torch
+
+from ...core.curvature import Curvature
+from ...core.prior import BoundPrior
+from ...core.solver import Solution, Solver
+from ...core.status import Status
+from ...numerics import packed
+
+__all__ = ["GaussNewton"]
+
+
+class GaussNewton(Solver):
+    """Newton steps for all pixels together, each found by preconditioned conjugate gradients.
+
+    For maps whose pixels are coupled, by a prior, an operator or a shared parameter. The data enter as one small
+    quadratic for each pixel, whatever the number of wavelengths; the preconditioner is the inverse of each pixel's
+    block. A step is taken only where the true objective falls. Damping belongs to each pixel, by how well its own
+    quadratic foretold its misfit, so that a few stubborn pixels do not hold back the others. Bounds are kept by
+    projection.
+
+    Parameters
+    ----------
+    max_iterations : int
+        Linearisations, at the most.
+    tolerance : float
+        Converged where a step is shorter than this many sigma.
+
+    References
+    ----------
+    Marquardt (1963), https://doi.org/10.1137/0111030; Hestenes & Stiefel (1952),
+    https://doi.org/10.6028/jres.049.044
+
+    Examples
+    --------
+    >>> import astropy.units as u
+    >>> import sunpy_specfit as specfit
+    >>> from sunpy_specfit.data import gaussian_cube
+    >>> model = specfit.Gaussian(195.119 * u.AA) + specfit.Polynomial(0)
+    >>> prior = specfit.Smooth("velocity", scale=5 * u.km / u.s)
+    >>> result = specfit.fit(gaussian_cube((4, 5)), model, priors=prior, solver=specfit.GaussNewton(tolerance=1e-3))
+    >>> result.meta["solver"]
+    'GaussNewton(tolerance=0.001)'
+    """
+
+    name = "gauss_newton"
+    references = ("10.1137/0111030", "10.6028/jres.049.044")
+    preference = 40
+
+    def __init__(self, *, max_iterations: int = 100, tolerance: float = 1e-2):
+        self.max_iterations = max_iterations
+        self.tolerance = tolerance
+
+    def accepts(self, problem) -> str | None:
+        for prior, _ in problem.coupled_priors():
+            if type(prior).quadratic is BoundPrior.quadratic:
+                return (
+                    "gauss_newton needs the curvature of a prior that couples pixels, and "
+                    f"{type(prior).__name__} offers its energy only; use solver='lbfgs' (or 'adam')"
+                )
+        return None
+
+    def solve(self, problem, start: torch.Tensor) -> Solution:
+        lower, upper = problem.flat_bounds()
+
+        def inside(flat):
+            return torch.minimum(torch.maximum(flat, lower), upper)
+
+        flat = inside(problem.flatten(start[0]))
+        here = Curvature(problem, problem.unflatten(flat))
+        damping = torch.zeros_like(here.free[0])
+        products, iterations = 0, 0
+        length = torch.full_like(damping, torch.inf)
+        while iterations < self.max_iterations:
+            iterations += 1
+            held = ((flat <= lower) & (here.gradient > 0)) | ((flat >= upper) & (here.gradient < 0))
+            solved = here.solve(-here.gradient, held=held, damping=damping)
+            products += solved.iterations
+            trial = inside(flat + solved.x)
+            step = problem.unflatten(trial - flat)
+            length = self._length(here, step) * (1 + damping)
+            if not bool((length > self.tolerance).any()):
+                flat, here = self._better(problem, flat, here, trial)
+                break
+            there = Curvature(problem, problem.unflatten(trial))
+            surprise = self._surprise(here, there, step)
+            if there.objective <= here.objective + 1e-12 * abs(here.objective):
+                flat, here = trial, there
+                factor = torch.where(surprise > 1.0, 8.0, torch.where(surprise > 0.25, 2.0, 0.1))
+                damping = torch.where(surprise > 0.25, damping.clamp_min(1e-3), damping) * factor
+                damping = torch.where(damping < 1e-4, 0.0, damping)
+            else:
+                # Those that were surprised most are to blame; when none was, all are.
+                guilty = surprise > 0.1
+                damping = torch.where(guilty | ~guilty.any(), (damping * 8).clamp_min(1e-2), damping)
+                if float(damping.amax()) > 1e12:
+                    break
+        status = torch.where(length <= self.tolerance, int(Status.CONVERGED), int(Status.MAX_ITERATIONS))
+        return Solution(
+            free=problem.unflatten(flat),
+            status=status.to(torch.int32),
+            info={"iterations": iterations, "products": products},
+        )
+
+    @staticmethod
+    def _length(here: Curvature, step: torch.Tensor) -> torch.Tensor:
+        """The step of each pixel, in sigma of its own block."""
+        return (step * packed.matvec(here.block_matrix(), step)).sum(0).clamp_min(0.0).sqrt()
+
+    @staticmethod
+    def _surprise(here: Curvature, there: Curvature, step: torch.Tensor) -> torch.Tensor:
+        """How far each pixel's misfit came out above what its quadratic had said, in units of the curvature's part."""
+        bend = 0.5 * (step * here.blocks.matvec(step)).sum(0)
+        if here.pixel_objective is None:
+            return torch.zeros_like(bend)
+        told = bend - (step * here.vector).sum(0)
+        found = there.pixel_objective - here.pixel_objective
+        # Far below one sigma there is only rounding to be surprised by.
+        surprise = (found - told) / bend.clamp_min(1e-6)
+        return torch.where(torch.isfinite(surprise), surprise, torch.inf)
+
+    @staticmethod
+    def _better(problem, flat, here, trial):
+        """The last short step, where it helps."""
+        there = Curvature(problem, problem.unflatten(trial))
+        return (trial, there) if there.objective <= here.objective else (flat, here)
