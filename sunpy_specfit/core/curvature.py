@@ -9,6 +9,7 @@ import torch
 from ..numerics import packed
 from ..numerics.conjugate_gradient import Solved, conjugate_gradient
 from .blocks import DenseBlocks
+from .jacobian import MixedJacobian
 from .loss import reweight
 from .problem import Problem
 
@@ -47,13 +48,13 @@ class Curvature:
         whole = problem.whole()
         prior_objective, prior_matrix, prior_vector = whole.linearize_priors(free)
         if problem.mixes_pixels:
-            residual, pull = torch.func.vjp(problem.residual, free)
+            residual = problem.residual(free)
             factor = reweight(problem.loss_name, residual.square())
             self._weigh = (lambda r: r) if factor is None else (lambda r: factor * r)
-            self._pull = lambda r: pull(r)[0]
+            self._jacobian = MixedJacobian(problem, free)
             self.pixel_objective = None
             self.objective = float(problem.loss(free))
-            data_vector = -self._pull(self._weigh(residual))
+            data_vector = -self._jacobian.pull(self._weigh(residual))
             self.data = problem.without_mixing().linearize(free, priors=False)[1]
         else:
             data_objective, self.data, data_vector = problem.linearize(free, priors=False)
@@ -87,7 +88,7 @@ class Curvature:
         """The data's curvature times a direction, both ``(k, pixels)``."""
         if not self.problem.mixes_pixels:
             return self.data.matvec(direction)
-        return self._pull(self._weigh(self.problem.jvp(self.free, direction)))
+        return self._jacobian.pull(self._weigh(self._jacobian.push(direction)))
 
     def product(self, flat: torch.Tensor, damping: torch.Tensor | float = 0.0) -> torch.Tensor:
         """The whole curvature times a flat vector."""

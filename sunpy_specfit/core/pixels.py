@@ -139,8 +139,8 @@ class PixelBlock:
         frame = data.term.frame
         return ((data.term.operator_axes(self._physical_axis(data))[0] - frame.origin) / frame.scale).to(data.x)
 
-    def _term_jacobian(self, data: TermData, theta: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Light, and its derivative with respect to each free number."""
+    def _model_jacobian(self, data: TermData, theta: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+        """The model's light before all operators, and its derivative with respect to each free number."""
         term = data.term
         x = self._model_axis(data)
         columns: list = [None] * self.n_free
@@ -160,6 +160,12 @@ class PixelBlock:
                         factor = float(term.layout.transform[row, free])
                         scaled = column if factor == 1.0 else column * factor
                         columns[free] = scaled if columns[free] is None else columns[free] + scaled
+        return light, columns
+
+    def _term_jacobian(self, data: TermData, theta: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Light, and its derivative with respect to each free number."""
+        term = data.term
+        light, columns = self._model_jacobian(data, theta)
         shape = light.shape
         if term.model.operators:
             physical, pixels = self._physical_axis(data), (light.shape[-1],)

@@ -14,6 +14,7 @@ __all__ = ["probe_inverse"]
 _COLOURS = 36
 # Solved to this fraction: the probes' own noise is larger.
 _TOLERANCE = 1e-3
+_ITERATIONS = 200
 
 
 def probe_inverse(
@@ -62,7 +63,7 @@ def probe_inverse(
 
     def solve(right):
         bar.update()
-        return curvature.solve(right, tolerance=_TOLERANCE, precondition=precondition).x
+        return curvature.solve(right, tolerance=_TOLERANCE, max_iterations=_ITERATIONS, precondition=precondition).x
 
     for j in own:
         for colour in range(int(colours.max()) + 1):

@@ -174,7 +174,11 @@ class Search:
         for unit in varied:
             for column, values in zip(unit.columns, unit.values, strict=True):
                 if unit.located and column == unit.columns[0]:
-                    places = (unit.reference + shifts).clamp(values.min(), values.max()) if unit in leaders else values.mean()
+                    places = (
+                        (unit.reference + shifts).clamp(values.min(), values.max())
+                        if unit in leaders
+                        else values.mean()
+                    )
                     grid[column] = places.repeat_interleave(forms) if unit in leaders else places
                 else:
                     # Narrow goes with narrow: one index for all forms.
@@ -224,7 +228,8 @@ class Search:
             gain = 2 * (rest.T @ weighted) - rest.square().T @ weight
         if not columns:
             return gain
-        size = (max(s.shape[1] for s in shapes.values()), weight.shape[1])
+        candidates = max([s.shape[1] for s in shapes.values()] + [rest.shape[1] if rest.ndim else 1])
+        size = (candidates, weight.shape[1])
         matrix, right = [], []
         for i, a in enumerate(columns):
             projection = shapes[a].T @ weighted
@@ -261,7 +266,9 @@ class Search:
         present = {column: s[:, pick] if s.shape[1] > 1 else s for column, s in shapes.items()}
         light = rest[:, pick] if rest.ndim and rest.shape[1] > 1 else rest
         tangents = {
-            line.linear[0]: tuple(self._tangents(line, grid)[..., pick]) for line in self.lines if line.linear[0] in present
+            line.linear[0]: tuple(self._tangents(line, grid)[..., pick])
+            for line in self.lines
+            if line.linear[0] in present
         }
         return State(grid[:, pick].to(self.dtype), present, light, tangents)
 

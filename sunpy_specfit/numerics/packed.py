@@ -72,14 +72,14 @@ def normal_equations(
     weighted, product = torch.empty_like(weight), torch.empty_like(weight)
     # Full columns first: a column that is one number then costs a sum and no products.
     order = sorted(range(k), key=lambda i: columns[i].numel() == 1)
+    total = weight.sum(0) if columns[order[-1]].numel() == 1 else None
     for position, i in enumerate(order):
         if columns[i].numel() == 1:
             number = columns[i].reshape(())
-            torch.sum(weight, 0, out=matrix[index(i, i)]).mul_(number * number)
             torch.mul(weight, residual, out=product)
             torch.sum(product, 0, out=vector[i]).mul_(number)
-            for j in order[position + 1 :]:
-                matrix[index(i, j)] = matrix[index(i, i)] / number * columns[j].reshape(())
+            for j in order[position:]:
+                torch.mul(total, number * columns[j].reshape(()), out=matrix[index(i, j)])
             continue
         torch.mul(weight, columns[i], out=weighted)
         torch.mul(weighted, residual, out=product)

@@ -87,7 +87,7 @@ def test_a_spatial_prior_from_outside_on_a_derived_quantity():
 
 
 class Blur(Operator):
-    """Mixes pixels: a three-by-three mean, light outside repeated."""
+    """Mixes pixels: each gives a twentieth of its light to each of its eight neighbours; light outside is repeated."""
 
     name = "blur"
     mixes_pixels = True
@@ -95,7 +95,8 @@ class Blur(Operator):
     def apply(self, light, x, shape):
         image = light.reshape(-1, 1, *shape)
         padded = torch.nn.functional.pad(image, (1, 1, 1, 1), mode="replicate")
-        kernel = torch.full((1, 1, 3, 3), 1 / 9, dtype=light.dtype)
+        kernel = torch.full((1, 1, 3, 3), 0.05, dtype=light.dtype)
+        kernel[..., 1, 1] = 0.6
         return torch.nn.functional.conv2d(padded, kernel).reshape(light.shape)
 
 
@@ -147,7 +148,7 @@ def test_an_operator_that_mixes_pixels():
     cube = gaussian_cube((6, 7), signal_to_noise=200, seed=5)
     light = true_light(cube, wavelengths(cube))
     padded = np.pad(light, ((1, 1), (1, 1), (0, 0)), mode="edge")
-    blurred = sum(padded[i : i + 6, j : j + 7] for i in range(3) for j in range(3)) / 9
+    blurred = 0.55 * light + 0.05 * sum(padded[i : i + 6, j : j + 7] for i in range(3) for j in range(3))
     seen = rebuilt(cube, blurred)
     through = specfit.fit(seen, line() | Blur(), priors=Alike("velocity", 100 * u.km / u.s))
     past = specfit.fit(seen, line())
@@ -167,7 +168,8 @@ def test_an_operator_that_wants_another_spectral_grid():
     with_binning = specfit.fit(seen, line() | BinDown())
     without = specfit.fit(seen, line())
     np.testing.assert_allclose(with_binning["width"].data, truth(cube, "width"), rtol=5e-3)
-    assert np.all(without["width"].data > 1.02 * truth(cube, "width"))
+    # Three samples a step apart by a third add two 27ths of its square to the variance.
+    np.testing.assert_allclose(without["width"].data ** 2 - truth(cube, "width") ** 2, 2 / 27 * step**2, rtol=0.5)
     assert with_binning.model().data.shape == cube.data.shape
 
 
@@ -177,7 +179,7 @@ def test_an_operator_that_learns():
     seen = rebuilt(cube, 0.5 * true_light(cube, wavelengths(cube)))
     operator = Gain(1.0)
     model = (specfit.Gaussian(REST).fix(amplitude=amplitude) + specfit.Polynomial(0)) | operator
-    result = specfit.fit(seen, model, solver=specfit.Adam(max_iterations=2000))
+    result = specfit.fit(seen, model, solver="lbfgs")
     assert operator.gain == 1.0
     assert result.reduced_chi2.data.mean() < 1.5
     learned = result.meta["operator_weights"]

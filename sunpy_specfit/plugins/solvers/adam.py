@@ -54,7 +54,8 @@ class Adam(Solver):
         groups = [{"params": [state.numbers], "lr": self.learning_rate}]
         for weight in state.leaves():
             size = float(weight.detach().abs().mean())
-            groups.append({"params": [weight], "lr": self.learning_rate * (size if size > 0 else 1.0)})
+            # Nobody knows their errors: steps of some per cent of their size.
+            groups.append({"params": [weight], "lr": 0.02 * self.learning_rate * (size if size > 0 else 1.0)})
         optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
         half = max(self.max_iterations, 2) / 2
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 1e-3 ** max(t / half - 1, 0))
