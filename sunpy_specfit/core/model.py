@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 import astropy.units as u
+import numpy as np
 import torch
 
 from .arguments import Configurable
@@ -136,6 +137,10 @@ class Model(Configurable):
     def derive(self, **parameters: torch.Tensor) -> dict[str, torch.Tensor]:
         """Further quantities, elementwise over pixels, from parameters and auxiliaries in physical units."""
         return {}
+
+    def vector_axis(self, name: str) -> tuple[str, u.Quantity]:
+        """The world axis of a vector parameter's map: its name, and the places along it (by default 0, 1, ...)."""
+        return name, np.arange(self.parameters[name].size) * u.dimensionless_unscaled
 
     def declare(self) -> Mapping[str, Parameter]:
         """The parameters of this instance; override it where they depend on constructor arguments."""

@@ -142,13 +142,21 @@ class FitResult(Mapping):
     def _make_map(self, key: str) -> NDCube:
         value, sigma = self._propagation.value(key), self._propagation.sigma(key)
         # Copies, so that whoever changes a map does not change what other maps are made from.
-        return self._map(value.copy(), self._unit(key), None if sigma is None else sigma.copy())
+        leading = self._vector_axis(key) if value.ndim > 1 else None
+        return self._map(value.copy(), self._unit(key), None if sigma is None else sigma.copy(), leading)
 
-    def _map(self, value: np.ndarray, unit, sigma: np.ndarray | None = None) -> NDCube:
+    def _vector_axis(self, key: str) -> tuple[str, u.Quantity]:
+        for component, keys in zip(self._layout.components, self._layout.keys, strict=True):
+            for name, own in keys.items():
+                if own == key:
+                    return component.vector_axis(name)
+        raise AssertionError(f"{key!r} belongs to no component")
+
+    def _map(self, value: np.ndarray, unit, sigma: np.ndarray | None = None, leading=None) -> NDCube:
         mask = np.broadcast_to((self._status & _NO_VALUE) > 0, value.shape)
         if value.dtype.kind == "f":
             mask = mask | np.isnan(value)
-        return self._canvases[0].map_cube(value, unit, sigma=sigma, mask=mask.copy())
+        return self._canvases[0].map_cube(value, unit, sigma=sigma, mask=mask.copy(), leading=leading)
 
     # -- how good it is --------------------------------------------------------------------------
 
