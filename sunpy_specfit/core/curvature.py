@@ -28,6 +28,8 @@ class Curvature:
     problem : `Problem`
     free : `torch.Tensor`
         ``(k, pixels)``.
+    data : tuple, optional
+        What `Problem.linearize` gives for the data alone, where it is known, or where other data are to stand for them.
 
     Attributes
     ----------
@@ -43,7 +45,13 @@ class Curvature:
         Of the whole objective, flat.
     """
 
-    def __init__(self, problem: Problem, free: torch.Tensor):
+    def __init__(
+        self,
+        problem: Problem,
+        free: torch.Tensor,
+        *,
+        data: tuple[torch.Tensor, DenseBlocks, torch.Tensor] | None = None,
+    ):
         self.problem, self.free = problem, free
         whole = problem.whole()
         prior_objective, prior_matrix, prior_vector = whole.linearize_priors(free)
@@ -57,7 +65,8 @@ class Curvature:
             data_vector = -self._jacobian.pull(self._weigh(residual))
             self.data = problem.without_mixing().linearize(free, priors=False)[1]
         else:
-            data_objective, self.data, data_vector = problem.linearize(free, priors=False)
+            self._parts = data or problem.linearize(free, priors=False)
+            data_objective, self.data, data_vector = self._parts
             self.pixel_objective = data_objective + prior_objective
             self.objective = float(self.pixel_objective.double().sum()) + self._coupled_energy()
         if self.objective != self.objective:
@@ -66,6 +75,22 @@ class Curvature:
         self.vector = data_vector + prior_vector
         coupled_gradient, self._coupled, self._coupled_diagonal = problem.coupled_quadratic(free)
         self.gradient = problem.reduce(coupled_gradient - self.vector)
+
+    def replace_pixels(self, other: Curvature, where: torch.Tensor) -> Curvature:
+        """The curvature at these numbers, with those of another place in some pixels; no light is computed again.
+
+        Parameters
+        ----------
+        where : `torch.Tensor`
+            bool ``(pixels,)``: which pixels to take from ``other``. Not for problems that mix pixels.
+        """
+        (o1, a1, v1), (o2, a2, v2) = self._parts, other._parts
+        parts = (
+            torch.where(where, o2, o1),
+            DenseBlocks(torch.where(where, a2.matrix, a1.matrix)),
+            torch.where(where, v2, v1),
+        )
+        return Curvature(self.problem, torch.where(where, other.free, self.free), data=parts)
 
     def _coupled_energy(self) -> float:
         return float(self.problem.coupled_energy(self.free))
@@ -131,6 +156,7 @@ class Curvature:
         tolerance: float = 1e-4,
         max_iterations: int = 1000,
         precondition: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        start: torch.Tensor | None = None,
     ) -> Solved:
         """Solve (curvature + damping · data's diagonal) x = right by conjugate gradients, all flat.
 
@@ -140,6 +166,8 @@ class Curvature:
             bool, flat: numbers that stay where they are.
         precondition : callable, optional
             What `preconditioner` returned, to use it again.
+        start : `torch.Tensor`, optional
+            A guess, flat; not with ``held``.
         """
         precondition = precondition or self.preconditioner(damping)
         if held is None or not bool(held.any()):
@@ -149,6 +177,7 @@ class Curvature:
                 preconditioner=precondition,
                 tolerance=tolerance,
                 max_iterations=max_iterations,
+                x0=start,
             )
         loose = (~held).to(right)
         return conjugate_gradient(

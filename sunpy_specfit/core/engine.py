@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, median_filter
 from tqdm.auto import tqdm
 
 from ..numerics import packed
@@ -20,7 +20,7 @@ from .solver import Solution, Solver
 from .start import find_starts
 from .status import Status
 
-__all__ = ["Outcome", "run"]
+__all__ = ["Outcome", "neighbourly_start", "pixel_solution", "run"]
 
 # The weight of each sample depends on the light it is a weight for: rounds of fitting with renewed weights.
 _NOISE_ROUNDS = 3
@@ -98,9 +98,7 @@ def run(
     local : `Solver`, optional
         The per-pixel solver whose answer a whole-map solver starts from.
     """
-    if n_starts is None:
-        lines = sum(any(p.location for p in c.parameters.values()) for c in problem.layout.components)
-        n_starts = 1 if lines < 2 else 4
+    n_starts = n_starts or _default_starts(problem)
     outcome = Outcome.empty(problem)
     if solver.whole_map:
         _run_whole(problem, solver, init, n_starts, outcome, local)
@@ -117,6 +115,11 @@ def run(
         block = problem.block(piece)
         _fit_block(problem, solver, block, piece, init, previous, n_starts, outcome)
     return outcome
+
+
+def _default_starts(problem: Problem) -> int:
+    lines = sum(any(p.location for p in c.parameters.values()) for c in problem.layout.components)
+    return 1 if lines < 2 else 4
 
 
 def _cut(frame: slice, size: int) -> list[slice]:
@@ -266,31 +269,63 @@ def _flags(problem, block, free, covariance, undetermined) -> torch.Tensor:
     return status
 
 
-def _run_whole(problem, solver, init, n_starts, outcome, local) -> None:
-    """A whole-map solver, started from each pixel's own solution where that can be had."""
-    k = problem.n_free
-    start = torch.zeros((k, problem.n_pixels), dtype=problem.dtype, device=problem.device)
+def pixel_solution(
+    problem: Problem, local: Solver | None, init: Mapping[str, np.ndarray], n_starts: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each pixel's own solution ``(k, pixels)``, or its start values, and for which pixels there is one.
+
+    Pixels without data of their own have the numbers of the nearest that has; all are NaN where there is none at all.
+    """
+    start = torch.zeros((problem.n_free, problem.n_pixels), dtype=problem.dtype, device=problem.device)
     known = torch.zeros(problem.n_pixels, dtype=torch.bool, device=problem.device)
     whole = problem.whole()
-    flags, _, worth = _triage(whole)
+    _, _, worth = _triage(whole)
     for piece in problem.slices():
         index = torch.arange(piece.start, piece.stop, device=problem.device)
         keep = index[worth[index]]
         if not len(keep):
             continue
         block = whole.select(keep)
-        first = starts(problem, block, keep.cpu().numpy(), init, None, n_starts)
+        first = starts(problem, block, keep.cpu().numpy(), init, None, n_starts or _default_starts(problem))
         if local is not None and not problem.mixes_pixels:
             _, solution = _solve(problem, local, block, first)
             first = solution.free[None]
         start[:, keep] = first[0]
         known[keep] = torch.isfinite(first[0]).all(0)
     if not bool(known.any()):
+        return torch.full_like(start, torch.nan), known
+    return start[:, _nearest(known, problem.grid.shape)], known
+
+
+def neighbourly_start(problem: Problem, free: torch.Tensor) -> torch.Tensor:
+    """A start for coupled maps: the pixels' own solutions, but the neighbours' median where that costs less.
+
+    At low signal some pixels sit in a far minimum of their own, from which no small step leads to where priors that
+    couple pixels would have them.
+    """
+    if problem.mixes_pixels or not problem.coupled_priors():
+        return free
+    shape = problem.grid.shape
+    median = np.stack(
+        [median_filter(row.reshape(shape), size=[min(n, 5) for n in shape]).reshape(-1) for row in free.cpu().numpy()]
+    )
+    median = torch.as_tensor(median).to(free)
+    _, _, stiffness = problem.coupled_quadratic(median)
+    own, of_median = problem.whole().objective(free), problem.whole().objective(median)
+    apart = 0.5 * (stiffness * (free - median).square()).sum(0)
+    return torch.where(of_median < own + apart, median, free)
+
+
+def _run_whole(problem, solver, init, n_starts, outcome, local) -> None:
+    """A whole-map solver, started from each pixel's own solution where that can be had."""
+    flags = _triage(problem.whole())[0]
+    start, known = pixel_solution(problem, local, init, n_starts)
+    if not bool(known.any()):
         outcome.status[:] = flags.cpu().numpy()
         outcome.dof[:] = 0
         return
-    start = start[:, _nearest(known, problem.grid.shape)]
     problem.renew_weights(start)
+    start = neighbourly_start(problem, start)
     solution = solver.solve(problem, start[None])
     for _ in range(_NOISE_ROUNDS - 1 if problem.has_noise_model else 0):
         problem.renew_weights(solution.free)

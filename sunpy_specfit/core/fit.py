@@ -161,8 +161,11 @@ def _fit_jointly(cubes, models, priors, solver, *, init, progress, **options) ->
     if automatic:
         from .scale import choose_scales
 
-        automatic, scales = choose_scales(problem, automatic, models, values, solver)
-        problem.priors += [bind_prior(prior, problem.layout, problem.grid, models) for prior in automatic]
+        automatic, scales = choose_scales(
+            problem, automatic, models, values, _local_solver(problem), lambda trial: solver or choose_solver(trial)
+        )
+        bound = [bind_prior(prior, problem.layout, problem.grid, models) for prior in automatic]
+        problem = problem.with_priors([*problem.priors, *bound])
     solver = solver or choose_solver(problem)
     reason = solver.accepts(problem)
     if reason is not None:

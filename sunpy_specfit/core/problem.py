@@ -163,6 +163,15 @@ class Problem:
         data = [replace(d, term=term) for d, term in zip(self.whole().terms, terms, strict=True)]
         return replace(self, terms=terms, _whole=replace(self.whole(), terms=data))
 
+    def with_priors(self, priors: Sequence[tuple[BoundPrior, tuple[str, ...]]]) -> Problem:
+        """The same problem with other bound priors."""
+
+        def separable(pairs):
+            return [prior for prior, _ in pairs if not prior.couples_pixels]
+
+        same = separable(priors) == separable(self.priors)
+        return replace(self, priors=list(priors), _whole=self.whole() if same else None)
+
     def with_learned(self, weights: Mapping[int, Mapping[int, Mapping[str, torch.Tensor]]]) -> Problem:
         """The same problem with the operators' weights that a solver learned."""
         if not weights:

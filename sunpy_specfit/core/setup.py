@@ -230,12 +230,7 @@ def bind_prior(prior: Prior, layout: Layout, grid, models: Sequence[Model]):
     """(BoundPrior, names) for the quantities that a prior acts on."""
     names = prior.quantities
     if names is None:
-        smooth = [
-            layout.keys[i][name]
-            for i, component in enumerate(layout.components)
-            for name in (component.smooth if component.smooth is not None else component.parameters)
-        ]
-        names = [key for key in smooth if key in layout.derived or key in layout.free_keys]
+        names = smooth_names(layout)
     units = {}
     for name in names:
         try:
@@ -244,6 +239,16 @@ def bind_prior(prior: Prior, layout: Layout, grid, models: Sequence[Model]):
             raise KeyError(f"{type(prior).__name__}: {error.args[0]}") from None
         units[name] = layout.units[key] if key in layout.units else layout.derived[key]
     return prior.bind(units, grid), tuple(units)
+
+
+def smooth_names(layout: Layout) -> list[str]:
+    """The quantities that the models name as their smooth ones, by default all that are fitted."""
+    smooth = [
+        layout.keys[i][name]
+        for i, component in enumerate(layout.components)
+        for name in (component.smooth if component.smooth is not None else component.parameters)
+    ]
+    return [key for key in smooth if key in layout.derived or key in layout.free_keys]
 
 
 def start_from(layout: Layout, init, grid) -> dict[str, np.ndarray]:

@@ -10,7 +10,20 @@ from collections.abc import Callable
 
 import torch
 
-__all__ = ["diagonal_index", "index", "normal_equations", "pack", "inverse", "matvec", "size", "solve", "unpack"]
+__all__ = [
+    "cholesky",
+    "diagonal_index",
+    "factorize",
+    "index",
+    "inverse",
+    "lower_product",
+    "matvec",
+    "normal_equations",
+    "pack",
+    "size",
+    "solve",
+    "unpack",
+]
 
 _UNROLLED = 9
 
@@ -179,6 +192,25 @@ def factorize(packed: torch.Tensor, damping=0.0) -> Callable[[torch.Tensor], tor
                 break
             lift = torch.where(failed > 0, (10 * lift).clamp_min(100 * k * torch.finfo(full.dtype).eps), 0.0)
     return lambda vector: torch.cholesky_solve((vector * scale).T[..., None], factor)[..., 0].T * scale
+
+
+def cholesky(packed: torch.Tensor) -> torch.Tensor:
+    """L with L Lᵀ = A for each matrix, packed; rows that the matrix knows nothing of are zero."""
+    k = size(packed.shape[0])
+    scaled, scale = _unit_diagonal(packed, 0.0)
+    factor = _cholesky(scaled)
+    for i in range(k):
+        factor[index(i, i)] = 1.0 / factor[index(i, i)]
+        for j in range(i + 1):
+            # Of A = S⁻¹ (unit) S⁻¹ the factor is S⁻¹ times that of the middle.
+            factor[index(i, j)] *= torch.where(scale[i] > 0, 1.0 / scale[i].clamp_min(1e-300), 0.0)
+    return factor
+
+
+def lower_product(factor: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    """L v for a packed lower triangle."""
+    k = vector.shape[0]
+    return torch.stack([sum(factor[index(i, j)] * vector[j] for j in range(i + 1)) for i in range(k)])
 
 
 def inverse(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

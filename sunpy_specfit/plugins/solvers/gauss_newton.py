@@ -90,7 +90,12 @@ class GaussNewton(Solver):
                 flat, here = self._better(problem, flat, here, trial)
                 break
             there = Curvature(problem, problem.unflatten(trial))
-            surprise = self._surprise(here, there, step)
+            surprise = self._surprise(here, there, step, damping)
+            wrong = surprise > 1.0
+            if here.pixel_objective is not None and not problem.shared.any() and bool(wrong.any()):
+                # These stay where they are, with shorter steps to come, and do not hold back the others.
+                there = there.replace_pixels(here, wrong)
+                trial = problem.flatten(there.free)
             if there.objective <= here.objective + 1e-12 * abs(here.objective):
                 flat, here = trial, there
                 factor = torch.where(surprise > 1.0, 8.0, torch.where(surprise > 0.25, 2.0, 0.1))
@@ -115,19 +120,23 @@ class GaussNewton(Solver):
         return (step * packed.matvec(here.block_matrix(), step)).sum(0).clamp_min(0.0).sqrt()
 
     @staticmethod
-    def _surprise(here: Curvature, there: Curvature, step: torch.Tensor) -> torch.Tensor:
-        """How far each pixel's misfit came out above what its quadratic had said, in units of the curvature's part."""
+    def _surprise(here: Curvature, there: Curvature, step: torch.Tensor, damping: torch.Tensor) -> torch.Tensor:
+        """How far each pixel's misfit came out above what its quadratic had said, in units of the curvature's part.
+
+        Damping adds to the curvature: where the true one is the larger, it takes that much for a step to be trusted.
+        """
         bend = 0.5 * (step * here.blocks.matvec(step)).sum(0)
         if here.pixel_objective is None:
             # Behind an operator that mixes pixels, misfit belongs to no pixel: all are surprised alike.
             flat = here.problem.flatten(step)
             bent = 0.5 * float(flat @ here.product(flat))
-            surprise = (there.objective - here.objective - float(here.gradient @ flat) - bent) / max(bent, 1e-6)
+            stiff = max(bent * (1 + float(damping[0])), 1e-6)
+            surprise = (there.objective - here.objective - float(here.gradient @ flat) - bent) / stiff
             return torch.full_like(bend, surprise if math.isfinite(surprise) else math.inf)
         told = bend - (step * here.vector).sum(0)
         found = there.pixel_objective - here.pixel_objective
         # Far below one sigma there is only rounding to be surprised by.
-        surprise = (found - told) / bend.clamp_min(1e-6)
+        surprise = (found - told) / (bend * (1 + damping)).clamp_min(1e-6)
         return torch.where(torch.isfinite(surprise), surprise, torch.inf)
 
     @staticmethod
