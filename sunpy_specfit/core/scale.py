@@ -1,9 +1,9 @@
 """Scales of priors chosen from the data, by data thinning.
 
 Gaussian data of known noise fall into two independent halves: y + a σ ε and y - σ ε / a, with ε drawn from a standard
-normal distribution. What is fitted to the first is tested on the second, and no truth is needed. The data enter as each pixel's
-Gauss-Newton quadratic at a smooth first solution, in which splitting is as exact as in the samples themselves and a trial of a
-scale costs one system of equations.
+normal distribution. What is fitted to the first is tested on the second, and no truth is needed. The data enter as
+each pixel's Gauss-Newton quadratic at a smooth first solution, in which splitting is as exact as in the samples
+themselves and a trial of a scale costs one system of equations.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def choose_scales(
 
 
 class _Splits:
-    """Several splits of the data's quadratics at one place, and what a trial of scales predicts of the parts left out."""
+    """Several splits of the data's quadratics at one place: how well a trial of scales foretells the parts left out."""
 
     def __init__(self, problem: Problem, free: torch.Tensor, models, scales: Scales):
         self.problem, self.free, self.models, self.scales = problem, free, models, scales
