@@ -243,7 +243,8 @@ def _result(problem: Problem, outcome, priors, solver, meta) -> FitResult:
     )
     i, j = np.tril_indices(problem.n_free)
     covariance = outcome.covariance
-    covariance *= (free_factor[i] * free_factor[j])[:, None].astype(covariance.dtype)
+    with np.errstate(over="ignore"):  # beyond what the type holds a variance is infinite, as good as unknown
+        covariance *= (free_factor[i] * free_factor[j])[:, None].astype(covariance.dtype)
     transform = factor[:, None] * layout.transform / free_factor[None, :]
     auxiliary = [{k: v.cpu().numpy() for k, v in inputs.items()} for inputs in problem.physical_auxiliary]
     return FitResult(
