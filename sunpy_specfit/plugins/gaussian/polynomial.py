@@ -76,7 +76,7 @@ class Polynomial(Model):
     def evaluate(self, x, *, middle=0.0, **coefficients):
         light = coefficients[f"c{self.degree}"]
         if not self.degree:
-            return torch.broadcast_to(light, torch.broadcast_shapes(x.shape, light.shape))
+            return torch.broadcast_tensors(x, light)[1]
         distance = x - middle
         for i in reversed(range(self.degree)):
             light = coefficients[f"c{i}"] + light * distance
