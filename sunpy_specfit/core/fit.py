@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -263,9 +264,14 @@ def _result(problem: Problem, outcome, priors, solver, meta) -> FitResult:
     )
 
 
-def _provenance(problem: Problem, models: Sequence[Model], solver, priors, seconds: float) -> dict:
+@cache
+def _versions() -> dict[str, str]:
     from importlib.metadata import version
 
+    return {name: version(name) for name in ("sunpy_specfit", "torch", "numpy", "astropy", "ndcube")}
+
+
+def _provenance(problem: Problem, models: Sequence[Model], solver, priors, seconds: float) -> dict:
     used = (
         {type(c) for model in models for c in (*model.components, *model.operators)}
         | {type(solver)}
@@ -280,7 +286,7 @@ def _provenance(problem: Problem, models: Sequence[Model], solver, priors, secon
         "loss": problem.loss_name,
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("sunpy_specfit", "torch", "numpy", "astropy", "ndcube")},
+            **_versions(),
         },
         "plugins": distributions,
         "references": references,

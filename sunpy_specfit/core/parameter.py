@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import astropy.units as u
@@ -53,6 +54,11 @@ def unit_powers(expression) -> tuple[float, float, u.UnitBase]:
         return 0, 0, expression
     if expression is None:
         return 0, 0, u.dimensionless_unscaled
+    return _powers_of_words(expression)
+
+
+@cache
+def _powers_of_words(expression: str) -> tuple[float, float, u.UnitBase]:
     with u.add_enabled_units([_DATA, _SPECTRAL]):
         unit = u.Unit(expression)
     data_power, spectral_power, rest = 0, 0, u.dimensionless_unscaled
