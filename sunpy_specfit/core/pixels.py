@@ -278,9 +278,14 @@ class PixelBlock:
             terms.append(term)
         return replace(self, terms=terms)
 
+    def pixel_signal(self) -> torch.Tensor:
+        """The largest signal-to-noise ratio of a sample of each pixel."""
+        squared = [(term.data.square() * term.weight).reshape(-1, self.n_pixels).amax(0) for term in self.terms]
+        return torch.stack(squared).amax(0).sqrt()
+
     def peak_signal(self) -> float:
         """The largest signal-to-noise ratio of a sample."""
-        return max(float((term.data.square() * term.weight).amax().sqrt()) for term in self.terms)
+        return float(self.pixel_signal().amax())
 
     def n_valid(self) -> torch.Tensor:
         """How many samples each pixel uses."""

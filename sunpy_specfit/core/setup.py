@@ -22,8 +22,8 @@ from .term import Term, choose_frame
 
 __all__ = ["as_model", "as_priors", "as_solver", "bind_prior", "build_problem", "choose_device"]
 
-# Samples per block: the working arrays of one iteration then stay in the processor's cache.
-_CPU_SAMPLES = 2**18
+# Samples per block: many enough that calls cost nothing beside the numbers, few enough for the processor's cache.
+_CPU_SAMPLES = 2**20
 _GPU_SAMPLES = 2**24
 
 

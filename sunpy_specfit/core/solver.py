@@ -29,6 +29,8 @@ class Solution:
         the engine inverts the Hessian of each pixel's block, which is right where pixels are not coupled.
     leverage : `torch.Tensor`, optional
         tr(H⁻¹ A) of each pixel, ``(pixels,)``: the degrees of freedom that the data spent there.
+    quadratic : tuple of `torch.Tensor`, optional
+        What ``linearize`` of the block gives at ``free``, where the solver knows it: the engine then need not ask again.
     weights : dict
         Learned weights of operators, or of the solver's own network.
     info : dict
@@ -39,6 +41,7 @@ class Solution:
     status: torch.Tensor
     covariance: torch.Tensor | None = None
     leverage: torch.Tensor | None = None
+    quadratic: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
 

@@ -291,9 +291,10 @@ class Search:
             others.append(shape * torch.where(norm > 1e-4 * full, norm.clamp_min(1e-30).rsqrt(), 0.0))
             residual = residual - others[-1] * (weight * others[-1] * residual).sum(0)
         norm = table.square.T @ weight
-        left = norm.clone()
+        left = norm
         for other in others:
-            left -= (table.shape.T @ (weight * other)).square_()
+            shared = table.shape.T @ (weight * other)
+            left = torch.addcmul(left, shared, shared, value=-1)
         gain = _gain_of(table.shape.T @ (weight * residual), left, norm, line.sign)
         if ordered:
             gain.masked_fill_(~self._allowed(state, line, table), 0.0)
@@ -398,8 +399,9 @@ class Table:
 
 def _gain_of(projection: torch.Tensor, left: torch.Tensor, norm: torch.Tensor, sign: int) -> torch.Tensor:
     """How much a shape lowers chi²; nothing if the others span it, or if it would need the wrong sign."""
-    gain = torch.where(left > 1e-3 * norm, projection.square() / left, 0.0)
-    return gain if sign == 0 else torch.where(sign * projection > 0, gain, 0.0)
+    if sign:
+        projection = (sign * projection).clamp_min_(0.0)
+    return (projection * projection).div_(left).masked_fill_(left <= 1e-3 * norm, 0.0)
 
 
 def _pieces(shapes, rest, candidates: int, pieces: int):

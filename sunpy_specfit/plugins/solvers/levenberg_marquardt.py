@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from ...core.solver import Solution, Solver
@@ -22,9 +24,9 @@ class LevenbergMarquardt(Solver):
     max_iterations : int
         Linearisations per start, at the most.
     tolerance : float
-        A pixel has converged when what remains to go is less than this many sigma. Where noise rules, Gauss-Newton
-        steps shrink by a constant ratio only: what remains is the sum of that geometric series, so fast pixels stop
-        early and slow ones are not stopped too soon.
+        A pixel has converged when less than this many sigma remain to go after one more step, which the engine takes.
+        Where noise rules, Gauss-Newton steps shrink by a constant ratio only: what remains is the sum of that geometric
+        series, so fast pixels stop early and slow ones are not stopped too soon.
 
     References
     ----------
@@ -55,37 +57,39 @@ class LevenbergMarquardt(Solver):
         return None
 
     def solve(self, problem, start: torch.Tensor) -> Solution:
-        best = None
+        best, iterations = None, 0
         for free in start:
-            found = self._run(problem, free)
+            found, status, count = self._run(problem, free)
+            iterations = max(iterations, count)
             if best is None:
-                best = found
+                best, best_status = found, status
                 continue
             # A later start must gain something real: equal minima keep the first.
-            better = found[1] < best[1] - 1e-6 * best[1].abs()
-            best = (
-                torch.where(better, found[0], best[0]),
-                torch.where(better, found[1], best[1]),
-                torch.where(better, found[2], best[2]),
-                max(found[3], best[3]),
-            )
-        free, _, status, iterations = best
-        return Solution(free=free, status=status, info={"iterations": iterations})
+            better = found.objective < best.objective - 1e-6 * best.objective.abs()
+            best, best_status = found.where(better, best), torch.where(better, status, best_status)
+        return Solution(
+            free=best.free,
+            status=best_status,
+            quadratic=(best.objective, best.matrix, best.vector),
+            info={"iterations": iterations},
+        )
 
-    def _run(self, block, free: torch.Tensor):
-        free = torch.minimum(torch.maximum(free, block.lower), block.upper)
+    def _run(self, block, free: torch.Tensor) -> tuple[_Place, torch.Tensor, int]:
+        here = _Place.at(block, torch.minimum(torch.maximum(free, block.lower), block.upper))
         pixels = block.n_pixels
-        result, objective_out = free.clone(), torch.full_like(free[0], torch.inf)
+        result = None
         status = torch.full((pixels,), int(Status.MAX_ITERATIONS), dtype=torch.int32, device=free.device)
         where = torch.arange(pixels, device=free.device)
-        objective, matrix, vector = block.linearize(free)
-        damping = torch.full_like(objective, 1e-3)
-        done = ~torch.isfinite(objective)
+        damping = torch.full_like(here.objective, 1e-3)
+        done = ~torch.isfinite(here.objective)
         status[done] = int(Status.FAILED)
-        last_length = torch.full_like(objective, torch.inf)
-        # Below this length a step is round-off, or far below the tolerance whatever its ratio.
-        shortest = max(0.1 * self.tolerance, 10 * torch.finfo(free.dtype).eps * block.peak_signal())
+        last_length = torch.full_like(here.objective, torch.inf)
+        signal = block.pixel_signal()
+        # What one Gauss-Newton step leaves of the way is about noise over signal, whatever the first steps seem to say.
+        leaves = (3.0 / signal).clamp(0.02, 0.9).nan_to_num(nan=0.9)
         noise = 8 * torch.finfo(free.dtype).eps
+        # Below this length a step is round-off, or far below the tolerance whatever its ratio.
+        shortest = max(0.1 * self.tolerance, 10 * torch.finfo(free.dtype).eps * float(signal.amax()))
         iterations = 0
         while iterations < self.max_iterations:
             iterations += 1
@@ -94,51 +98,42 @@ class LevenbergMarquardt(Solver):
                 if n_done == len(where):
                     break
                 if n_done * 3 >= len(where):
+                    result = here if result is None else result.put(where, here)
                     keep = (~done).nonzero()[:, 0]
-                    result[:, where] = free
-                    objective_out[where] = objective
-                    block, where = block.select(keep), where[keep]
-                    free, objective, matrix, vector = free[:, keep], objective[keep], matrix[:, keep], vector[:, keep]
-                    damping, last_length, done = damping[keep], last_length[keep], done[keep]
-            system, right = self._hold_at_bounds(block, free, matrix, vector)
+                    block, where, here = block.select(keep), where[keep], here.select(keep)
+                    damping, last_length, done, leaves = damping[keep], last_length[keep], done[keep], leaves[keep]
+            system, right = self._hold_at_bounds(block, here)
             step = packed.solve(system, right, damping)
-            trial = torch.minimum(torch.maximum(free + step, block.lower), block.upper)
-            step = trial - free
+            trial = torch.minimum(torch.maximum(here.free + step, block.lower), block.upper)
+            step = trial - here.free
             # The step's length in sigma; undoing the damping keeps a timid step from passing for a short one.
-            length = ((right * step).sum(0).clamp_min(0.0) * (1.0 + damping)).sqrt()
-            ratio = (length / last_length).clamp(0.0, 0.98)
-            remaining = length * ratio / (1.0 - ratio)
+            promised = (right * step).sum(0).clamp_min(0.0)
+            length = (promised * (1.0 + damping)).sqrt()
+            ratio = torch.maximum(length / last_length, leaves).clamp_max(0.98)
             last_length = torch.where(length > 0, length, last_length)
-            new_objective, new_matrix, new_vector = block.linearize(trial)
-            accepted = new_objective <= objective + noise * objective.abs()
+            there = _Place.at(block, trial)
+            accepted = there.objective <= here.objective + noise * here.objective.abs()
+            # The engine takes one more undamped step: the rest of the way after that one counts.
+            remaining = length * ratio.square() / (1.0 - ratio)
             converged = (length <= shortest) | (
-                (remaining <= self.tolerance) & (length <= 3 * self.tolerance) & accepted
+                (remaining <= self.tolerance) & (length <= 300 * self.tolerance) & accepted
             )
             accepted &= ~done
             # Damp by how much of the promised gain came true: one that overshoots is taken and the next shortened.
-            promised = 0.5 * (right * step).sum(0)
-            kept = (objective - new_objective) / promised.clamp_min(noise * objective.abs())
+            kept = (here.objective - there.objective) / (0.5 * promised).clamp_min(noise * here.objective.abs())
             factor = torch.where(kept > 0.75, 0.1, torch.where(kept > 0.4, 0.5, 4.0))
-            damping = torch.where(accepted, (damping * factor).clamp(1e-9, None), (damping * 8.0).clamp_min(1e-3))
-            if bool(accepted.all()):
-                free, objective, matrix, vector = trial, new_objective, new_matrix, new_vector
-            else:
-                free = torch.where(accepted, trial, free)
-                objective = torch.where(accepted, new_objective, objective)
-                matrix = torch.where(accepted, new_matrix, matrix)
-                vector = torch.where(accepted, new_vector, vector)
+            damping = torch.where(accepted, (damping * factor).clamp_min(1e-9), (damping * 8.0).clamp_min(1e-3))
+            here = there if bool(accepted.all()) else there.where(accepted, here)
             # With the damping at its end no step helps any more: round-off, or a kink of the model.
-            converged |= damping > 1e12
-            newly = converged & ~done
+            newly = (converged | (damping > 1e12)) & ~done
             status[where[newly]] = int(Status.CONVERGED)
             done = done | newly
-        result[:, where] = free
-        objective_out[where] = objective
-        return result, objective_out, status, iterations
+        return here if result is None else result.put(where, here), status, iterations
 
     @staticmethod
-    def _hold_at_bounds(block, free, matrix, vector):
+    def _hold_at_bounds(block, here: _Place):
         """The system with the rows of numbers that are pushed against their bound taken out."""
+        free, matrix, vector = here.free, here.matrix, here.vector
         held = ((free <= block.lower) & (vector < 0)) | ((free >= block.upper) & (vector > 0))
         if not bool(held.any()):
             return matrix, vector
@@ -150,3 +145,29 @@ class LevenbergMarquardt(Solver):
                 system[packed.index(i, j)] *= loose[i] * loose[j]
             system[packed.index(i, i)] *= loose[i]
         return system, vector * loose
+
+
+class _Place(NamedTuple):
+    """Free numbers, and the quadratic that stands for each pixel there."""
+
+    free: torch.Tensor
+    objective: torch.Tensor
+    matrix: torch.Tensor
+    vector: torch.Tensor
+
+    @classmethod
+    def at(cls, block, free: torch.Tensor) -> _Place:
+        return cls(free, *block.linearize(free))
+
+    def select(self, index: torch.Tensor) -> _Place:
+        return _Place(*(value[..., index] for value in self))
+
+    def put(self, index: torch.Tensor, part: _Place) -> _Place:
+        """The same with some pixels replaced, in place."""
+        for value, new in zip(self, part, strict=True):
+            value[..., index] = new
+        return self
+
+    def where(self, condition: torch.Tensor, other: _Place) -> _Place:
+        """This where the condition holds, the other elsewhere."""
+        return _Place(*(torch.where(condition, mine, its) for mine, its in zip(self, other, strict=True)))
