@@ -3,8 +3,8 @@
     python benchmarks/derivatives.py
 
 For each model and each way: the largest error of a derivative over the peak of that derivative, against float64; the
-time of one linearisation (light and all derivatives) of spectra of 32 wavelengths, in blocks as `fit` has them, over that
-of the light alone; and the memory that it takes at most, over that of the light itself.
+time of one linearisation (light and all derivatives) of spectra of 32 wavelengths, in blocks as `fit` has them, over
+that of the light alone; and the memory that it takes at most, over that of the light itself.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import sunpy_specfit as specfit
 from sunpy_specfit.core.batching import BatchedModel
 
 SAMPLES = 32
-# Spectra in a block, as `fit` cuts them; blocks in a timing; and spectra for the memory, so many that the allocator hands
-# every array back to the system at once.
+# Spectra in a block, as `fit` cuts them; blocks in a timing; and spectra for the memory, so many that the allocator
+# hands every array back to the system at once.
 BLOCK, BLOCKS, MANY = 4096, 16, 2**19
 Tensors = dict[str, torch.Tensor]
 Way = Callable[[torch.Tensor, Tensors], tuple[torch.Tensor, Tensors]]
 
 
 def scene(model: specfit.Model, dtype: torch.dtype, pixels: int = BLOCK) -> tuple[torch.Tensor, Tensors]:
-    """An axis about the line, and parameters that differ from pixel to pixel, in a frame where both are of order one."""
+    """An axis about the line, and parameters that differ from pixel to pixel, both of order one."""
     generator = torch.Generator().manual_seed(0)
     x = torch.linspace(-6.0, 6.0, SAMPLES, dtype=torch.float64)[:, None]
     ranges = {"amplitude": (0.5, 1.5), "center": (-1.0, 1.0), "width": (0.8, 1.6), "lorentz_width": (0.1, 0.8)}

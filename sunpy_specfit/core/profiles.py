@@ -255,7 +255,9 @@ class Sketch:
     def _owner(self, column: int) -> int:
         """The component that a free number is a parameter of."""
         key = self._key_of[column]
-        return next(i for i, c in enumerate(self.layout.components) if key in (self.layout.keys[i][n] for n in c.parameters))
+        return next(
+            i for i, c in enumerate(self.layout.components) if key in (self.layout.keys[i][n] for n in c.parameters)
+        )
 
     def _sign(self, column: int) -> int:
         return int(bool(self.lower[column] >= 0)) - int(bool(self.upper[column] <= 0))

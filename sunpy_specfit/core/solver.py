@@ -30,7 +30,7 @@ class Solution:
     leverage : `torch.Tensor`, optional
         tr(H⁻¹ A) of each pixel, ``(pixels,)``: the degrees of freedom that the data spent there.
     quadratic : tuple of `torch.Tensor`, optional
-        What ``linearize`` of the block gives at ``free``, where the solver knows it: the engine then need not ask again.
+        What ``linearize`` of the block gives at ``free``, where the solver knows it: the engine then need not ask.
     weights : dict
         Learned weights of operators, or of the solver's own network.
     info : dict

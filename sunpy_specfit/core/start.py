@@ -1,8 +1,9 @@
 """Start values, found in the data.
 
-Variable projection (Golub & Pereyra 1973, https://doi.org/10.1137/0710036) over a grid: for every combination of candidates of the
-numbers that shape the light, the numbers that multiply the shapes follow from linear least squares, weighted and
-within their bounds. Shapes are the same for all pixels, so that a block of thousands of them costs a few matrix products.
+Variable projection (Golub & Pereyra 1973, https://doi.org/10.1137/0710036) over a grid: for every combination of
+candidates of the numbers that shape the light, the numbers that multiply the shapes follow from linear least squares,
+weighted and within their bounds. Shapes are the same for all pixels, so that a block of thousands of them costs a few
+matrix products.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def find_starts(block: PixelBlock, n_starts: int = 1) -> torch.Tensor:
     Notes
     -----
     Where a model offers `Model.start_values`, these are taken. All other numbers are sought: the candidates are
-    those of `Model.start_grid`, or 15 places over the axis, widths from the sampling to a third of it, and a parameter's
-    default or the middle of its bounds.
+    those of `Model.start_grid`, or 15 places over the axis, widths from the sampling to a third of it, and a
+    parameter's default or the middle of its bounds.
 
     Lines of a sum are first moved together, at their rest distances and with one width, and then one after the other.
     """
@@ -248,7 +249,7 @@ class Search:
         free = packed.solve(matrix, right)
         inside = free.clamp(lower, upper)
         k = len(columns)
-        if k > 1 and bool(((inside != free).any())):
+        if k > 1 and bool((inside != free).any()):
             for i in [*range(k), *range(k)]:
                 total = right[i].clone()
                 for j in range(k):
