@@ -191,9 +191,7 @@ def _mask(cube: NDCube) -> np.ndarray:
 
 
 def _with_grey(name: str) -> Colormap:
-    colors = plt.get_cmap(name).copy()
-    colors.set_bad(_NO_DATA)
-    return colors
+    return plt.get_cmap(name).with_extremes(bad=_NO_DATA)
 
 
 def unit_text(unit: u.UnitBase | None) -> str:

@@ -69,7 +69,7 @@ class Gaussian(SpectralLine):
     (['amplitude', 'center', 'width'], ['intensity', 'velocity', 'fwhm'])
     >>> x = torch.tensor([195.089, 195.119], dtype=torch.float64)
     >>> line.evaluate(x, amplitude=torch.tensor(2.0), center=torch.tensor(195.119).double(), width=torch.tensor(0.03))
-    tensor([1.2131, 2.0000], dtype=torch.float64)
+    tensor([1.2129, 2.0000], dtype=torch.float64)
     """
 
     name = "gaussian"
