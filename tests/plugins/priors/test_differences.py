@@ -1,0 +1,60 @@
+"""Differences of neighbours against matrices written out."""
+
+import numpy as np
+import pytest
+import torch
+
+from sunpy_specfit.plugins.priors.differences import Differences
+
+
+def dense(operator, pixels):
+    """Dᵀ D as a matrix, column by column."""
+    return torch.stack([operator.product(row) for row in torch.eye(pixels, dtype=torch.float64)], dim=1)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize(("shape", "axes"), [((7,), (0,)), ((4, 5), (0, 1)), ((4, 5), (1,)), ((3, 4, 2), (0, 2))])
+def test_products_are_those_of_a_symmetric_matrix_with_the_stated_diagonal(shape, axes, order):
+    operator = Differences(shape, axes, order)
+    pixels = int(np.prod(shape))
+    matrix = dense(operator, pixels)
+    torch.testing.assert_close(matrix, matrix.T)
+    torch.testing.assert_close(matrix.diagonal(), operator.diagonal(torch.zeros(1, dtype=torch.float64)))
+    q = torch.randn(pixels, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    energy = sum(d.square().sum() for d in operator.forward(q))
+    torch.testing.assert_close(q @ matrix @ q, energy)
+
+
+def test_first_order_against_numpy():
+    image = np.random.default_rng(0).normal(size=(4, 6))
+    rows, columns = Differences((4, 6), (0, 1), 1).forward(torch.as_tensor(image.reshape(-1)))
+    np.testing.assert_allclose(rows, np.diff(image, axis=0))
+    np.testing.assert_allclose(columns, np.diff(image, axis=1))
+
+
+def test_second_order_likes_planes_and_bends_alike_in_every_direction():
+    y, x = np.mgrid[:40, :40] - 19.5
+    operator = Differences((40, 40), (0, 1), 2)
+
+    def energy(image):
+        return float(sum(d.square().sum() for d in operator.forward(torch.as_tensor(image.reshape(-1)))))
+
+    assert energy(3 + 2 * x - y) == pytest.approx(0, abs=1e-18)
+
+    def ripple(angle):
+        return np.cos(0.1 * (np.cos(angle) * x + np.sin(angle) * y)) * np.exp(-(x**2 + y**2) / 60)
+
+    assert energy(ripple(0.0)) == pytest.approx(energy(ripple(np.pi / 4)), rel=0.01)
+
+
+def test_several_maps_at_once_are_those_one_by_one():
+    maps = torch.randn(3, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    operator = Differences((4, 5), (0, 1), 2)
+    torch.testing.assert_close(operator.product(maps), torch.stack([operator.product(m) for m in maps]))
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_an_axis_too_short_for_differences_has_none(order):
+    operator = Differences((1, 5), (0,), order)
+    assert operator.product(torch.ones(5)).abs().sum() == 0
+    assert operator.diagonal(torch.ones(5)).abs().sum() == 0

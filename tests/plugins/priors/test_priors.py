@@ -1,0 +1,136 @@
+"""What each prior says of maps, in numbers that can be worked out by hand."""
+
+import astropy.units as u
+import numpy as np
+import pytest
+import torch
+
+import sunpy_specfit as specfit
+from sunpy_specfit.core.grid import Grid
+from sunpy_specfit.data import gaussian_cube
+
+KMS = u.km / u.s
+GRID = Grid((2, 3), ("space", "space"))
+RAMP = torch.tensor([0.0, 1.0, 2.0, 0.0, 1.0, 2.0], dtype=torch.float64)
+
+
+def energy(prior, maps, units, grid=GRID):
+    return float(prior.bind(units, grid).energy(maps).sum())
+
+
+def test_smooth_counts_differences_in_scales():
+    prior = specfit.Smooth("velocity", scale=500 * u.m / u.s)
+    assert energy(prior, {"velocity": RAMP}, {"velocity": KMS}) == pytest.approx(0.5 * 4 * (1 / 0.5) ** 2)
+
+
+def test_smooth_along_time_leaves_space_alone():
+    grid = Grid((2, 3), ("time", "space"))
+    prior = specfit.Smooth("velocity", scale=1 * KMS, axes="time")
+    assert energy(prior, {"velocity": RAMP}, {"velocity": KMS}, grid) == 0
+    jump = torch.cat([RAMP[:3], RAMP[3:] + 2])
+    assert energy(prior, {"velocity": jump}, {"velocity": KMS}, grid) == pytest.approx(0.5 * 3 * 4)
+    with pytest.raises(ValueError, match="no time axis; its axes are space, space"):
+        prior.bind({"velocity": KMS}, GRID)
+
+
+def test_smooth_of_the_logarithm_counts_ratios():
+    prior = specfit.Smooth("amplitude", scale=0.1, logarithm=True)
+    maps = {"amplitude": RAMP.exp()}
+    assert energy(prior, maps, {"amplitude": u.DN}) == pytest.approx(0.5 * 4 * 10**2)
+    with pytest.raises(u.UnitConversionError, match="a plain number"):
+        specfit.Smooth("amplitude", scale=3 * u.DN, logarithm=True).bind({"amplitude": u.DN}, GRID)
+
+
+def test_scales_by_name():
+    prior = specfit.Smooth("velocity", "width", scale={"velocity": 1 * KMS, "width": 10 * u.mAA})
+    maps = {"velocity": RAMP, "width": 0.01 * RAMP}
+    assert energy(prior, maps, {"velocity": KMS, "width": u.AA}) == pytest.approx(0.5 * 8)
+    with pytest.raises(KeyError, match="its scales are for 'velocity'"):
+        specfit.Smooth("velocity", "width", scale={"velocity": 1 * KMS}).bind({"velocity": KMS, "width": u.AA}, GRID)
+
+
+def test_total_variation_costs_an_edge_its_height_whatever_its_slope():
+    prior = specfit.TotalVariation("velocity", scale=2 * KMS, softness=1e-6)
+    step = torch.tensor([0.0, 0.0, 2.0, 0.0, 0.0, 2.0], dtype=torch.float64)
+    for image in (step, RAMP):
+        assert energy(prior, {"velocity": image}, {"velocity": KMS}) == pytest.approx(2 * 2 / 2, abs=1e-4)
+
+
+def test_the_majoriser_of_total_variation_lies_above_it():
+    bound = specfit.TotalVariation("velocity", scale=1 * KMS).bind({"velocity": KMS}, GRID)
+    generator = torch.Generator().manual_seed(0)
+    here, there = (torch.randn(6, generator=generator, dtype=torch.float64) for _ in range(2))
+    quadratic = bound.quadratic({"velocity": here})
+    for step in (1e-3, 0.1, 1.0, 10.0):
+        move = step * there
+        above = (
+            bound.energy({"velocity": here})
+            + (quadratic.gradient["velocity"] * move).sum()
+            + 0.5 * (quadratic.matvec({"velocity": move})["velocity"] * move).sum()
+        )
+        assert float(above) >= float(bound.energy({"velocity": here + move})) - 1e-12
+
+
+def test_ridge_pulls_to_a_map_and_not_where_there_is_none():
+    reference = np.array([[0.0, 1.0, np.nan], [0.0, 1.0, 2.0]])
+    prior = specfit.Ridge("velocity", reference * KMS, scale=0.5 * KMS)
+    assert energy(prior, {"velocity": RAMP + 0.5}, {"velocity": KMS}) == pytest.approx(0.5 * 5)
+    with pytest.raises(ValueError, match=r"has the shape \(3, 2\); expected one number, or a map of shape \(2, 3\)"):
+        specfit.Ridge("velocity", reference.T * KMS, scale=1 * KMS).bind({"velocity": KMS}, GRID)
+
+
+def test_hinge_is_silent_within_its_limits():
+    prior = specfit.Hinge("velocity", lower=0.5 * KMS, upper=1.5 * KMS, scale=0.25 * KMS)
+    assert energy(prior, {"velocity": RAMP}, {"velocity": KMS}) == pytest.approx(0.5 * 4 * 2**2)
+    with pytest.raises(ValueError, match="no limit"):
+        specfit.Hinge("velocity", scale=1 * KMS)
+    with pytest.raises(ValueError, match="is not below"):
+        specfit.Hinge("velocity", lower=2 * KMS, upper=1 * KMS, scale=1 * KMS).bind({"velocity": KMS}, GRID)
+
+
+def test_a_distribution_is_a_prior_in_its_own_unit():
+    normal = torch.distributions.Normal(30.0, 2.0)
+    prior = specfit.Penalty("width", normal, unit=u.mAA)
+    expected = -normal.log_prob(torch.tensor([28.0, 31.0])).sum()
+    width = torch.tensor([0.028, 0.031])
+    found = energy(prior, {"width": width}, {"width": u.AA}, Grid((2,), ("space",)))
+    assert found == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_outside_of_a_distributions_support_the_way_leads_in():
+    bound = specfit.Penalty("width", torch.distributions.Gamma(3.0, 1.0)).bind({"width": u.AA}, Grid((3,), ("space",)))
+    width = torch.tensor([-2.0, -1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    bound.energy({"width": width}).sum().backward()
+    assert width.grad[0] < width.grad[1] < 0
+    assert width.grad[2] == pytest.approx(1 - 2 / 2.0)
+
+
+def test_a_function_is_told_when_it_returns_the_wrong_shape():
+    bound = specfit.Penalty("width", lambda w: w.sum()).bind({"width": u.AA}, GRID)
+    with pytest.raises(ValueError, match="one energy a pixel"):
+        bound.energy({"width": RAMP})
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: specfit.Smooth("velocity", scale="automatic"), ValueError, '"auto"'),
+        (lambda: specfit.Smooth("velocity", order=3), ValueError, "order is 1"),
+        (lambda: specfit.Smooth("velocity", scale=-1 * KMS).bind({"velocity": KMS}, GRID), ValueError, "positive"),
+        (lambda: specfit.Smooth("velocity").bind({"velocity": KMS}, GRID), ValueError, "still 'auto'"),
+        (lambda: specfit.Smooth("velocity", scale=1 * u.s).bind({"velocity": KMS}, GRID), u.UnitConversionError, "km"),
+        (lambda: specfit.Ridge("velocity", scale="auto"), ValueError, "a Quantity"),
+        (lambda: specfit.TotalVariation("velocity", softness=0), ValueError, "softness"),
+        (lambda: specfit.Penalty("velocity", 3.0), TypeError, "torch distribution or a function"),
+        (lambda: specfit.Penalty(("a", "b"), torch.distributions.Normal(0.0, 1.0)), TypeError, "one quantity"),
+    ],
+)
+def test_what_cannot_be_is_told(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_an_unknown_quantity_is_told_with_its_neighbours():
+    model = specfit.Gaussian(195.119 * u.AA) + specfit.Polynomial(0)
+    with pytest.raises(KeyError, match="did you mean 'velocity'"):
+        specfit.fit(gaussian_cube((3, 4)), model, priors=specfit.Smooth("velocty", scale=1 * KMS))
