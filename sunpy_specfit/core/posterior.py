@@ -61,7 +61,7 @@ def probe_inverse(
     total = len(own) * (int(colours.max()) + 1) + n_shared
     bar = tqdm(total=total, desc="errors", unit="solve", leave=False, disable=_hidden(progress, total * pixels))
 
-    def solve(right):
+    def solve(right, tolerance=tolerance):
         bar.update()
         return curvature.solve(right, tolerance=_TOLERANCE, max_iterations=_ITERATIONS, precondition=precondition).x
 
@@ -81,7 +81,8 @@ def probe_inverse(
     for number, j in enumerate(shared_rows):
         unit = problem.flatten(torch.zeros_like(like))
         unit[n_own + number] = 1.0
-        flat = solve(unit)
+        # One number that all pixels pull at: few solutions, worth more care.
+        flat = solve(unit, 1e-3 * _TOLERANCE)
         x = problem.unflatten(flat)
         for i in range(k):
             if i in own or i <= j:

@@ -13,7 +13,7 @@ from .grid import Grid
 from .layout import Layout
 from .loss import excess
 from .pixels import PixelBlock, TermData
-from .prior import BoundPrior
+from .prior import BoundPrior, Quadratic
 from .quantities import Quantities
 from .term import Term
 
@@ -373,7 +373,7 @@ class Problem:
         parts = []
         for prior, names in self.coupled_priors():
             maps, columns = Quantities(self.layout, names, self._physical_auxiliary).linearize(theta, self.transform)
-            quadratic = prior.quadratic(maps)
+            quadratic = prior.quadratic(maps) or _slope_only(prior, maps)
             for j, column in enumerate(columns):
                 for name in maps:
                     gradient[j] += _rows(quadratic.gradient[name] * column[name])
@@ -391,6 +391,18 @@ class Problem:
             return out
 
         return gradient, matvec, diagonal
+
+
+def _slope_only(prior: BoundPrior, maps) -> Quadratic:
+    """The gradient of an energy of which no curvature is known; none is better than a wrong one."""
+    names = list(maps)
+    slope = torch.func.grad(lambda values: prior.energy(dict(zip(names, values, strict=True))).sum())
+    gradient = slope(tuple(maps[name] for name in names))
+    return Quadratic(
+        gradient=dict(zip(names, gradient, strict=True)),
+        matvec=lambda v: {name: torch.zeros_like(v[name]) for name in names},
+        diagonal={name: torch.zeros_like(maps[name]) for name in names},
+    )
 
 
 def _rows(value: torch.Tensor) -> torch.Tensor:
