@@ -9,7 +9,7 @@ import numpy as np
 from astropy.wcs import WCS
 from ndcube import NDCube
 
-__all__ = ["Axes", "find_axes", "map_wcs", "spectral_values", "stokes_names"]
+__all__ = ["Axes", "find_axes", "map_wcs", "plain_wcs", "spectral_values", "stokes_index", "stokes_names"]
 
 _STOKES = {1: "I", 2: "Q", 3: "U", 4: "V"}
 
@@ -145,6 +145,36 @@ def stokes_names(cube: NDCube, axes: Axes) -> str:
     values = wcs.pixel_to_world_values(*pixels)
     values = np.atleast_1d(values[world] if wcs.world_n_dim > 1 else values)
     return "".join(_STOKES.get(int(round(float(v))), "?") for v in values)
+
+
+def stokes_index(cube: NDCube, axes: Axes, stokes: str) -> tuple[int, ...] | None:
+    """Where the Stokes parameters that a model speaks of stand on the cube's axis; None where there is no such axis.
+
+    Raises
+    ------
+    ValueError
+        If the cube has not all that the model needs.
+    """
+    if axes.stokes is None:
+        if stokes != "I":
+            raise ValueError(
+                f"the model speaks of Stokes {stokes}, but the cube has no axis of physical type "
+                f"'phys.polarization.stokes'; its physical types are {cube.array_axis_physical_types}"
+            )
+        return None
+    offered = stokes_names(cube, axes)
+    missing = [s for s in stokes if s not in offered]
+    if missing:
+        raise ValueError(f"the model needs Stokes {stokes}, the cube has {offered}: {', '.join(missing)} missing")
+    return tuple(offered.index(s) for s in stokes)
+
+
+def plain_wcs() -> WCS:
+    """The WCS of a map without coordinates: a single spectrum's."""
+    wcs = WCS(naxis=1)
+    wcs.wcs.ctype = ["PIXEL"]
+    wcs.wcs.set()
+    return wcs
 
 
 def map_wcs(cube: NDCube, axes: Axes) -> WCS | None:

@@ -12,8 +12,8 @@ import torch
 
 from . import registry
 from .engine import run
+from .members import as_cubes
 from .model import Model
-from .observation import as_cubes
 from .problem import Problem
 from .result import FitResult
 from .setup import as_model, as_priors, as_solver, bind_prior, build_problem, start_from

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -11,41 +11,23 @@ import astropy.units as u
 import numpy as np
 import torch
 from astropy.nddata import StdDevUncertainty
-from astropy.wcs import WCS
-from ndcube import NDCollection, NDCube, NDCubeSequence
+from ndcube import NDCube
 from ndcube.extra_coords import QuantityTableCoordinate
 from ndcube.wcs.wrappers import CompoundLowLevelWCS
 
-from .axes import Axes, find_axes, map_wcs, spectral_values, stokes_names
+from .axes import Axes, find_axes, map_wcs, plain_wcs, spectral_values, stokes_index
 from .eis import corrected_unit, corrected_wavelengths
 from .grid import Grid
+from .mask import read_mask
+from .members import check_cube
 from .noise import Noise
+from .samples import Block, pixel_last, to_weight
 from .status import Status
 from .uncertainty import Sigma, estimate_noise, read_uncertainty
 from .warnings import SpecfitWarning
 from .window import read_spectral_axis, read_window
 
-__all__ = ["Block", "Observation", "as_cubes"]
-
-
-@dataclass(frozen=True)
-class Block:
-    """The samples of some pixels.
-
-    Attributes
-    ----------
-    data, weight : `torch.Tensor`
-        ``([stokes,] n, pixels)``; weight is 1/sigma², 0 (and data 0) where a sample cannot be used.
-    x : `torch.Tensor`
-        ``(n, 1)`` or ``(n, pixels)``.
-    flags : `torch.Tensor`
-        Status bits that the data alone give, int32 ``(pixels,)``.
-    """
-
-    data: torch.Tensor
-    weight: torch.Tensor
-    x: torch.Tensor
-    flags: torch.Tensor
+__all__ = ["Observation"]
 
 
 @dataclass(frozen=True)
@@ -135,7 +117,7 @@ class Observation:
         >>> observation.grid.shape, observation.sample_shape, observation.spectral_unit
         ((3, 4), (32,), Unit("Angstrom"))
         """
-        _check_cube(cube)
+        check_cube(cube)
         axes = find_axes(cube, data_axis, spectral_axis)
         unit = corrected_unit(cube)
         shape = tuple(cube.data.shape[i] for i in axes.grid)
@@ -160,9 +142,9 @@ class Observation:
             noise=noise,
             noise_origin=origin,
             sigma=None if noise is not None else errors,
-            masks=tuple(m for m in (_read_mask(cube.mask, cube, axes), _read_mask(mask, cube, axes)) if m is not None),
+            masks=tuple(m for m in (read_mask(cube.mask, cube, axes), read_mask(mask, cube, axes)) if m is not None),
             used=read_window(window, x, spectral_unit, rest_wavelengths),
-            stokes_index=_stokes_index(cube, axes, stokes),
+            stokes_index=stokes_index(cube, axes, stokes),
         )
         if self.sigma is None and noise is None:
             return self._with_estimated_noise()
@@ -175,8 +157,8 @@ class Observation:
         samples = torch.where(block.weight > 0, block.data, torch.nan).reshape(-1, *self.sample_shape[-1:], len(pixels))
         sigma = estimate_noise(samples[0].T.numpy())
         warnings.warn(
-            f"these data have no uncertainty: a noise of {sigma:.3g} {self.data_unit} was estimated from their scatter. "
-            "Pass uncertainty=, as a Quantity, an NDUncertainty or a noise model such as CountNoise",
+            f"these data have no uncertainty: a noise of {sigma:.3g} {self.data_unit} was estimated from their "
+            "scatter. Pass uncertainty=, as a Quantity, an NDUncertainty or a noise model such as CountNoise",
             SpecfitWarning,
             stacklevel=6,
         )
@@ -259,17 +241,17 @@ class Observation:
         dtype, device
             Of the tensors. The axis is centred in float64 before it is rounded.
         """
-        data = _pixel_last(self._gather("data", index), dtype, device)
+        data = pixel_last(self._gather("data", index), dtype, device)
         if self.sigma is None:
             weight = torch.ones_like(data)
         else:
-            weight = _pixel_last(self._gather("sigma", index), dtype, device)
-            weight = _to_weight(weight, self.sigma, data_scale)
+            weight = pixel_last(self._gather("sigma", index), dtype, device)
+            weight = to_weight(weight, self.sigma, data_scale)
         if data_scale != 1.0:
             data /= data_scale
         masked = None
         for number in range(len(self.masks)):
-            mask = _pixel_last(self._gather(f"mask{number}", index), torch.bool, device)
+            mask = pixel_last(self._gather(f"mask{number}", index), torch.bool, device)
             masked = mask if masked is None else masked | mask
         used = None
         if self.used is not None:
@@ -303,7 +285,18 @@ class Observation:
     def _template(self) -> NDCube:
         """A cube of the map's axes, to be filled."""
         item = tuple(slice(None) if i in self.axes.grid else 0 for i in range(self.cube.data.ndim))
-        part = self.cube[item]
+        # Slicing a cube of nothing spares the slicing, and copying, of what stands in it.
+        bare = self.cube.to_nddata(
+            data=np.broadcast_to(np.float64(0), self.cube.data.shape),
+            uncertainty=None,
+            mask=None,
+            unit=None,
+            meta=None,
+            nddata_type=NDCube,
+            extra_coords="copy",
+            global_coords="copy",
+        )
+        part = bare[item]
         wcs = map_wcs(self.cube, self.axes)
         kept = {"wcs": wcs} if wcs is not None else {}
         return part.to_nddata(
@@ -348,7 +341,7 @@ class Observation:
                 extra_coords="copy",
                 global_coords="copy",
             )
-        wcs = self._template.wcs if self.axes.grid else _plain_wcs()
+        wcs = self._template.wcs if self.axes.grid else plain_wcs()
         if leading is not None:
             name, places = leading
             table = QuantityTableCoordinate(places, names=name, physical_types=f"custom:{name}").wcs
@@ -391,105 +384,3 @@ class Observation:
             extra_coords="copy",
             global_coords="copy",
         )
-
-
-def _check_cube(cube) -> None:
-    if not isinstance(cube, NDCube):
-        raise TypeError(
-            f"data must be an NDCube (or several), found {type(cube).__name__}; wrap arrays in NDCube(data, wcs)"
-        )
-    if torch.is_tensor(cube.data):
-        raise TypeError("the NDCube holds a torch tensor; NDCube needs numpy (or dask) arrays: use tensor.numpy()")
-    if not hasattr(cube.data, "shape") or np.dtype(cube.data.dtype).kind not in "iuf":
-        raise TypeError(
-            f"the NDCube must hold real numbers, found dtype {getattr(cube.data, 'dtype', type(cube.data))}"
-        )
-    if cube.data.size == 0:
-        raise ValueError(f"the NDCube holds no data: its shape is {cube.data.shape}")
-
-
-def _read_mask(mask, cube: NDCube, axes: Axes) -> np.ndarray | None:
-    if mask is None or mask is False or (np.ndim(mask) == 0 and not bool(mask)):
-        return None
-    mask = np.asarray(mask, bool)
-    shape = cube.data.shape
-    grid = tuple(shape[i] for i in axes.grid)
-    if mask.shape == shape or mask.ndim == 0:
-        return np.broadcast_to(mask, shape)
-    if mask.shape == grid and grid:
-        full = mask.reshape(*grid, *[1] * (len(shape) - len(grid)))
-        return np.broadcast_to(full.transpose(np.argsort(axes.order)), shape)
-    if axes.sample is not None and mask.shape == (shape[axes.sample],):
-        full = mask.reshape([-1 if i == axes.sample else 1 for i in range(len(shape))])
-        return np.broadcast_to(full, shape)
-    raise ValueError(
-        f"the mask has shape {mask.shape}; expected that of the data {shape}, of the map {grid}, "
-        "or of the spectral axis"
-    )
-
-
-def _stokes_index(cube: NDCube, axes: Axes, stokes: str) -> tuple[int, ...] | None:
-    if axes.stokes is None:
-        if stokes != "I":
-            raise ValueError(
-                f"the model speaks of Stokes {stokes}, but the cube has no axis of physical type "
-                f"'phys.polarization.stokes'; its physical types are {cube.array_axis_physical_types}"
-            )
-        return None
-    offered = stokes_names(cube, axes)
-    missing = [s for s in stokes if s not in offered]
-    if missing:
-        raise ValueError(f"the model needs Stokes {stokes}, the cube has {offered}: {', '.join(missing)} missing")
-    return tuple(offered.index(s) for s in stokes)
-
-
-def _pixel_last(part: np.ndarray, dtype: torch.dtype, device) -> torch.Tensor:
-    """A fresh tensor ``(..., pixels)`` from ``(pixels, ...)``; the input is never shared nor changed."""
-    if not part.dtype.isnative:
-        part = part.astype(part.dtype.newbyteorder("="))
-    if part.dtype.kind == "u" and part.dtype.itemsize > 1:
-        part = part.astype(np.int64 if part.dtype.itemsize < 8 else np.float64)
-    if not part.flags.writeable or any(s < 0 for s in part.strides):
-        part = part.copy()  # torch would warn of (or refuse) memory that it must not, or cannot, walk
-    source = torch.from_numpy(part).movedim(0, -1)
-    return torch.empty(source.shape, dtype=dtype, device=device).copy_(source)
-
-
-def _to_weight(values: torch.Tensor, sigma: Sigma, data_scale: float) -> torch.Tensor:
-    """1/sigma² in the internal frame; not positive or not finite where sigma says nothing."""
-    if sigma.power == -2:
-        return values.mul_(sigma.factor * data_scale**2)
-    if sigma.power == 2:
-        return values.mul_(sigma.factor / data_scale**2).reciprocal_()
-    values.mul_(sigma.factor / data_scale)
-    # The sign survives: a negative sigma is an invalid one (eispac marks missing samples so).
-    return values.mul_(values.abs()).reciprocal_()
-
-
-def _plain_wcs() -> WCS:
-    wcs = WCS(naxis=1)
-    wcs.wcs.ctype = ["PIXEL"]
-    wcs.wcs.set()
-    return wcs
-
-
-def as_cubes(data):
-    """The members of a sequence or a collection of cubes; anything else is returned as it is.
-
-    Parameters
-    ----------
-    data : `~ndcube.NDCube`, `~ndcube.NDCubeSequence`, `~ndcube.NDCollection` or list
-
-    Returns
-    -------
-    list for a sequence, dict for a collection
-    """
-    if isinstance(data, NDCubeSequence):
-        return list(data.data)
-    if isinstance(data, NDCollection):
-        return {key: data[key] for key in data}
-    if isinstance(data, Mapping):
-        raise TypeError(
-            "a mapping of cubes has no order of its own here; pass a list to fit jointly, or an NDCollection"
-        )
-    return data

@@ -61,9 +61,9 @@ def probe_inverse(
     total = len(own) * (int(colours.max()) + 1) + n_shared
     bar = tqdm(total=total, desc="errors", unit="solve", leave=False, disable=_hidden(progress, total * pixels))
 
-    def solve(right, tolerance=tolerance):
+    def solve(right, tolerance=_TOLERANCE):
         bar.update()
-        return curvature.solve(right, tolerance=_TOLERANCE, max_iterations=_ITERATIONS, precondition=precondition).x
+        return curvature.solve(right, tolerance=tolerance, max_iterations=_ITERATIONS, precondition=precondition).x
 
     for j in own:
         for colour in range(int(colours.max()) + 1):

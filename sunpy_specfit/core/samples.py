@@ -1,0 +1,55 @@
+"""Samples of some pixels as tensors: memory laid out anew, errors turned into weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .uncertainty import Sigma
+
+__all__ = ["Block", "pixel_last", "to_weight"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """The samples of some pixels.
+
+    Attributes
+    ----------
+    data, weight : `torch.Tensor`
+        ``([stokes,] n, pixels)``; weight is 1/sigma², 0 (and data 0) where a sample cannot be used.
+    x : `torch.Tensor`
+        ``(n, 1)`` or ``(n, pixels)``.
+    flags : `torch.Tensor`
+        Status bits that the data alone give, int32 ``(pixels,)``.
+    """
+
+    data: torch.Tensor
+    weight: torch.Tensor
+    x: torch.Tensor
+    flags: torch.Tensor
+
+
+def pixel_last(part: np.ndarray, dtype: torch.dtype, device) -> torch.Tensor:
+    """A fresh tensor ``(..., pixels)`` from ``(pixels, ...)``; the input is never shared nor changed."""
+    if not part.dtype.isnative:
+        part = part.astype(part.dtype.newbyteorder("="))
+    if part.dtype.kind == "u" and part.dtype.itemsize > 1:
+        part = part.astype(np.int64 if part.dtype.itemsize < 8 else np.float64)
+    if not part.flags.writeable or any(s < 0 for s in part.strides):
+        part = part.copy()  # torch would warn of (or refuse) memory that it must not, or cannot, walk
+    source = torch.from_numpy(part).movedim(0, -1)
+    return torch.empty(source.shape, dtype=dtype, device=device).copy_(source)
+
+
+def to_weight(values: torch.Tensor, sigma: Sigma, data_scale: float) -> torch.Tensor:
+    """1/sigma² in the internal frame; not positive or not finite where sigma says nothing."""
+    if sigma.power == -2:
+        return values.mul_(sigma.factor * data_scale**2)
+    if sigma.power == 2:
+        return values.mul_(sigma.factor / data_scale**2).reciprocal_()
+    values.mul_(sigma.factor / data_scale)
+    # The sign survives: a negative sigma is an invalid one (eispac marks missing samples so).
+    return values.mul_(values.abs()).reciprocal_()
