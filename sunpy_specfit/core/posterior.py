@@ -51,12 +51,12 @@ def probe_inverse(
     shared, k, pixels = problem.shared, problem.n_free, problem.n_pixels
     like = curvature.free
     precondition = curvature.preconditioner()
-    # A pixel's own block, with the neighbours held, tells what nothing determines.
-    alone, undetermined = packed.inverse(curvature.block_matrix())
-    covariance, leverage = torch.zeros_like(alone), torch.zeros_like(alone[0])
+    own = [j for j in range(k) if not shared[j]]
+    alone, undetermined = _with_the_others_held(curvature.block_matrix(), own, k)
+    covariance = alone.new_zeros((k * (k + 1) // 2, pixels))
+    leverage = torch.zeros_like(covariance[0])
     generator = torch.Generator().manual_seed(seed)
     colours = _colours(problem.grid.shape).to(like.device)
-    own = [j for j in range(k) if not shared[j]]
     n_shared = k - len(own)
     total = len(own) * (int(colours.max()) + 1) + n_shared
     bar = tqdm(total=total, desc="errors", unit="solve", leave=False, disable=_hidden(progress, total * pixels))
@@ -92,13 +92,26 @@ def probe_inverse(
     return _tidy(covariance, alone, undetermined, own), leverage, undetermined
 
 
+def _with_the_others_held(blocks, own, k) -> tuple[torch.Tensor, torch.Tensor]:
+    """Variances of a pixel's own numbers with its neighbours and the shared numbers held; what nothing determines."""
+    pixels = blocks.shape[-1]
+    undetermined = torch.zeros((k, pixels), dtype=torch.bool, device=blocks.device)
+    for j in set(range(k)) - set(own):
+        undetermined[j] = not bool((blocks[packed.index(j, j)] > 0).any())
+    if not own:
+        return blocks.new_zeros((0, pixels), dtype=torch.float64), undetermined
+    inverse, lost = packed.inverse(torch.stack([blocks[packed.index(i, j)] for i in own for j in own if j <= i]))
+    undetermined[own] = lost
+    return inverse[packed.diagonal_index(len(own))], undetermined
+
+
 def _tidy(covariance, alone, undetermined, own) -> torch.Tensor:
     """Keep what probing got wrong within what any covariance obeys."""
     k = undetermined.shape[0]
     rows = packed.diagonal_index(k)
-    for i in own:
-        # With the neighbours held the variance is smaller than when they are free, up to the blocks' own singularity.
-        variance = torch.maximum(covariance[rows[i]], alone[rows[i]].nan_to_num(posinf=0.0))
+    for held, i in zip(alone, own, strict=True):
+        # With the others held the variance is smaller than when they are free, up to the blocks' own singularity.
+        variance = torch.maximum(covariance[rows[i]], held.nan_to_num(posinf=0.0))
         covariance[rows[i]] = torch.where(undetermined[i], torch.inf, variance)
     for i in range(k):
         for j in range(i):
