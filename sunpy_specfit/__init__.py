@@ -1,7 +1,9 @@
 """Maps of physical parameters from solar spectra, by differentiable programming."""
 
+from .core.comparison import Comparison, compare
 from .core.fit import fit
 from .core.hooks import hookimpl
+from .core.medium import MediumWarning
 from .core.model import Model
 from .core.noise import Noise
 from .core.operator import Operator
@@ -11,6 +13,7 @@ from .core.registry import list_plugins
 from .core.result import FitResult
 from .core.solver import Solution, Solver
 from .core.status import Status
+from .core.velocity_reference import velocity_reference
 from .core.warnings import SpecfitPluginWarning, SpecfitWarning
 from .plugins.external import ExternalModel
 from .plugins.gaussian import Gaussian, Polynomial, Voigt
@@ -22,6 +25,7 @@ __all__ = [
     "LBFGS",
     "Adam",
     "Auxiliary",
+    "Comparison",
     "CountNoise",
     "ExternalModel",
     "FitResult",
@@ -29,6 +33,7 @@ __all__ = [
     "Gaussian",
     "Hinge",
     "LevenbergMarquardt",
+    "MediumWarning",
     "Model",
     "Noise",
     "Operator",
@@ -45,7 +50,9 @@ __all__ = [
     "Status",
     "TotalVariation",
     "Voigt",
+    "compare",
     "fit",
     "hookimpl",
     "list_plugins",
+    "velocity_reference",
 ]

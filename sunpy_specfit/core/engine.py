@@ -42,7 +42,7 @@ class Outcome:
         Packed, ``(k (k + 1) / 2, pixels)``.
     chi2, dof : `numpy.ndarray`
         ``(pixels,)``.
-    status : `numpy.ndarray`
+    status, n_valid : `numpy.ndarray`
         int32 ``(pixels,)``.
     info, weights : dict
         What the solver tells, and weights it learned.
@@ -53,6 +53,7 @@ class Outcome:
     chi2: np.ndarray
     dof: np.ndarray
     status: np.ndarray
+    n_valid: np.ndarray
     info: dict
     weights: dict
 
@@ -66,6 +67,7 @@ class Outcome:
             chi2=np.full(pixels, np.nan),
             dof=np.full(pixels, np.nan),
             status=np.zeros(pixels, np.int32),
+            n_valid=np.zeros(pixels, np.int32),
             info={},
             weights={},
         )
@@ -153,7 +155,8 @@ def starts(problem: Problem, block: PixelBlock, index, init, previous, n_starts:
 def _fit_block(problem, solver, block, piece, init, previous, n_starts, outcome) -> None:
     """Fit one block and write what comes out of it."""
     index = np.arange(piece.start, piece.stop)
-    status, _, worth = _triage(block)
+    status, valid, worth = _triage(block)
+    outcome.n_valid[index] = valid.cpu().numpy()
     if not bool(worth.all()):
         kept = worth.cpu().numpy()
         outcome.status[index[~kept]] = status.cpu().numpy()[~kept]
@@ -221,7 +224,8 @@ def _finish(problem, block, solution, index, outcome) -> None:
         (outcome.dof, valid - spent),
     ):
         value = torch.where(failed, torch.nan, value.double())
-        array[..., index] = value.cpu().numpy()
+        with np.errstate(over="ignore"):  # beyond what the type holds a variance is infinite, as good as unknown
+            array[..., index] = value.cpu().numpy()
     outcome.status[index] = status.cpu().numpy()
 
 
@@ -369,8 +373,10 @@ def _finish_whole(problem, solution, flags, outcome) -> None:
     covariance[:, silent] = torch.nan
     status = torch.where(silent, flags, status)
     outcome.free[:] = free.cpu().numpy()
-    outcome.covariance[:] = covariance.cpu().numpy()
+    with np.errstate(over="ignore"):
+        outcome.covariance[:] = covariance.cpu().numpy()
     outcome.chi2[:] = excess(problem.loss_name, squared).sum(0).double().where(~silent, torch.nan).cpu().numpy()
+    outcome.n_valid[:] = valid.cpu().numpy()
     outcome.dof[:] = (valid - spent).double().where(~empty, 0.0).cpu().numpy()
     outcome.status[:] = status.cpu().numpy()
     outcome.info.update(solution.info)

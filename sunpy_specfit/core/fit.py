@@ -12,6 +12,7 @@ import torch
 
 from . import registry
 from .engine import run
+from .medium import check_media
 from .members import as_cubes
 from .model import Model
 from .problem import Problem
@@ -185,7 +186,8 @@ def _fit_jointly(cubes, models, priors, solver, *, init, progress, **options) ->
     meta["solver_info"] = outcome.info
     if outcome.weights:
         meta["operator_weights"] = outcome.weights
-    return _result(problem, outcome, [*known, *automatic], solver, meta)
+    result = _result(problem, outcome, [*known, *automatic], solver, meta)
+    return result._with_meta(medium=check_media(result, [term.observation for term in problem.terms]))
 
 
 def choose_solver(problem: Problem) -> Solver:
@@ -257,6 +259,7 @@ def _result(problem: Problem, outcome, priors, solver, meta) -> FitResult:
         chi2=outcome.chi2,
         dof=outcome.dof,
         status=outcome.status,
+        n_valid=outcome.n_valid,
         auxiliary=auxiliary,
         priors=tuple(priors),
         solver=solver,

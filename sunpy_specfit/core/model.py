@@ -16,6 +16,7 @@ from .arguments import Configurable
 from .names import unknown_name
 from .operator import Operator
 from .parameter import Auxiliary, Parameter, Tie
+from .status import Status
 
 __all__ = ["Instrumented", "Model", "Sum"]
 
@@ -45,6 +46,8 @@ class Model(Configurable):
         Names and units of what `derive` returns; the units as in `Parameter`.
     smooth : tuple of str or None
         The quantities that ``Smooth()`` acts on when none is named; None for all fitted ones.
+    undefined : mapping of str to `~sunpy_specfit.Status`
+        Derived quantities that some parameters have none of (NaN), and the flag that says so.
 
     Examples
     --------
@@ -66,6 +69,7 @@ class Model(Configurable):
     linear: tuple[str, ...] = ()
     derived: Mapping[str, Any] = MappingProxyType({})
     smooth: tuple[str, ...] | None = None
+    undefined: Mapping[str, Status] = MappingProxyType({})
     label: str | None = None
 
     _class_parameters: ClassVar[Mapping[str, Parameter]] = MappingProxyType({})

@@ -44,8 +44,8 @@ class FitResult(Mapping):
         ``(t, pixels)``; infinite where the data determine nothing.
     transform : `numpy.ndarray`
         dθ/dfree in physical units, ``(rows, free)``.
-    chi2, dof, status : `numpy.ndarray`
-        ``(pixels,)``.
+    chi2, dof, status, n_valid : `numpy.ndarray`
+        ``(pixels,)``; the last tells how many samples were used.
     auxiliary : sequence of dict
         Physical inputs of each component beside its parameters, the pixels' axis last.
     priors, solver
@@ -81,6 +81,7 @@ class FitResult(Mapping):
         chi2: np.ndarray,
         dof: np.ndarray,
         status: np.ndarray,
+        n_valid: np.ndarray,
         auxiliary: Sequence[Mapping[str, np.ndarray]],
         priors: Sequence[Any] = (),
         solver: Any = None,
@@ -94,6 +95,7 @@ class FitResult(Mapping):
         self._layout = layout
         self._propagation = Propagation(layout, values, covariance, transform, auxiliary)
         self._chi2, self._dof, self._status = np.asarray(chi2), np.asarray(dof), np.asarray(status)
+        self._n_valid = np.asarray(n_valid)
         self._priors, self._solver, self._sampler = tuple(priors), solver, sampler
         self._meta = dict(meta or {})
         self._maps: dict[str, NDCube] = {}
@@ -140,10 +142,24 @@ class FitResult(Mapping):
         return self._layout.units[key] if key in self._layout.units else self._layout.derived[key]
 
     def _make_map(self, key: str) -> NDCube:
-        value, sigma = self._propagation.value(key), self._propagation.sigma(key)
+        value, sigma = self._value(key), self._propagation.sigma(key)
         # Copies, so that whoever changes a map does not change what other maps are made from.
         leading = self._vector_axis(key) if value.ndim > 1 else None
         return self._map(value.copy(), self._unit(key), None if sigma is None else sigma.copy(), leading)
+
+    def _value(self, key: str) -> np.ndarray:
+        """The numbers of a quantity, a velocity's from its zero point."""
+        value, zero_point = self._propagation.value(key), self._zero_point(key)
+        return value - zero_point if zero_point else value
+
+    def _zero_point(self, key: str) -> float:
+        """What `velocity_reference` subtracts, in km/s; only velocities have one."""
+        return self._meta.get("velocity_reference", {}).get("zero_points", {}).get(key, 0.0)
+
+    def _with_meta(self, **changes) -> FitResult:
+        new = copy(self)
+        new._meta, new._maps = {k: v for k, v in (self._meta | changes).items() if v is not None}, {}
+        return new
 
     def _vector_axis(self, key: str) -> tuple[str, u.Quantity]:
         for component, keys in zip(self._layout.components, self._layout.keys, strict=True):
@@ -181,7 +197,7 @@ class FitResult(Mapping):
         """Flags of `~sunpy_specfit.Status`, combined by bits."""
         status = self._status.copy()
         for component, keys in zip(self._layout.components, self._layout.keys, strict=True):
-            for name, flag in getattr(component, "undefined", {}).items():
+            for name, flag in component.undefined.items():
                 if name in component.derived:
                     nowhere = np.isnan(self._propagation.value(keys[name])) & ((status & _NO_VALUE) == 0)
                     status[nowhere] |= int(flag)
@@ -247,7 +263,8 @@ class FitResult(Mapping):
     def _with(self, canvases: Sequence[Canvas], propagation: Propagation, pixels) -> FitResult:
         new = copy(self)
         new._canvases, new._propagation, new._maps = tuple(canvases), propagation, {}
-        new._chi2, new._dof, new._status = (v[pixels] for v in (self._chi2, self._dof, self._status))
+        for name in ("_chi2", "_dof", "_status", "_n_valid"):
+            setattr(new, name, getattr(self, name)[pixels])
         if self._sampler is not None:
 
             def sampler(n, seed):
@@ -356,9 +373,9 @@ class FitResult(Mapping):
             draws = gaussian_draws(self._propagation, *self._physical_bounds(), int(n), seed)
         draws |= derived_draws(self._propagation, draws)
         shape = self._canvases[0].shape
+        maps = {key: draws[key] - self._zero_point(key) for key in self}
         return {
-            key: u.Quantity(draws[key].reshape(*draws[key].shape[:-1], *shape), self._unit(key), copy=False)
-            for key in self
+            key: u.Quantity(m.reshape(*m.shape[:-1], *shape), self._unit(key), copy=False) for key, m in maps.items()
         }
 
     def _physical_bounds(self) -> tuple[np.ndarray, np.ndarray]:
@@ -374,7 +391,7 @@ class FitResult(Mapping):
     def summary(self) -> Table:
         """Parameter, unit, median, median sigma and the percentage of pixels that converged."""
         return summary_table(
-            [(key, self._unit(key), self._propagation.value(key), self._propagation.sigma(key)) for key in self],
+            [(key, self._unit(key), self._value(key), self._propagation.sigma(key)) for key in self],
             self._status,
         )
 

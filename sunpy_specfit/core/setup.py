@@ -265,6 +265,8 @@ def start_from(layout: Layout, init, grid) -> dict[str, np.ndarray]:
     if not isinstance(init, Mapping):
         raise TypeError(f"init is a mapping of names to values, or a FitResult; found {type(init).__name__}")
     earlier = hasattr(init, "status")
+    if earlier:
+        init = init._with_meta(velocity_reference=None)  # the fit knows no zero point
     for name in init:
         try:
             key = layout.resolve(name)

@@ -132,6 +132,8 @@ class Search:
     def run(self, n_starts: int) -> list[Found]:
         """Different starts, the most plausible first."""
         leaders, followers = self._leaders()
+        if len(leaders) == 1 and followers:
+            return self._pairs(leaders[0], followers, n_starts)
         if len(leaders) == 1:
             leaders, followers = [], self.lines  # nothing to keep together
         grid = self._joint_grid(leaders)
@@ -150,6 +152,22 @@ class Search:
             bare = states[0].without(self.lines)
             found.append(self._finish(self._rearrange(bare, self.lines, ordered=False)))
         return found[:n_starts]
+
+    def _pairs(self, first: Unit, followers: list[Unit], n_starts: int) -> list[Found]:
+        """Components of one line: the first two in all arrangements, since one alone would take the light of both."""
+        second = followers[0]
+        one, two = first.table(), second.table()
+        i, j = torch.meshgrid(torch.arange(one.shape[1]), torch.arange(two.shape[1]), indexing="ij")
+        i, j = (index[i != j] if one.shape == two.shape and bool((one == two).all()) else index for index in (i, j))
+        grid = self.default[:, None].repeat(1, i.numel())
+        grid[list(first.columns)] = one[:, i.reshape(-1)]
+        grid[list(second.columns)] = two[:, j.reshape(-1)]
+        shapes, rest = self._shapes_of(grid, leave_out=followers[1:])
+        found = []
+        for pick in self._scan(grid, shapes, rest, n_starts):
+            state = self._state(grid, shapes, rest, pick)
+            found.append(self._finish(self._rearrange(state, followers[1:], sweeps=2) if followers[1:] else state))
+        return found
 
     # -- all lines together ----------------------------------------------------------------------
 
@@ -217,8 +235,10 @@ class Search:
     def _near(self, grid: torch.Tensor) -> torch.Tensor:
         located = [unit.columns[0] for unit in self.lines]
         reach = max((float(u.values[0].diff().abs().min()) for u in self.lines), default=0.0) * 1.5
-        place = grid[located].mean(0) if located else torch.zeros(grid.shape[1], device=grid.device)
-        return (place[:, None] - place).abs() <= reach
+        near = torch.ones((grid.shape[1],) * 2, dtype=torch.bool, device=grid.device)
+        for place in grid[located]:
+            near &= (place[:, None] - place).abs() <= reach
+        return near
 
     def _gain(self, shapes: dict[int, torch.Tensor], rest: torch.Tensor) -> torch.Tensor:
         """How much each candidate lowers chi², ``(candidates, pixels)``."""

@@ -52,6 +52,7 @@ def save(result, path) -> None:
         "chi2": result._chi2,
         "dof": result._dof,
         "status": result._status,
+        "n_valid": result._n_valid,
         "priors": to_plain(result._priors),
         "solver": to_plain(result._solver),
         "meta": to_plain(result.meta),
@@ -97,6 +98,7 @@ def load(cls, path, model=None):
             chi2=_array(contents["chi2"]),
             dof=_array(contents["dof"]),
             status=_array(contents["status"]),
+            n_valid=_array(contents["n_valid"]),
             auxiliary=from_plain(contents["auxiliary"]),
             priors=from_plain(contents["priors"], strict=False),
             solver=from_plain(contents["solver"], strict=False),
@@ -123,7 +125,7 @@ def _array(value) -> np.ndarray | None:
 
 def _map_for_others(result, key: str) -> NDCube:
     """A map that shares its numbers with the rest of the file, with what ndcube can store."""
-    value, sigma = result._propagation.value(key), result._propagation.sigma(key)
+    value, sigma = result._value(key), result._propagation.sigma(key)
     cube = result._map(value, result._unit(key), sigma)
     kept = cube.global_coords._internal_coords
     for name, (_, coordinate) in list(kept.items()):

@@ -8,6 +8,7 @@ import astropy.units as u
 import torch
 from astropy.constants import k_B
 
+from ...core.status import Status
 from .line import SPEED_OF_LIGHT, SpectralLine, positive_quantity, safe_width
 
 __all__ = ["Gaussian"]
@@ -57,7 +58,7 @@ class Gaussian(SpectralLine):
     - ``nonthermal_velocity`` ξ (km/s), the most probable speed of the unresolved motions:
       (c / λ0)² 2 w² = 2 k T / M + ξ² (e.g. Del Zanna & Mason 2018, https://doi.org/10.1007/s41116-018-0015-3). The
       instrument's width must have been removed from w, by fitting ``model | LSF(fwhm)``. It is NaN where the line is
-      narrower than the thermal width.
+      narrower than the thermal width, and the status says WIDTH_BELOW_THERMAL.
 
     Examples
     --------
@@ -73,6 +74,7 @@ class Gaussian(SpectralLine):
     """
 
     name = "gaussian"
+    undefined = {"nonthermal_velocity": Status.WIDTH_BELOW_THERMAL}
 
     def __init__(
         self,
