@@ -289,7 +289,7 @@ class Search:
         tangents = {
             line.linear[0]: tuple(self._tangents(line, grid)[..., pick])
             for line in self.lines
-            if line.linear[0] in present
+            if line.linear[0] in present and len(self.lines) > 1
         }
         return State(grid[:, pick].to(self.dtype), present, light, tangents)
 
@@ -302,39 +302,54 @@ class Search:
 
     def _place(self, state: State, line: Unit, ordered: bool) -> None:
         table = self._table(line)
-        weight = self.samples.weight
-        residual, others = self.samples.data, []
-        for shape in self._others(state, line):
-            full = (weight * shape.square()).sum(0)
-            for other in others:
-                shape = shape - other * (weight * other * shape).sum(0)
-            norm = (weight * shape.square()).sum(0)
-            others.append(shape * torch.where(norm > 1e-4 * full, norm.clamp_min(1e-30).rsqrt(), 0.0))
-            residual = residual - others[-1] * (weight * others[-1] * residual).sum(0)
-        norm = table.square.T @ weight
-        left = norm
-        for other in others:
-            shared = table.shape.T @ (weight * other)
-            left = torch.addcmul(left, shared, shared, value=-1)
-        gain = _gain_of(table.shape.T @ (weight * residual), left, norm, line.sign)
-        if ordered:
-            gain.masked_fill_(~self._allowed(state, line, table), 0.0)
-        best, index = gain.max(0)
-        now = state.shapes.get(line.linear[0])
+        weight, column = self.samples.weight, line.linear[0]
+        residual, others = self._set_aside(state, line)
+        best, index = self._best_candidate(state, line, residual, others, ordered)
+        shape, values, tangents = table.shape[:, index], table.values[:, index], ()
+        if len(self.lines) > 1:
+            tangents = table.tangents[..., index]
+        now = state.shapes.get(column)
         if now is not None:
-            norm_now = (weight * now.square()).sum(0)
-            left_now = norm_now - sum((weight * other * now).sum(0).square() for other in others)
-            better = best > 1.0001 * _gain_of((weight * now * residual).sum(0), left_now, norm_now, line.sign)
-        shape, values = table.shape[:, index], table.values[:, index]
-        if now is not None:
+            norm = (weight * now.square()).sum(0)
+            left = norm - sum((weight * other * now).sum(0).square() for other in others)
+            better = best > 1.0001 * _gain_of((weight * now * residual).sum(0), left, norm, line.sign)
             shape = torch.where(better, shape, now)
             values = torch.where(better, values, state.free[list(line.columns)])
-        tangents = table.tangents[..., index]
-        if now is not None:
-            tangents = torch.where(better, tangents, torch.stack(state.tangents[line.linear[0]]))
-        state.shapes[line.linear[0]] = shape
-        state.tangents[line.linear[0]] = tuple(tangents)
+            if len(self.lines) > 1:
+                tangents = torch.where(better, tangents, torch.stack(state.tangents[column]))
+        state.shapes[column], state.tangents[column] = shape, tuple(tangents)
         state.free[list(line.columns)] = values
+
+    def _set_aside(self, state: State, line: Unit) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The data without what everything else explains, and the shapes of that, orthogonal and of unit length."""
+        weight, residual, others = self.samples.weight, self.samples.data, []
+        for shape in self._others(state, line):
+            full = _dot(shape.square(), weight)
+            for other in others:
+                shape = shape - other * _dot(shape, weight * other)
+            norm = _dot(shape.square(), weight) if others else full
+            others.append(shape * torch.where(norm > 1e-4 * full, norm.clamp_min(1e-30).rsqrt(), 0.0))
+            residual = residual - others[-1] * _dot(residual, weight * others[-1])
+        return residual, others
+
+    def _best_candidate(self, state, line: Unit, residual, others, ordered: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """For each pixel how much the best candidate of a line lowers chi², and its number."""
+        table, weight = self._table(line), self.samples.weight
+        best, index = torch.empty_like(weight[0]), torch.empty(weight.shape[1], dtype=torch.long, device=weight.device)
+        size = max(1, (_CHUNK if weight.device.type == "cpu" else weight.numel()) // (4 * table.shape.shape[1]))
+        for start in range(0, weight.shape[1], size):
+            part = slice(start, start + size)
+            here = weight[:, part]
+            norm = table.square.T @ here
+            left = norm
+            for other in others:
+                shared = table.shape.T @ (here * other[:, part])
+                left = torch.addcmul(left, shared, shared, value=-1)
+            gain = _gain_of(table.shape.T @ (here * residual[:, part]), left, norm, line.sign)
+            if ordered and len(self.lines) > 1:
+                gain.masked_fill_(~self._allowed(state, line, table, part), 0.0)
+            torch.max(gain, 0, out=(best[part], index[part]))
+        return best, index
 
     def _others(self, state: State, line: Unit):
         """The shapes of everything else, and how the other lines would change if they moved or widened a little.
@@ -346,12 +361,13 @@ class Search:
                 yield shape
                 yield from state.tangents.get(column, ())
 
-    def _allowed(self, state: State, line: Unit, table: Table) -> torch.Tensor:
+    def _allowed(self, state: State, line: Unit, table: Table, part: slice) -> torch.Tensor:
         """Candidates between the neighbours: lines keep the order of their rest wavelengths."""
         place = table.values[0][:, None]
-        allowed = torch.ones((place.shape[0], state.free.shape[1]), dtype=torch.bool, device=place.device)
+        free = state.free[:, part]
+        allowed = torch.ones((place.shape[0], free.shape[1]), dtype=torch.bool, device=place.device)
         for other in self.lines:
-            where = state.free[other.columns[0]]
+            where = free[other.columns[0]]
             if other.reference < line.reference - self.step:
                 allowed &= place > where
             elif other.reference > line.reference + self.step:
@@ -382,15 +398,18 @@ class Search:
         """Solve for the linear numbers of a state."""
         weight, columns = self.samples.weight, list(state.shapes)
         free = state.free.clone()
-        residual = self.samples.data - state.rest
-        gain = (weight * (self.samples.data.square() - residual.square())).sum(0)
+        residual, gain = self.samples.data, 0.0
+        if bool((state.rest != 0).any()):
+            residual = residual - state.rest
+            gain = (weight * (self.samples.data.square() - residual.square())).sum(0)
         if columns:
             shapes = [state.shapes[j] for j in columns]
-            matrix = [(weight * a * b).sum(0) for i, a in enumerate(shapes) for b in shapes[: i + 1]]
-            right = [(weight * a * residual).sum(0) for a in shapes]
+            weighted = [weight * shape for shape in shapes]
+            matrix = [_dot(b, a) for i, a in enumerate(weighted) for b in shapes[: i + 1]]
+            right = [_dot(residual, a) for a in weighted]
             free[columns], solved = self._solve(torch.stack(matrix), torch.stack(right), columns)
             gain = gain + solved
-        return Found(free, gain)
+        return Found(free, gain if torch.is_tensor(gain) else torch.zeros_like(weight[0]))
 
 
 @dataclass
@@ -416,6 +435,11 @@ class Table:
     shape: torch.Tensor
     square: torch.Tensor
     tangents: torch.Tensor
+
+
+def _dot(shape: torch.Tensor, weighted: torch.Tensor) -> torch.Tensor:
+    """Σ over the samples of a shape, ``(samples, pixels or 1)``, times ``(samples, pixels)``."""
+    return (shape.T @ weighted)[0] if shape.shape[1] == 1 else (shape * weighted).sum(0)
 
 
 def _gain_of(projection: torch.Tensor, left: torch.Tensor, norm: torch.Tensor, sign: int) -> torch.Tensor:
