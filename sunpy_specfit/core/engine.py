@@ -196,7 +196,7 @@ def _finish(problem, block, solution, index, outcome) -> None:
     """Errors, misfit and flags of one block, after a last step; in float64 where float32 could not tell."""
     free, status = solution.free, solution.status | block.flags.to(torch.int32)
     quadratic = None if problem.has_noise_model else solution.quadratic
-    if block.dtype != torch.float64 and block.peak_signal() > _FLOAT32_SIGNAL:
+    if block.dtype != torch.float64 and block.peak_signal > _FLOAT32_SIGNAL:
         free, quadratic = free.double(), None
         block = _in_double(problem, index, free)
     objective, matrix, vector = quadratic or block.linearize(free)

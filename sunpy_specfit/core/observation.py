@@ -257,11 +257,11 @@ class Observation:
         if self.used is not None:
             used = torch.as_tensor(self.used if self.used.ndim == 1 else self.used[:, index], device=device)
             used = used[:, None] if used.ndim == 1 else used
-        good = torch.isfinite(data)
-        good &= weight > 0
-        good &= torch.isfinite(weight)
         flags = torch.zeros(data.shape[-1], dtype=torch.int32, device=device)
-        if not bool(good.all()) or masked is not None or used is not None:
+        if masked is not None or used is not None or not _all_good(data, weight):
+            good = torch.isfinite(data)
+            good &= weight > 0
+            good &= torch.isfinite(weight)
             bad = ~good
             if masked is not None:
                 bad &= ~masked
@@ -384,3 +384,11 @@ class Observation:
             extra_coords="copy",
             global_coords="copy",
         )
+
+
+def _all_good(data: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether every sample is finite and has a weight; two passes over memory instead of six."""
+    if not data.numel():
+        return True
+    low, high = torch.aminmax(weight)
+    return bool((low > 0) & (high < torch.inf) & torch.isfinite(data.sum()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
@@ -278,14 +279,16 @@ class PixelBlock:
             terms.append(term)
         return replace(self, terms=terms)
 
-    def pixel_signal(self) -> torch.Tensor:
+    @cached_property
+    def signal(self) -> torch.Tensor:
         """The largest signal-to-noise ratio of a sample of each pixel."""
         squared = [(term.data.square() * term.weight).reshape(-1, self.n_pixels).amax(0) for term in self.terms]
         return torch.stack(squared).amax(0).sqrt()
 
+    @property
     def peak_signal(self) -> float:
         """The largest signal-to-noise ratio of a sample."""
-        return float(self.pixel_signal().amax())
+        return float(self.signal.amax())
 
     def n_valid(self) -> torch.Tensor:
         """How many samples each pixel uses."""

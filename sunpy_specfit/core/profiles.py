@@ -61,6 +61,24 @@ class Unit:
         """All combinations of the candidates, ``(columns, combinations)``."""
         return product(self.values)
 
+    def neighbours(self) -> torch.Tensor:
+        """For each column and combination the next smaller and larger ones; itself twice at an end.
+
+        ``(columns, 2, combinations)``, numbers of combinations.
+        """
+        table = self.table()
+        itself = torch.arange(table.shape[1], device=table.device)
+        found = []
+        for column in range(len(table)):
+            others = [i for i in range(len(table)) if i != column]
+            alike = (table[others, :, None] == table[others, None, :]).all(0)
+            apart = table[column][None, :] - table[column][:, None]  # of the second from the first
+            before = torch.where(alike & (apart < 0), apart, -torch.inf).max(1)
+            after = torch.where(alike & (apart > 0), apart, torch.inf).min(1)
+            inside = torch.isfinite(before.values) & torch.isfinite(after.values)
+            found.append(torch.stack([torch.where(inside, side.indices, itself) for side in (before, after)]))
+        return torch.stack(found)
+
 
 def product(values: Sequence[torch.Tensor], largest: int = _LARGEST_TABLE) -> torch.Tensor:
     """All combinations of some values ``(len(values), combinations)``; of fewer values where these are too many."""

@@ -304,8 +304,8 @@ class Search:
         table = self._table(line)
         weight, column = self.samples.weight, line.linear[0]
         residual, others = self._set_aside(state, line)
-        best, index = self._best_candidate(state, line, residual, others, ordered)
-        shape, values, tangents = table.shape[:, index], table.values[:, index], ()
+        best, index, values = self._best_candidate(state, line, residual, others, ordered)
+        shape, tangents = table.shape[:, index], ()
         if len(self.lines) > 1:
             tangents = table.tangents[..., index]
         now = state.shapes.get(column)
@@ -332,10 +332,11 @@ class Search:
             residual = residual - others[-1] * _dot(residual, weight * others[-1])
         return residual, others
 
-    def _best_candidate(self, state, line: Unit, residual, others, ordered: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """For each pixel how much the best candidate of a line lowers chi², and its number."""
+    def _best_candidate(self, state, line: Unit, residual, others, ordered: bool):
+        """For each pixel how much the best candidate of a line lowers chi², its number, and its place and form."""
         table, weight = self._table(line), self.samples.weight
         best, index = torch.empty_like(weight[0]), torch.empty(weight.shape[1], dtype=torch.long, device=weight.device)
+        values = weight.new_empty((len(line.columns), weight.shape[1]))
         size = max(1, (_CHUNK if weight.device.type == "cpu" else weight.numel()) // (4 * table.shape.shape[1]))
         for start in range(0, weight.shape[1], size):
             part = slice(start, start + size)
@@ -349,7 +350,9 @@ class Search:
             if ordered and len(self.lines) > 1:
                 gain.masked_fill_(~self._allowed(state, line, table, part), 0.0)
             torch.max(gain, 0, out=(best[part], index[part]))
-        return best, index
+            # A lone line needs no shape at hand to set others against: its place may lie between candidates.
+            values[:, part] = table.between(gain, index[part]) if len(self.lines) == 1 else table.values[:, index[part]]
+        return best, index, values
 
     def _others(self, state: State, line: Unit):
         """The shapes of everything else, and how the other lines would change if they moved or widened a little.
@@ -381,7 +384,8 @@ class Search:
             grid = self.default[:, None].repeat(1, values.shape[1])
             grid[list(line.columns)] = values
             shape = self.sketch.shapes(line, grid)[0][0].to(self.dtype)
-            self._tables[column] = Table(values.to(self.dtype), shape, shape.square(), self._tangents(line, grid))
+            tangents = self._tangents(line, grid)
+            self._tables[column] = Table(values.to(self.dtype), shape, shape.square(), tangents, line.neighbours())
         return self._tables[column]
 
     def _tangents(self, line: Unit, grid: torch.Tensor) -> torch.Tensor:
@@ -429,12 +433,32 @@ class State:
 
 @dataclass(frozen=True)
 class Table:
-    """Candidates of one line: numbers ``(columns, candidates)``, shapes and their squares ``(samples, candidates)``."""
+    """Candidates of one line: numbers ``(columns, candidates)``, shapes and their squares ``(samples, candidates)``.
+
+    ``neighbours`` tells for each number and candidate which two candidates differ in that number alone and the least,
+    ``(columns, 2, candidates)``; the candidate itself twice where there are no two.
+    """
 
     values: torch.Tensor
     shape: torch.Tensor
     square: torch.Tensor
     tangents: torch.Tensor
+    neighbours: torch.Tensor
+
+    def between(self, gain: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """Where the gain is largest, by a parabola through its logarithm at the best candidate and its neighbours."""
+        values = self.values[:, index]
+        log = gain.clamp_min(torch.finfo(gain.dtype).tiny).log_()
+        here = log.gather(0, index[None])[0]
+        for column, value in enumerate(values):
+            before, after = self.neighbours[column, :, index]
+            low, high = (log.gather(0, side[None])[0] - here for side in (before, after))
+            left, right = self.values[column, before] - value, self.values[column, after] - value
+            # The vertex of the parabola through (left, low), (0, 0), (right, high); no neighbour means no move.
+            shift = 0.5 * (high * left * left - low * right * right) / (high * left - low * right)
+            shift = torch.minimum(torch.maximum(shift, 0.5 * left), 0.5 * right)
+            values[column] += torch.where((before != after) & torch.isfinite(shift), shift, 0.0)
+        return values
 
 
 def _dot(shape: torch.Tensor, weighted: torch.Tensor) -> torch.Tensor:

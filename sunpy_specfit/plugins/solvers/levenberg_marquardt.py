@@ -84,7 +84,7 @@ class LevenbergMarquardt(Solver):
         done = ~torch.isfinite(here.objective)
         status[done] = int(Status.FAILED)
         last_length = torch.full_like(here.objective, torch.inf)
-        signal = block.pixel_signal()
+        signal = block.signal
         # What one Gauss-Newton step leaves of the way is about noise over signal, whatever the first steps seem to say.
         leaves = (3.0 / signal).clamp(0.02, 0.9).nan_to_num(nan=0.9)
         noise = 8 * torch.finfo(free.dtype).eps
