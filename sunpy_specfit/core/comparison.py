@@ -56,8 +56,9 @@ def compare(
     - BIC = χ² + k ln n, with n the samples in use (Schwarz 1978, https://doi.org/10.1214/aos/1176344136);
     - AIC = χ² + 2 k (Akaike 1974, https://doi.org/10.1109/TAC.1974.1100705).
 
-    They trust the stated noise: where it is too small, the richer model wins everywhere. A second line may sit anywhere,
-    so that chance alone finds one in a few percent of the pixels by BIC; a ``margin`` of 6 asks for strong evidence.
+    They trust the stated noise: where it is too small, the richer model wins everywhere. A second line may sit
+    anywhere, so that chance alone finds one in a few percent of the pixels by BIC; a ``margin`` of 6 asks for strong
+    evidence.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ from .pixels import PixelBlock
 from .posterior import probe_inverse
 from .problem import Problem
 from .solver import Solution, Solver
-from .start import find_starts
+from .start import find_again, find_starts
 from .status import Status
 
 __all__ = ["Outcome", "neighbourly_start", "pixel_solution", "run"]
@@ -26,6 +26,8 @@ __all__ = ["Outcome", "neighbourly_start", "pixel_solution", "run"]
 _NOISE_ROUNDS = 3
 # Up to this signal-to-noise ratio of a sample, rounding in float32 stays below 1e-3 sigma of any parameter.
 _FLOAT32_SIGNAL = 300.0
+# How often lines that look misplaced are sought again.
+_LOOKS = 2
 # A component's amplitude below this many sigma: the likelihood is no longer Gaussian in its centre and width.
 _LOW_SIGNAL = 10.0
 
@@ -167,6 +169,8 @@ def _fit_block(problem, solver, block, piece, init, previous, n_starts, outcome)
         previous = None if previous is None else previous[:, torch.as_tensor(kept)]
     first = starts(problem, block, index, init, previous, n_starts)
     block, solution = _solve(problem, solver, block, first)
+    if n_starts > 1:
+        solution = _look_again(solver, block, solution)
     _finish(problem, block, solution, index, outcome)
     outcome.info["iterations"] = max(outcome.info.get("iterations", 0), solution.info.get("iterations", 0))
 
@@ -190,6 +194,32 @@ def _solve(problem, solver, block, first) -> tuple[PixelBlock, Solution]:
         solution = solver.solve(block, first)
         first = solution.free[None]
     return block.with_weights_from(solution.free), solution
+
+
+def _look_again(solver, block, solution) -> Solution:
+    """Solve once more where a line looks misplaced, and keep what is better."""
+    if solution.quadratic is None:
+        return solution
+    for _ in range(_LOOKS):
+        start, promising = find_again(block, solution.free)
+        index = promising.nonzero()[:, 0]
+        if not len(index):
+            break
+        again = solver.solve(block.select(index), start[:, index][None])
+        before, after = solution.quadratic[0][index], again.quadratic[0]
+        better = after < before - 1e-6 * before.abs()
+        if not bool(better.any()):
+            break
+        _put(solution, index[better], again, better)
+    return solution
+
+
+def _put(solution: Solution, index: torch.Tensor, other: Solution, which: torch.Tensor) -> None:
+    """Replace some pixels of a solution by those of another, in place."""
+    pairs = [(getattr(solution, name), getattr(other, name)) for name in ("free", "status", "covariance", "leverage")]
+    for mine, its in [*pairs, *zip(solution.quadratic, other.quadratic, strict=True)]:
+        if mine is not None and its is not None:
+            mine[..., index] = its[..., which]
 
 
 def _finish(problem, block, solution, index, outcome) -> None:

@@ -163,6 +163,19 @@ class PixelBlock:
                         columns[free] = scaled if columns[free] is None else columns[free] + scaled
         return light, columns
 
+    def jacobian(self, free: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Light of all samples ``(samples, pixels)``, and its derivatives, each of that shape or one number."""
+        theta = self.theta(free)
+        lights, parts = zip(*(self._term_jacobian(term, theta) for term in self.terms), strict=True)
+        lights = [light.reshape(-1, light.shape[-1]) for light in lights]
+        if len(lights) == 1:
+            return lights[0], parts[0]
+        columns = [
+            torch.cat([c.expand_as(light) for c, light in zip(column, lights, strict=True)])
+            for column in zip(*parts, strict=True)
+        ]
+        return torch.cat(lights), columns
+
     def _term_jacobian(self, data: TermData, theta: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Light, and its derivative with respect to each free number."""
         term = data.term

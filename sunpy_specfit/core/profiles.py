@@ -18,6 +18,7 @@ __all__ = ["Sketch", "Unit"]
 
 _PLACES = 15
 _LARGEST_TABLE = 96
+_LARGEST_LINE_TABLE = 400
 # A few hundred pixels tell the mean of the maps of wavelengths and of auxiliary inputs.
 _SAMPLE = 256
 
@@ -59,25 +60,7 @@ class Unit:
 
     def table(self) -> torch.Tensor:
         """All combinations of the candidates, ``(columns, combinations)``."""
-        return product(self.values)
-
-    def neighbours(self) -> torch.Tensor:
-        """For each column and combination the next smaller and larger ones; itself twice at an end.
-
-        ``(columns, 2, combinations)``, numbers of combinations.
-        """
-        table = self.table()
-        itself = torch.arange(table.shape[1], device=table.device)
-        found = []
-        for column in range(len(table)):
-            others = [i for i in range(len(table)) if i != column]
-            alike = (table[others, :, None] == table[others, None, :]).all(0)
-            apart = table[column][None, :] - table[column][:, None]  # of the second from the first
-            before = torch.where(alike & (apart < 0), apart, -torch.inf).max(1)
-            after = torch.where(alike & (apart > 0), apart, torch.inf).min(1)
-            inside = torch.isfinite(before.values) & torch.isfinite(after.values)
-            found.append(torch.stack([torch.where(inside, side.indices, itself) for side in (before, after)]))
-        return torch.stack(found)
+        return product(self.values, _LARGEST_LINE_TABLE if self.is_line else _LARGEST_TABLE)
 
 
 def product(values: Sequence[torch.Tensor], largest: int = _LARGEST_TABLE) -> torch.Tensor:

@@ -8,20 +8,18 @@ matrix products.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from ..numerics import packed
 from .pixels import PixelBlock
-from .profiles import Sketch, Unit, product
+from .profiles import Sketch, product
+from .search import Found, Samples, Search, State
 
-__all__ = ["find_starts"]
+__all__ = ["find_again", "find_starts"]
 
 _COMMON = 48
-_SPIKE = 6.0
-# Numbers worked on at a time, to stay in the processor's cache.
-_CHUNK = 2**19
+# A second look must promise to lower chi² by this much: a line at the best of many places gains some by chance.
+_WORTH = 12.0
 
 
 def find_starts(block: PixelBlock, n_starts: int = 1) -> torch.Tensor:
@@ -69,424 +67,53 @@ def find_starts(block: PixelBlock, n_starts: int = 1) -> torch.Tensor:
     return _clip(block, free)
 
 
-@dataclass(frozen=True)
-class Samples:
-    """All samples of a block, ``(samples, pixels)``: weight, weight times data, and data."""
+def find_again(block: PixelBlock, free: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Another start for pixels in which a line looks misplaced, given where the others ended.
 
-    weight: torch.Tensor
-    weighted: torch.Tensor
-    data: torch.Tensor
-
-    @classmethod
-    def of(cls, block: PixelBlock) -> Samples:
-        weights, values = [], []
-        for term in block.terms:
-            weight, data = term.weight, torch.where(term.weight > 0, term.data, 0.0)
-            if block.loss != "gaussian" and data.shape[-2] > 2:
-                weight = torch.where(_is_spike(data, weight), 0.0, weight)
-            weights.append(weight.reshape(-1, block.n_pixels))
-            values.append(data.reshape(-1, block.n_pixels))
-        weight, data = torch.cat(weights), torch.cat(values)
-        return cls(weight, weight * data, data)
-
-
-def _is_spike(data: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Samples far from both neighbours, which a loss that bears outliers would not let pull."""
-    padded = torch.cat([data[..., 1:2, :], data, data[..., -2:-1, :]], dim=-2)
-    middle = torch.stack([padded[..., :-2, :], data, padded[..., 2:, :]]).median(0).values
-    return (data - middle).square() * weight > _SPIKE**2
-
-
-@dataclass(frozen=True)
-class Found:
-    """Free numbers ``(free, pixels)`` and how much they lower chi², ``(pixels,)``."""
-
-    free: torch.Tensor
-    gain: torch.Tensor
-
-    def better(self, other: Found) -> Found:
-        """The better of the two, pixel by pixel."""
-        wins = other.gain > self.gain
-        return Found(torch.where(wins, other.free, self.free), torch.where(wins, other.gain, self.gain))
-
-
-class Search:
-    """The search among the units of a sketch, with the numbers that they have in common held.
+    A sum of lines has many minima. From one of them each line in turn is taken out and sought anew, while the others
+    may move and widen a little; where that promises to lower chi² by more than chance would, the best such move is
+    a start that the first search, on its grid, could not see.
 
     Parameters
     ----------
-    sketch : `Sketch`
-    default : `torch.Tensor`
-        ``(free,)``.
-    samples : `Samples`
+    block : `PixelBlock`
+    free : `torch.Tensor`
+        A solution, ``(free, pixels)``.
+
+    Returns
+    -------
+    start : `torch.Tensor`
+        ``(free, pixels)``.
+    promising : `torch.Tensor`
+        bool ``(pixels,)``.
     """
-
-    def __init__(self, sketch: Sketch, default: torch.Tensor, samples: Samples):
-        self.sketch, self.default, self.samples = sketch, default, samples
-        self.lines = [unit for unit in sketch.units if unit.is_line]
-        self.linear = [column for unit in sketch.units for column in unit.linear]
-        self.dtype = samples.data.dtype
-        self.step = min(float((a.amax() - a.amin()) / max(len(a) - 1, 1)) for a in sketch.axes)
-        self._tables: dict[int, Table] = {}
-
-    def run(self, n_starts: int) -> list[Found]:
-        """Different starts, the most plausible first."""
-        leaders, followers = self._leaders()
-        if len(leaders) == 1 and followers:
-            return self._pairs(leaders[0], followers, n_starts)
-        if len(leaders) == 1:
-            leaders, followers = [], self.lines  # nothing to keep together
-        grid = self._joint_grid(leaders)
-        shapes, rest = self._shapes_of(grid, leave_out=followers)
-        picks = self._scan(grid, shapes, rest, 1 if not leaders else (n_starts + 1) // 2)
-        states = [self._state(grid, shapes, rest, pick) for pick in picks]
-        if not self.lines or bool((rest != 0).any()):
-            return [self._finish(state) for state in states]
-        found = []
-        for number, state in enumerate(states):
-            sweeps = 2 if len(self.lines) > 1 else 0
-            found.append(self._finish(self._rearrange(state, followers, sweeps=sweeps)))
-            if number == 0 and leaders:
-                found.append(self._finish(state))
-        if n_starts > len(found) and len(self.lines) > 1:
-            bare = states[0].without(self.lines)
-            found.append(self._finish(self._rearrange(bare, self.lines, ordered=False)))
-        return found[:n_starts]
-
-    def _pairs(self, first: Unit, followers: list[Unit], n_starts: int) -> list[Found]:
-        """Components of one line: the first two in all arrangements, since one alone would take the light of both."""
-        second = followers[0]
-        one, two = first.table(), second.table()
-        i, j = torch.meshgrid(torch.arange(one.shape[1]), torch.arange(two.shape[1]), indexing="ij")
-        i, j = (index[i != j] if one.shape == two.shape and bool((one == two).all()) else index for index in (i, j))
-        grid = self.default[:, None].repeat(1, i.numel())
-        grid[list(first.columns)] = one[:, i.reshape(-1)]
-        grid[list(second.columns)] = two[:, j.reshape(-1)]
-        shapes, rest = self._shapes_of(grid, leave_out=followers[1:])
-        found = []
-        for pick in self._scan(grid, shapes, rest, n_starts):
-            state = self._state(grid, shapes, rest, pick)
-            found.append(self._finish(self._rearrange(state, followers[1:], sweeps=2) if followers[1:] else state))
-        return found
-
-    # -- all lines together ----------------------------------------------------------------------
-
-    def _leaders(self) -> tuple[list[Unit], list[Unit]]:
-        """Lines with a rest wavelength of their own, and those that share it with an earlier one."""
-        leaders: list[Unit] = []
-        for line in self.lines:
-            if all(abs(line.reference - other.reference) > self.step for other in leaders):
-                leaders.append(line)
-        return leaders, [line for line in self.lines if line not in leaders]
-
-    def _joint_grid(self, leaders: list[Unit]) -> torch.Tensor:
-        """Candidates of all free numbers at once, ``(free, candidates)``."""
-        varied = [u for u in self.sketch.units if u.table().shape[1] > 1 and (u in leaders or not u.is_line)]
-        if len(varied) == 1:
-            table = varied[0].table()
-            grid = self.default[:, None].repeat(1, table.shape[1])
-            grid[list(varied[0].columns)] = table
-            return grid
-        shifts = leaders[0].values[0] - leaders[0].reference if leaders else torch.zeros(1, dtype=torch.float64)
-        forms = max([len(v) for unit in varied for v in unit.values[1 if unit.located else 0 :]], default=1)
-        grid = self.default[:, None].repeat(1, len(shifts) * forms)
-        for unit in varied:
-            for column, values in zip(unit.columns, unit.values, strict=True):
-                if unit.located and column == unit.columns[0]:
-                    places = (
-                        (unit.reference + shifts).clamp(values.min(), values.max())
-                        if unit in leaders
-                        else values.mean()
-                    )
-                    grid[column] = places.repeat_interleave(forms) if unit in leaders else places
-                else:
-                    # Narrow goes with narrow: one index for all forms.
-                    index = torch.linspace(0, len(values) - 1, forms).round().long()
-                    grid[column] = values[index].repeat(len(shifts))
-        return grid
-
-    def _shapes_of(self, grid: torch.Tensor, leave_out=()) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
-        """For each linear number its shape ``(samples, candidates or 1)``, and the light without linear numbers."""
-        shapes, rest = {}, torch.zeros((), dtype=torch.float64, device=grid.device)
-        for unit in self.sketch.units:
-            if unit in leave_out:
-                continue
-            varies = bool((grid[list(unit.columns)] != grid[list(unit.columns), :1]).any())
-            own, light = self.sketch.shapes(unit, grid if varies else grid[:, :1])
-            rest = rest + light
-            shapes |= dict(zip(unit.linear, own.to(self.dtype), strict=True))
-        return shapes, rest.to(self.dtype)
-
-    def _scan(self, grid, shapes, rest, count: int) -> list[torch.Tensor]:
-        """The best candidates of each pixel, ``(pixels,)`` each; no two of them near each other."""
-        candidates = grid.shape[1]
-        if candidates == 1:
-            return [torch.zeros(self.samples.data.shape[1], dtype=torch.long, device=grid.device)]
-        pieces = max(1, -(-candidates * self.samples.data.shape[1] * max(len(shapes), 1) ** 2 // _CHUNK))
-        gain = torch.cat([self._gain(*part) for part in _pieces(shapes, rest, candidates, pieces)])
-        gain = gain.nan_to_num_(nan=-torch.inf, posinf=-torch.inf)
-        picks = [gain.argmax(0)]
-        near = self._near(grid) if count > 1 else None
-        for _ in range(count - 1):
-            gain = gain.masked_fill_(near[picks[-1]].T, -torch.inf)
-            picks.append(gain.argmax(0))
-        return picks
-
-    def _near(self, grid: torch.Tensor) -> torch.Tensor:
-        located = [unit.columns[0] for unit in self.lines]
-        reach = max((float(u.values[0].diff().abs().min()) for u in self.lines), default=0.0) * 1.5
-        near = torch.ones((grid.shape[1],) * 2, dtype=torch.bool, device=grid.device)
-        for place in grid[located]:
-            near &= (place[:, None] - place).abs() <= reach
-        return near
-
-    def _gain(self, shapes: dict[int, torch.Tensor], rest: torch.Tensor) -> torch.Tensor:
-        """How much each candidate lowers chi², ``(candidates, pixels)``."""
-        weight, weighted = self.samples.weight, self.samples.weighted
-        columns = list(shapes)
-        gain = 0.0
-        if bool((rest != 0).any()):
-            gain = 2 * (rest.T @ weighted) - rest.square().T @ weight
-        if not columns:
-            return gain
-        candidates = max([s.shape[1] for s in shapes.values()] + [rest.shape[1] if rest.ndim else 1])
-        size = (candidates, weight.shape[1])
-        matrix, right = [], []
-        for i, a in enumerate(columns):
-            projection = shapes[a].T @ weighted
-            if bool((rest != 0).any()):
-                projection = projection - (shapes[a] * rest).T @ weight
-            right.append(projection.expand(size).reshape(-1))
-            for b in columns[: i + 1]:
-                matrix.append(((shapes[a] * shapes[b]).T @ weight).expand(size).reshape(-1))
-        _, solved = self._solve(torch.stack(matrix), torch.stack(right), columns)
-        return gain + solved.reshape(size)
-
-    def _solve(self, matrix, right, columns) -> tuple[torch.Tensor, torch.Tensor]:
-        """Linear numbers within their bounds, and how much they lower chi²."""
-        block = self.sketch.block
-        lower, upper = block.lower[columns], block.upper[columns]
-        free = packed.solve(matrix, right)
-        inside = free.clamp(lower, upper)
-        k = len(columns)
-        if k > 1 and bool((inside != free).any()):
-            for i in [*range(k), *range(k)]:
-                total = right[i].clone()
-                for j in range(k):
-                    if j != i:
-                        total.addcmul_(matrix[packed.index(i, j)], inside[j], value=-1)
-                diagonal = matrix[packed.index(i, i)]
-                new = torch.where(diagonal > 0, total / diagonal, 0.0).clamp(lower[i], upper[i])
-                inside[i] = new
-        gain = (inside * (2 * right - packed.matvec(matrix, inside))).sum(0)
-        return inside, gain
-
-    # -- one line after the other ----------------------------------------------------------------
-
-    def _state(self, grid, shapes, rest, pick: torch.Tensor) -> State:
-        present = {column: s[:, pick] if s.shape[1] > 1 else s for column, s in shapes.items()}
-        light = rest[:, pick] if rest.ndim and rest.shape[1] > 1 else rest
-        tangents = {
-            line.linear[0]: tuple(self._tangents(line, grid)[..., pick])
-            for line in self.lines
-            if line.linear[0] in present and len(self.lines) > 1
-        }
-        return State(grid[:, pick].to(self.dtype), present, light, tangents)
-
-    def _rearrange(self, state: State, first: list[Unit], *, ordered: bool = True, sweeps: int = 2) -> State:
-        """Give every line in turn its best place and width, with the others where they are."""
-        state = State(state.free.clone(), dict(state.shapes), state.rest, dict(state.tangents))
-        for line in [*first, *(self.lines * sweeps)]:
-            self._place(state, line, ordered)
-        return state
-
-    def _place(self, state: State, line: Unit, ordered: bool) -> None:
-        table = self._table(line)
-        weight, column = self.samples.weight, line.linear[0]
-        residual, others = self._set_aside(state, line)
-        best, index, values = self._best_candidate(state, line, residual, others, ordered)
-        shape, tangents = table.shape[:, index], ()
-        if len(self.lines) > 1:
-            tangents = table.tangents[..., index]
-        now = state.shapes.get(column)
-        if now is not None:
-            norm = (weight * now.square()).sum(0)
-            left = norm - sum((weight * other * now).sum(0).square() for other in others)
-            better = best > 1.0001 * _gain_of((weight * now * residual).sum(0), left, norm, line.sign)
-            shape = torch.where(better, shape, now)
-            values = torch.where(better, values, state.free[list(line.columns)])
-            if len(self.lines) > 1:
-                tangents = torch.where(better, tangents, torch.stack(state.tangents[column]))
-        state.shapes[column], state.tangents[column] = shape, tuple(tangents)
-        state.free[list(line.columns)] = values
-
-    def _set_aside(self, state: State, line: Unit) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """The data without what everything else explains, and the shapes of that, orthogonal and of unit length."""
-        weight, residual, others = self.samples.weight, self.samples.data, []
-        for shape in self._others(state, line):
-            full = _dot(shape.square(), weight)
-            for other in others:
-                shape = shape - other * _dot(shape, weight * other)
-            norm = _dot(shape.square(), weight) if others else full
-            others.append(shape * torch.where(norm > 1e-4 * full, norm.clamp_min(1e-30).rsqrt(), 0.0))
-            residual = residual - others[-1] * _dot(residual, weight * others[-1])
-        return residual, others
-
-    def _best_candidate(self, state, line: Unit, residual, others, ordered: bool):
-        """For each pixel how much the best candidate of a line lowers chi², its number, and its place and form."""
-        table, weight = self._table(line), self.samples.weight
-        best, index = torch.empty_like(weight[0]), torch.empty(weight.shape[1], dtype=torch.long, device=weight.device)
-        values = weight.new_empty((len(line.columns), weight.shape[1]))
-        size = max(1, (_CHUNK if weight.device.type == "cpu" else weight.numel()) // (4 * table.shape.shape[1]))
-        for start in range(0, weight.shape[1], size):
-            part = slice(start, start + size)
-            here = weight[:, part]
-            norm = table.square.T @ here
-            left = norm
-            for other in others:
-                shared = table.shape.T @ (here * other[:, part])
-                left = torch.addcmul(left, shared, shared, value=-1)
-            gain = _gain_of(table.shape.T @ (here * residual[:, part]), left, norm, line.sign)
-            if ordered and len(self.lines) > 1:
-                gain.masked_fill_(~self._allowed(state, line, table, part), 0.0)
-            torch.max(gain, 0, out=(best[part], index[part]))
-            # A lone line needs no shape at hand to set others against: its place may lie between candidates.
-            values[:, part] = table.between(gain, index[part]) if len(self.lines) == 1 else table.values[:, index[part]]
-        return best, index, values
-
-    def _others(self, state: State, line: Unit):
-        """The shapes of everything else, and how the other lines would change if they moved or widened a little.
-
-        Without the latter, what a grid leaves of a strong line would hide a weak one.
-        """
-        for column, shape in state.shapes.items():
-            if column != line.linear[0]:
-                yield shape
-                yield from state.tangents.get(column, ())
-
-    def _allowed(self, state: State, line: Unit, table: Table, part: slice) -> torch.Tensor:
-        """Candidates between the neighbours: lines keep the order of their rest wavelengths."""
-        place = table.values[0][:, None]
-        free = state.free[:, part]
-        allowed = torch.ones((place.shape[0], free.shape[1]), dtype=torch.bool, device=place.device)
-        for other in self.lines:
-            where = free[other.columns[0]]
-            if other.reference < line.reference - self.step:
-                allowed &= place > where
-            elif other.reference > line.reference + self.step:
-                allowed &= place < where
-        return allowed
-
-    def _table(self, line: Unit) -> Table:
-        column = line.linear[0]
-        if column not in self._tables:
-            values = line.table()
-            grid = self.default[:, None].repeat(1, values.shape[1])
-            grid[list(line.columns)] = values
-            shape = self.sketch.shapes(line, grid)[0][0].to(self.dtype)
-            tangents = self._tangents(line, grid)
-            self._tables[column] = Table(values.to(self.dtype), shape, shape.square(), tangents, line.neighbours())
-        return self._tables[column]
-
-    def _tangents(self, line: Unit, grid: torch.Tensor) -> torch.Tensor:
-        """The derivatives of a line's shape, ``(columns, samples, candidates)``."""
-        tangents = []
-        for column in line.columns:
-            moved = grid.clone()
-            step = 1e-4 * max(self.step, 1e-6 * float(grid[column].abs().amax()))
-            moved[column] += step
-            tangents.append((self.sketch.shapes(line, moved)[0][0] - self.sketch.shapes(line, grid)[0][0]) / step)
-        return torch.stack(tangents).to(self.dtype)
-
-    def _finish(self, state: State) -> Found:
-        """Solve for the linear numbers of a state."""
-        weight, columns = self.samples.weight, list(state.shapes)
-        free = state.free.clone()
-        residual, gain = self.samples.data, 0.0
-        if bool((state.rest != 0).any()):
-            residual = residual - state.rest
-            gain = (weight * (self.samples.data.square() - residual.square())).sum(0)
-        if columns:
-            shapes = [state.shapes[j] for j in columns]
-            weighted = [weight * shape for shape in shapes]
-            matrix = [_dot(b, a) for i, a in enumerate(weighted) for b in shapes[: i + 1]]
-            right = [_dot(residual, a) for a in weighted]
-            free[columns], solved = self._solve(torch.stack(matrix), torch.stack(right), columns)
-            gain = gain + solved
-        return Found(free, gain if torch.is_tensor(gain) else torch.zeros_like(weight[0]))
+    nothing = free, torch.zeros(block.n_pixels, dtype=torch.bool, device=free.device)
+    sketch = Sketch(block)
+    if sum(unit.is_line for unit in sketch.units) < 2 or sketch.common:
+        return nothing
+    samples = Samples.of(block)
+    search = Search(sketch, sketch.default, samples)
+    light, columns = block.jacobian(free)
+    shapes = {j: columns[j].expand_as(samples.data) for unit in sketch.units for j in unit.linear}
+    rest = light - sum(free[j] * shape for j, shape in shapes.items())
+    if bool((rest.abs().amax(0) > 1e-4 * light.abs().amax(0)).any()):
+        return nothing  # parts that no linear number multiplies
+    tangents = {
+        line.linear[0]: tuple(columns[j].expand_as(samples.data) for j in line.columns) for line in search.lines
+    }
+    state = State(free, shapes, light.new_zeros(()), tangents)
+    best, promise = free.clone(), torch.full_like(free[0], _WORTH)
+    for line in search.lines:
+        moved, gain = search.replaced(state, line)
+        _move_to_own_axis(block, sketch, moved, list(line.columns[:1]))
+        better = gain > promise
+        best, promise = torch.where(better, moved, best), torch.where(better, gain, promise)
+    return _clip(block, best), promise > _WORTH
 
 
-@dataclass
-class State:
-    """Where a search stands: all free numbers, the shape of each linear one, the light without these."""
-
-    free: torch.Tensor
-    shapes: dict[int, torch.Tensor]
-    rest: torch.Tensor
-    tangents: dict[int, tuple[torch.Tensor, ...]]
-
-    def without(self, lines: list[Unit]) -> State:
-        """The same with some lines taken away."""
-        gone = {line.linear[0] for line in lines}
-        return State(self.free, {j: s for j, s in self.shapes.items() if j not in gone}, self.rest, {})
-
-
-@dataclass(frozen=True)
-class Table:
-    """Candidates of one line: numbers ``(columns, candidates)``, shapes and their squares ``(samples, candidates)``.
-
-    ``neighbours`` tells for each number and candidate which two candidates differ in that number alone and the least,
-    ``(columns, 2, candidates)``; the candidate itself twice where there are no two.
-    """
-
-    values: torch.Tensor
-    shape: torch.Tensor
-    square: torch.Tensor
-    tangents: torch.Tensor
-    neighbours: torch.Tensor
-
-    def between(self, gain: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        """Where the gain is largest, by a parabola through its logarithm at the best candidate and its neighbours."""
-        values = self.values[:, index]
-        log = gain.clamp_min(torch.finfo(gain.dtype).tiny).log_()
-        here = log.gather(0, index[None])[0]
-        for column, value in enumerate(values):
-            before, after = self.neighbours[column, :, index]
-            low, high = (log.gather(0, side[None])[0] - here for side in (before, after))
-            left, right = self.values[column, before] - value, self.values[column, after] - value
-            # The vertex of the parabola through (left, low), (0, 0), (right, high); no neighbour means no move.
-            shift = 0.5 * (high * left * left - low * right * right) / (high * left - low * right)
-            shift = torch.minimum(torch.maximum(shift, 0.5 * left), 0.5 * right)
-            values[column] += torch.where((before != after) & torch.isfinite(shift), shift, 0.0)
-        return values
-
-
-def _dot(shape: torch.Tensor, weighted: torch.Tensor) -> torch.Tensor:
-    """Σ over the samples of a shape, ``(samples, pixels or 1)``, times ``(samples, pixels)``."""
-    return (shape.T @ weighted)[0] if shape.shape[1] == 1 else (shape * weighted).sum(0)
-
-
-def _gain_of(projection: torch.Tensor, left: torch.Tensor, norm: torch.Tensor, sign: int) -> torch.Tensor:
-    """How much a shape lowers chi²; nothing if the others span it, or if it would need the wrong sign."""
-    if sign:
-        projection = (sign * projection).clamp_min_(0.0)
-    return (projection * projection).div_(left).masked_fill_(left <= 1e-3 * norm, 0.0)
-
-
-def _pieces(shapes, rest, candidates: int, pieces: int):
-    """Shapes and rest of some candidates at a time."""
-    size = -(-candidates // pieces)
-    for i in range(0, candidates, size):
-        part = slice(i, i + size)
-        yield (
-            {column: s[:, part] if s.shape[1] > 1 else s for column, s in shapes.items()},
-            rest[:, part] if rest.ndim and rest.shape[1] > 1 else rest,
-        )
-
-
-def _move_to_own_axis(block: PixelBlock, sketch: Sketch, free: torch.Tensor) -> None:
+def _move_to_own_axis(block: PixelBlock, sketch: Sketch, free: torch.Tensor, columns=None) -> None:
     """Places were found on the mean axis of the map; each pixel's own may be shifted."""
-    for column in range(block.n_free):
+    for column in range(block.n_free) if columns is None else columns:
         number = sketch.axis_of(column)
         if number is not None and block.terms[number].x.shape[1] > 1:
             free[:, column] += (block.terms[number].x - sketch.axes[number].to(free)).mean(0)

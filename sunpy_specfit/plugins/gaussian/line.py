@@ -19,7 +19,8 @@ SPEED_OF_LIGHT = c.to_value(u.km / u.s)
 # Where the search for start values looks for a line: shifts and widths found on the Sun but for the fastest flares.
 _MAX_SHIFT = 250.0  # km/s
 _MAX_WIDTH = 150.0  # km/s
-_CENTERS = 15
+_CENTERS = (15, 96)  # at least and at most
+_SPACING = 0.85  # of the smallest width
 _WIDTH_RATIO = 2.5
 
 
@@ -67,8 +68,8 @@ class SpectralLine(Model):
     def start_grid(self, x: np.ndarray) -> dict[str, np.ndarray]:
         """Candidates for the search of start values, in the unit of ``x``.
 
-        15 centres within 250 km/s of the rest wavelength, and widths from the sampling to 150 km/s
-        or a sixth of the axis; if the rest wavelength does not lie on the axis, over all of it.
+        Centres within 250 km/s of the rest wavelength, as close as the smallest width needs, and widths from the
+        sampling to 150 km/s or a sixth of the axis; if the rest wavelength does not lie on the axis, over all of it.
         """
         low, high = float(np.min(x)), float(np.max(x))
         span = high - low
@@ -82,8 +83,9 @@ class SpectralLine(Model):
         smallest = 1.2 * step
         largest = max(largest, 2 * smallest)
         n_widths = 1 + int(np.ceil(np.log(largest / smallest) / np.log(_WIDTH_RATIO))) if smallest > 0 else 1
+        n_centers = int(np.clip((high - low) / (_SPACING * smallest), *_CENTERS)) if smallest > 0 else _CENTERS[0]
         return {
-            "center": np.linspace(low, high, _CENTERS),
+            "center": np.linspace(low, high, n_centers),
             "width": np.geomspace(smallest, largest, n_widths) if smallest > 0 else np.array([1.0]),
         }
 

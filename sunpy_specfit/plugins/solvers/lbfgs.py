@@ -9,6 +9,9 @@ from .whitened import Whitened
 
 __all__ = ["LBFGS"]
 
+# How often arriving calls for another look.
+_RENEWALS = 2
+
 
 class LBFGS(Solver):
     """Quasi-Newton descent with line searches, for anything that PyTorch can differentiate.
@@ -52,7 +55,7 @@ class LBFGS(Solver):
     def solve(self, problem, start: torch.Tensor) -> Solution:
         state = Whitened(problem, start[0])
         parameters = [state.numbers, *state.leaves()]
-        iterations, stalled = 0, 0
+        iterations, stalled, renewals = 0, 0, 0
         # Ten line searches at a time, then a look at who has arrived; a restart forgets a misleading history.
         optimizer = self._optimizer(parameters)
 
@@ -67,7 +70,14 @@ class LBFGS(Solver):
         while True:
             loss = float(closure().detach())
             if bool((state.distance() <= self.tolerance).all()) and len(parameters) == 1:
-                break
+                if renewals == _RENEWALS:
+                    break
+                # Sigma was that of the start: whether this is the end, the curvature here must tell.
+                renewals, last = renewals + 1, torch.inf
+                state = Whitened(problem, state.free().detach())
+                parameters = [state.numbers]
+                optimizer = self._optimizer(parameters)
+                continue
             stalled = stalled + 1 if not loss < last - 1e-10 * abs(last) else 0
             if iterations >= self.max_iterations or stalled == 2:
                 break
