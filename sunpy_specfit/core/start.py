@@ -105,7 +105,7 @@ def find_again(block: PixelBlock, free: torch.Tensor) -> tuple[torch.Tensor, tor
     best, promise = free.clone(), torch.full_like(free[0], _WORTH)
     for line in search.lines:
         moved, gain = search.replaced(state, line)
-        _move_to_own_axis(block, sketch, moved, list(line.columns[:1]))
+        _move_to_own_axis(block, sketch, moved[None], line.columns[:1])
         better = gain > promise
         best, promise = torch.where(better, moved, best), torch.where(better, gain, promise)
     return _clip(block, best), promise > _WORTH
