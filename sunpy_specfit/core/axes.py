@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import astropy.units as u
@@ -128,9 +129,12 @@ def spectral_values(cube: NDCube, axes: Axes) -> u.Quantity:
     # Only the pixel axes that the wavelength depends on are run through; the others stay at their first pixel.
     ranges = [np.arange(n) if correlated[ndim - 1 - i] else np.zeros(1) for i, n in enumerate(cube.data.shape)]
     grid = np.meshgrid(*ranges, indexing="ij")
-    values = wcs.pixel_to_world_values(*reversed(grid))
-    values = np.asarray(values[world] if wcs.world_n_dim > 1 else values, float)
-    unit = u.Unit(wcs.world_axis_units[world])
+    # Flat, because some WCS of one dimension take no other arrays.
+    values = wcs.pixel_to_world_values(*(axis.ravel() for axis in reversed(grid)))
+    values = np.asarray(values[world] if wcs.world_n_dim > 1 else values, float).reshape(grid[0].shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", u.UnitsWarning)  # of units that the VO standard has no word for
+        unit = u.Unit(wcs.world_axis_units[world])
     if not any(correlated[ndim - 1 - i] for i in (*axes.grid, *([axes.stokes] if axes.stokes is not None else []))):
         return values.reshape(-1) * unit
     return np.broadcast_to(values, cube.data.shape) * unit

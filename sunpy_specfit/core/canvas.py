@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import combinations
 from typing import Any
 
 import astropy.units as u
@@ -81,37 +80,29 @@ class Canvas:
 
     # -- axes ------------------------------------------------------------------------------------
 
+    @property
+    def _map_axes(self) -> tuple[int, ...]:
+        """Which of the light's axes are the map's."""
+        return self.observation.axes.grid
+
     @cached_property
-    def _layout(self) -> tuple[NDCube, tuple[int, ...], tuple[int, ...], np.ndarray]:
-        """A cube of the light's axes whose data tell each sample's number, map axes, sample axes, those numbers."""
+    def _template(self) -> NDCube:
+        """A cube of the light's axes."""
         grid, samples = self.observation.grid, self.observation.sample_shape
-        number = np.arange(np.prod(samples, dtype=int), dtype=np.int32).reshape(*samples, 1)
-        cube = self.light_cube(np.broadcast_to(number, (*samples, grid.size)))
-        data = np.asarray(cube.data)
-        varies = [n > 1 and data.take(0, i).flat[0] != data.take(1, i).flat[0] for i, n in enumerate(data.shape)]
-        constant = [i for i, moves in enumerate(varies) if not moves]
-        for count in (len(grid.shape), 0):
-            for axes in combinations(constant, count):
-                if tuple(data.shape[i] for i in axes) == grid.shape[:count]:
-                    others = tuple(i for i in range(data.ndim) if i not in axes)
-                    index = tuple(slice(None) if i in others else 0 for i in range(data.ndim))
-                    return _empty(cube), axes, others, np.rint(data[index]).astype(int)
-        raise AssertionError("the axes of maps and light do not fit each other")
+        return _empty(self.light_cube(np.broadcast_to(np.float32(0), (*samples, grid.size))))
 
     @cached_property
     def spectral_axis(self) -> u.Quantity | None:
         """The data axis as `Observation.from_cube` takes it: along the light's axis, or one number a sample."""
         if self.spectral_unit is None:
             return None
-        x, samples = np.asarray(self.x, float), self.observation.sample_shape
-        if x.ndim > 1:
-            full = np.broadcast_to(x, (*samples, x.shape[-1]))
-            return u.Quantity(self.observation.light_cube(full, u.dimensionless_unscaled).data, self.spectral_unit)
-        _, _, _, numbers = self._layout
-        spectral = numbers % samples[-1]
-        along = next((i for i, n in enumerate(numbers.shape) if np.any(np.diff(spectral, axis=i))), 0)
-        order = spectral[tuple(slice(None) if i == along else 0 for i in range(numbers.ndim))]
-        return u.Quantity(x[order], self.spectral_unit)
+        x, axes = np.asarray(self.x, float), self.observation.axes
+        if x.ndim == 1:
+            return u.Quantity(x, self.spectral_unit)
+        full = np.empty(self._template.data.shape)
+        rows = x.T.reshape(*(self.shape if axes.grid else ()), *([1] if axes.stokes is not None else []), len(x))
+        full.transpose(axes.order)[...] = rows
+        return u.Quantity(full, self.spectral_unit)
 
     def part(self, item) -> tuple[Canvas, np.ndarray]:
         """Some of the pixels, and their numbers among all.
@@ -121,7 +112,7 @@ class Canvas:
         item
             What one would index a map with: integers and slices.
         """
-        template, map_axes, _, _ = self._layout
+        template, map_axes = self._template, self._map_axes
         chosen = np.arange(self.observation.grid.size).reshape(self.shape)[item]
         if not chosen.size:
             raise IndexError(f"{item!r} leaves no pixel of a map of shape {self.shape}")
@@ -172,33 +163,24 @@ class Canvas:
     def minus(self, light: NDCube) -> NDCube:
         """The data minus light, with the data's uncertainty and mask."""
         cube = self.cube
-        if cube.data.shape == light.data.shape:
-            factor = 1.0 if cube.unit is None else cube.unit.to(self.data_unit)
-            sigma = cube.uncertainty
-            if sigma is not None and factor != 1.0:
-                sigma = StdDevUncertainty(sigma.represent_as(StdDevUncertainty).array * factor)
-            return light.to_nddata(
-                data=np.asarray(cube.data) * factor - light.data,
-                uncertainty=sigma,
-                mask=cube.mask,
-                nddata_type=NDCube,
-                extra_coords="copy",
-                global_coords="copy",
-            )
-        # A model of some of the cube's Stokes parameters: the samples as they were fitted.
-        pixels = np.arange(self.observation.grid.size) if self.pixels is None else self.pixels
-        block = self.source.block(pixels)
-        data = np.where(block.weight.numpy() > 0, block.data.numpy(), np.nan)
-        data = self.light_cube(data).data - light.data
+        factor = 1.0 if cube.unit is None else cube.unit.to(self.data_unit)
+        sigma = cube.uncertainty
+        if sigma is not None and factor != 1.0:
+            sigma = StdDevUncertainty(sigma.represent_as(StdDevUncertainty).array * factor)
         return light.to_nddata(
-            data=data, mask=np.isnan(data), nddata_type=NDCube, extra_coords="copy", global_coords="copy"
+            data=np.asarray(cube.data) * factor - light.data,
+            uncertainty=sigma,
+            mask=cube.mask,
+            nddata_type=NDCube,
+            extra_coords="copy",
+            global_coords="copy",
         )
 
     # -- plain data ------------------------------------------------------------------------------
 
     def to_plain(self) -> dict[str, Any]:
         """All but the data, as ASDF writes it."""
-        template = self._layout[0]
+        template = self._template
         # The coordinates of a cube hold on to it, so they are written with one that has no data.
         small = NDCube(np.zeros((1,) * template.data.ndim, np.float32), wcs=template.wcs)
         if not template.extra_coords.is_empty:

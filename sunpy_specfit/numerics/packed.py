@@ -226,6 +226,8 @@ def inverse(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     packed = packed.double()
     k = size(packed.shape[0])
+    # A matrix with a number that is none determines nothing.
+    packed = torch.where(torch.isfinite(packed).all(0), packed, 0.0)
     scaled, scale = _unit_diagonal(packed, 0.0)
     determined = scale > 0
     for i in range(k):

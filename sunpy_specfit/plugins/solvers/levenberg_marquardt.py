@@ -89,7 +89,7 @@ class LevenbergMarquardt(Solver):
         leaves = (3.0 / signal).clamp(0.02, 0.9).nan_to_num(nan=0.9)
         noise = 8 * torch.finfo(free.dtype).eps
         # Below this length a step is round-off, or far below the tolerance whatever its ratio.
-        shortest = max(0.1 * self.tolerance, 10 * torch.finfo(free.dtype).eps * float(signal.amax()))
+        shortest = (10 * torch.finfo(free.dtype).eps * signal).clamp(min=0.1 * self.tolerance)
         iterations = 0
         while iterations < self.max_iterations:
             iterations += 1
@@ -101,7 +101,8 @@ class LevenbergMarquardt(Solver):
                     result = here if result is None else result.put(where, here)
                     keep = (~done).nonzero()[:, 0]
                     block, where, here = block.select(keep), where[keep], here.select(keep)
-                    damping, last_length, done, leaves = damping[keep], last_length[keep], done[keep], leaves[keep]
+                    damping, last_length, done = damping[keep], last_length[keep], done[keep]
+                    leaves, shortest = leaves[keep], shortest[keep]
             system, right = self._hold_at_bounds(block, here)
             step = packed.solve(system, right, damping)
             trial = torch.minimum(torch.maximum(here.free + step, block.lower), block.upper)

@@ -1,0 +1,280 @@
+"""What cannot be fitted is refused with a sentence that helps, or flagged in its pixel; nothing is lost in silence."""
+
+import astropy.units as u
+import dask.array
+import numpy as np
+import pytest
+import torch
+from astropy.nddata import StdDevUncertainty
+from astropy.wcs import WCS
+from ndcube import NDCube
+
+import sunpy_specfit as specfit
+from sunpy_specfit import Status
+from sunpy_specfit.data import gaussian_cube
+
+REST = 195.119 * u.AA
+
+
+def line():
+    return specfit.Gaussian(REST) + specfit.Polynomial(0)
+
+
+@pytest.fixture(scope="module")
+def cube():
+    return gaussian_cube((4, 5), seed=4)
+
+
+@pytest.fixture(scope="module")
+def expected(cube):
+    return specfit.fit(cube, line())
+
+
+def rewrap(cube, data=None, **options):
+    sigma = StdDevUncertainty(np.asarray(cube.uncertainty.array))
+    given = {"wcs": cube.wcs, "unit": cube.unit, "uncertainty": sigma} | options
+    return NDCube(cube.data if data is None else data, **given)
+
+
+def close(result, expected, limit=1e-3):
+    distance = np.abs(result["velocity"].data - expected["velocity"].data) / expected["velocity"].uncertainty.array
+    assert distance.max() < limit
+
+
+# -- refused -------------------------------------------------------------------------------------
+
+
+def test_no_spectral_axis(cube):
+    wcs = WCS(naxis=3)
+    wcs.wcs.ctype = ["LINEAR", "HPLN-TAN", "HPLT-TAN"]
+    wcs.wcs.cunit = ["", "arcsec", "arcsec"]
+    with pytest.raises(ValueError, match=r"no spectral axis.*physical types.*spectral_axis="):
+        specfit.fit(rewrap(cube, wcs=wcs), line())
+
+
+def test_units_that_do_not_convert(cube):
+    with pytest.raises(u.UnitConversionError, match="uncertainty is in s, which does not convert"):
+        specfit.fit(cube, line(), uncertainty=cube.uncertainty.array * u.s)
+    with pytest.raises(u.UnitConversionError, match=r"spectral axis is in kg.*rest wavelength"):
+        specfit.fit(cube, line(), spectral_axis=np.arange(32) * u.kg)
+    with pytest.raises(u.UnitConversionError, match="window is in K"):
+        specfit.fit(cube, line(), window=[1, 2] * u.K)
+    with pytest.raises(u.UnitConversionError, match="'center'"):
+        specfit.fit(cube, line(), init={"center": 3 * u.s})
+    with pytest.raises(u.UnitConversionError, match="width"):
+        specfit.fit(cube, line().bound(width=(1, 2) * u.kg))
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 31), (5, 4), (3,), (4, 5, 32, 1)])
+def test_wrong_shapes(cube, shape):
+    with pytest.raises(ValueError, match=r"mask has shape .*that of the data \(4, 5, 32\), of the map \(4, 5\)"):
+        specfit.fit(cube, line(), mask=np.zeros(shape, bool))
+    with pytest.raises(ValueError, match=r"uncertainty has shape .* \(4, 5, 32\)"):
+        specfit.fit(cube, line(), uncertainty=np.ones(shape) * cube.unit)
+    with pytest.raises(ValueError, match="spectral axis has"):
+        specfit.fit(cube, line(), spectral_axis=np.linspace(1, 2, int(np.prod(shape))).reshape(shape) * u.AA)
+
+
+def test_a_torch_tensor_inside(cube):
+    class Loose(NDCube):
+        """NDCube itself turns tensors into arrays; a subclass may not."""
+
+        data = property(lambda self: torch.zeros(4, 5, 32))
+
+    with pytest.raises(TypeError, match=r"holds a torch tensor.*tensor\.numpy\(\)"):
+        specfit.fit(Loose(cube.data, wcs=cube.wcs), line())
+
+
+@pytest.mark.parametrize("data", [np.zeros((4, 5, 32)), "cube.fits", None, 3])
+def test_what_is_no_cube(data):
+    with pytest.raises(TypeError, match="data must be an NDCube"):
+        specfit.fit(data, line())
+
+
+def test_complex_numbers_and_nothing_at_all(cube):
+    with pytest.raises(TypeError, match="real numbers, found dtype complex128"):
+        specfit.fit(rewrap(cube, cube.data.astype(complex)), line())
+    with pytest.raises(ValueError, match=r"holds no data: its shape is \(0, 5, 32\)"):
+        specfit.fit(rewrap(cube, cube.data[:0], uncertainty=None), line())
+    with pytest.raises(ValueError, match="empty list"):
+        specfit.fit([], line())
+
+
+def test_unknown_names_come_with_what_was_meant(cube):
+    with pytest.raises(KeyError, match="velocity"):
+        specfit.fit(cube, line(), priors=specfit.Smooth("velocty", scale=1 * u.km / u.s))
+    with pytest.raises(KeyError, match="center"):
+        specfit.fit(cube, line(), init={"centre": REST})
+    with pytest.raises(KeyError, match="width"):
+        line().fix(widht=30 * u.mAA)
+    with pytest.raises(KeyError, match="levenberg_marquardt"):
+        specfit.fit(cube, line(), solver="levenberg_marquart")
+    with pytest.raises(KeyError, match="gaussian"):
+        specfit.fit(cube, "gausian")
+
+
+def test_bounds_that_leave_no_room(cube):
+    with pytest.raises(ValueError, match="lower"):
+        specfit.fit(cube, line().bound(width=(60, 20) * u.mAA))
+    with pytest.raises(ValueError, match="lower"):
+        specfit.fit(cube, line().bound(width=(30, 30) * u.mAA))
+
+
+def test_a_window_beside_the_data(cube):
+    with pytest.raises(ValueError, match=r"no sample lies in the window .* runs from 194\.77"):
+        specfit.fit(cube, line(), window=[300, 301] * u.AA)
+    with pytest.raises(ValueError, match=r"range \[low, high\]"):
+        specfit.fit(cube, line(), window=[195, 195.1, 195.2] * u.AA)
+
+
+def test_wavelengths_that_are_not_finite(cube):
+    x = cube.axis_world_coords_values("em.wl")[0].to(u.AA)
+    x = x.copy()
+    x[3] = np.nan
+    with pytest.raises(ValueError, match=r"not finite.*mask data"):
+        specfit.fit(cube, line(), spectral_axis=x)
+    with pytest.raises(TypeError, match="Quantity"):
+        specfit.fit(cube, line(), spectral_axis=x.value)
+
+
+# -- handled -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["nan", "mask", "sigma"])
+def test_a_cube_without_one_good_sample(cube, how):
+    if how == "nan":
+        empty = rewrap(cube, np.full_like(cube.data, np.nan))
+    elif how == "mask":
+        empty = rewrap(cube, mask=np.ones(cube.data.shape, bool))
+    else:
+        empty = rewrap(cube, uncertainty=StdDevUncertainty(np.zeros(cube.data.shape)))
+    result = specfit.fit(empty, line())
+    for name in result:
+        assert np.isnan(result[name].data).all()
+        assert result[name].mask.all()
+    assert np.all(result.status.data & int(Status.MASKED))
+    assert not np.any(result.status.data & int(Status.CONVERGED))
+    assert np.all(result.dof.data == 0)
+    assert np.isnan(result.reduced_chi2.data).all()
+    assert "FitResult" in repr(result)
+
+
+def test_a_map_whose_data_are_all_bad_is_no_problem_for_priors(cube):
+    empty = rewrap(cube, np.full_like(cube.data, np.nan))
+    for scale in (2 * u.km / u.s, "auto"):
+        result = specfit.fit(empty, line(), priors=specfit.Smooth("velocity", scale=scale))
+        assert np.isnan(result["velocity"].data).all()
+        assert np.all(result.status.data & int(Status.MASKED))
+
+
+def test_too_few_samples(cube):
+    mask = np.zeros(cube.data.shape, bool)
+    mask[1, 1, 3:] = True  # three samples, four parameters
+    mask[2, 2, 4:] = True  # four: enough
+    result = specfit.fit(cube, line(), mask=mask)
+    assert result.status.data[1, 1] == int(Status.UNDERDETERMINED)
+    assert np.isnan(result["velocity"].data[1, 1])
+    assert result["velocity"].mask[1, 1]
+    assert not result.status.data[2, 2] & int(Status.UNDERDETERMINED)
+    assert result.dof.data[2, 2] <= 4
+    assert np.isnan(result.reduced_chi2.data[2, 2]) == (result.dof.data[2, 2] <= 0)
+    # A prior makes up for what the data lack.
+    with_prior = specfit.fit(
+        cube,
+        line(),
+        mask=mask,
+        priors=[
+            specfit.Ridge("width", reference=0.03 * u.AA, scale=5 * u.mAA),
+            specfit.Ridge("c0", scale=100 * cube.unit),
+        ],
+    )
+    assert not with_prior.status.data[1, 1] & int(Status.UNDERDETERMINED)
+
+
+def test_one_bad_pixel_changes_no_other(cube, expected):
+    for bad in (np.nan, np.inf, 1e30, -1e30):
+        data = cube.data.copy()
+        data[2, 2] = bad
+        result = specfit.fit(rewrap(cube, data), line())
+        others = np.ones((4, 5), bool)
+        others[2, 2] = False
+        for name in ("amplitude", "velocity", "width", "c0"):
+            distance = np.abs(result[name].data - expected[name].data) / expected[name].uncertainty.array
+            assert distance[others].max() < 1e-3, (name, bad)
+        assert np.all(result.status.data[others] == int(Status.CONVERGED))
+        assert result.status.data[2, 2] != int(Status.CONVERGED)
+
+
+@pytest.mark.parametrize("order", ["reversed", "shuffled"])
+def test_wavelengths_in_any_order(cube, expected, order):
+    x = cube.axis_world_coords_values("em.wl")[0].to(u.AA)
+    index = np.arange(32)[::-1] if order == "reversed" else np.random.default_rng(0).permutation(32)
+    sigma = StdDevUncertainty(cube.uncertainty.array[..., index])
+    result = specfit.fit(rewrap(cube, cube.data[..., index], uncertainty=sigma), line(), spectral_axis=x[index])
+    close(result, expected)
+
+
+def test_inputs_stay_as_they_were(cube):
+    data, sigma = cube.data.astype(float), cube.uncertainty.array.astype(float)
+    mask = np.zeros(data.shape, bool)
+    mask[0, 0, 0] = True
+    data[1, 1, 1], sigma[2, 2, 2] = np.nan, 0.0
+    axis = cube.axis_world_coords_values("em.wl")[0].to(u.AA)
+    init = {"width": np.full((4, 5), 0.03)}
+    arrays = [data, sigma, mask, axis.value, init["width"]]
+    copies = [array.copy() for array in arrays]
+    given = NDCube(data, wcs=cube.wcs, unit=cube.unit, uncertainty=StdDevUncertainty(sigma), mask=mask)
+    header = given.wcs.to_header_string()
+    result = specfit.fit(given, line(), spectral_axis=axis, init=init, mask=mask)
+    result["velocity"].data[...] = 0
+    result.residual()
+    for array, copy in zip(arrays, copies, strict=True):
+        np.testing.assert_array_equal(array, copy)
+    assert given.wcs.to_header_string() == header
+
+
+@pytest.mark.parametrize("kind", ["read-only", "big-endian", "float16", "integer", "unsigned", "dask", "strided"])
+def test_arrays_of_any_kind(cube, expected, kind):
+    data, limit = np.asarray(cube.data), 1e-3
+    if kind == "read-only":
+        data = data.copy()
+        data.flags.writeable = False
+    elif kind == "big-endian":
+        data = data.astype(">f4")
+    elif kind == "float16":
+        data, limit = data.astype(np.float16), 0.2
+    elif kind == "integer":
+        data, limit = np.rint(data).astype(np.int16), 0.2
+    elif kind == "unsigned":
+        data, limit = np.rint(data.clip(0)).astype(np.uint16), 2.0
+    elif kind == "dask":
+        data = dask.array.from_array(data, chunks=(2, 5, 8))
+    else:
+        data = np.repeat(data, 2, axis=1)[:, ::2]
+    close(specfit.fit(rewrap(cube, data), line()), expected, limit)
+
+
+def test_one_sample_and_one_parameter():
+    cube = gaussian_cube((2, 3))[..., 15:16]
+    result = specfit.fit(cube, specfit.Polynomial(0))
+    np.testing.assert_allclose(result["c0"].data, cube.data[..., 0], rtol=1e-5)
+    assert np.all(np.isnan(result.reduced_chi2.data))
+    lone = specfit.fit(cube, line())
+    assert np.all(lone.status.data == int(Status.UNDERDETERMINED))
+
+
+def test_flat_light_has_no_line(cube):
+    flat = rewrap(cube, np.full_like(cube.data, 50.0))
+    result = specfit.fit(flat, line())
+    assert np.all(result.status.data & int(Status.LOW_SIGNAL))
+    np.testing.assert_allclose(result["c0"].data, 50, rtol=0.05)
+
+
+def test_huge_and_tiny_numbers_fit_as_well(cube, expected):
+    for factor in (1e-20, 1e-9, 1e12, 1e25):
+        scaled = rewrap(
+            cube,
+            cube.data.astype(float) * factor,
+            uncertainty=StdDevUncertainty(cube.uncertainty.array.astype(float) * factor),
+        )
+        close(specfit.fit(scaled, line()), expected)
