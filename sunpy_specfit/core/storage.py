@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 
 import asdf
@@ -133,6 +134,10 @@ def _map_for_others(result, key: str) -> NDCube:
         if isinstance(coordinate, SpectralCoord) or not isinstance(coordinate, (u.Quantity, SkyCoord)):
             cube.global_coords.remove(name)
     cube.meta = None
+    if not cube.extra_coords.is_empty:
+        # Extra coordinates hold on to a cube: one that holds on to them too is a circle that asdf cannot always read.
+        cube._extra_coords = copy(cube.extra_coords)
+        cube._extra_coords._ndcube = NDCube(np.zeros((1,) * cube.data.ndim, np.float32), wcs=cube.wcs)
     return cube
 
 

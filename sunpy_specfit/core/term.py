@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import astropy.units as u
 import numpy as np
 import torch
 
@@ -177,9 +178,14 @@ def probe(component: Model, x: torch.Tensor, frame: Frame) -> dict[str, torch.Te
     for name, parameter in component.parameters.items():
         factor, offset = frame.factor(parameter), frame.offset(parameter)
 
-        def inner(value, parameter=parameter, factor=factor, offset=offset):
+        def inner(value, name=name, parameter=parameter, factor=factor, offset=offset):
             unit = frame.unit(parameter.unit)
-            number = np.asarray(getattr(value, "to_value", lambda _: value)(unit), float)
+            try:
+                number = np.asarray(getattr(value, "to_value", lambda _: value)(unit), float)
+            except u.UnitConversionError:
+                raise u.UnitConversionError(
+                    f"a bound or the default of {name!r} is {value}, which does not convert to {unit}"
+                ) from None
             return torch.as_tensor((np.atleast_1d(number).ravel()[:1] - offset) / factor)
 
         if parameter.location:
