@@ -12,6 +12,9 @@ from ...numerics import packed
 
 __all__ = ["LevenbergMarquardt"]
 
+# Iterations from each of several starts, before all but the best are given up.
+_TRIAL = 8
+
 
 class LevenbergMarquardt(Solver):
     """Damped Gauss-Newton steps, one small system a pixel, until no pixel can gain.
@@ -57,24 +60,33 @@ class LevenbergMarquardt(Solver):
         return None
 
     def solve(self, problem, start: torch.Tensor) -> Solution:
-        best, iterations = None, 0
-        for free in start:
-            found, status, count = self._run(problem, free)
-            iterations = max(iterations, count)
-            if best is None:
-                best, best_status = found, status
-                continue
-            # A later start must gain something real: equal minima keep the first.
-            better = found.objective < best.objective - 1e-6 * best.objective.abs()
-            best, best_status = found.where(better, best), torch.where(better, status, best_status)
+        tried = 0
+        free = start[0]
+        if len(start) > 1:
+            free, tried = self._most_promising(problem, start)
+        found, status, count = self._run(problem, free, self.max_iterations)
         return Solution(
-            free=best.free,
-            status=best_status,
-            quadratic=(best.objective, best.matrix, best.vector),
-            info={"iterations": iterations},
+            free=found.free,
+            status=status,
+            quadratic=(found.objective, found.matrix, found.vector),
+            info={"iterations": tried + count},
         )
 
-    def _run(self, block, free: torch.Tensor) -> tuple[_Place, torch.Tensor, int]:
+    def _most_promising(self, block, start: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """Where some iterations from each start lead, the best for each pixel; only that one is followed to its end."""
+        best, best_objective, count = start[0], None, 0
+        for free in start:
+            found, _, count = self._run(block, free, min(_TRIAL, self.max_iterations))
+            if best_objective is None:
+                best, best_objective = found.free, found.objective
+                continue
+            # A later start must gain something real: equal minima keep the first.
+            better = found.objective < best_objective - 1e-6 * best_objective.abs()
+            best = torch.where(better, found.free, best)
+            best_objective = torch.where(better, found.objective, best_objective)
+        return best, count
+
+    def _run(self, block, free: torch.Tensor, max_iterations: int) -> tuple[_Place, torch.Tensor, int]:
         here = _Place.at(block, torch.minimum(torch.maximum(free, block.lower), block.upper))
         pixels = block.n_pixels
         result = None
@@ -91,7 +103,7 @@ class LevenbergMarquardt(Solver):
         # Below this length a step is round-off, or far below the tolerance whatever its ratio.
         shortest = (10 * torch.finfo(free.dtype).eps * signal).clamp(min=0.1 * self.tolerance)
         iterations = 0
-        while iterations < self.max_iterations:
+        while iterations < max_iterations:
             iterations += 1
             if iterations > 1 or bool(done.any()):
                 n_done = int(done.sum())
