@@ -9,8 +9,19 @@ import astropy.units as u
 import numpy as np
 from astropy.wcs import WCS
 from ndcube import NDCube
+from ndcube.wcs.wrappers import CompoundLowLevelWCS
 
-__all__ = ["Axes", "find_axes", "map_wcs", "plain_wcs", "spectral_values", "stokes_index", "stokes_names"]
+__all__ = [
+    "Axes",
+    "copy_coordinates",
+    "drop_wavelengths",
+    "find_axes",
+    "map_wcs",
+    "plain_wcs",
+    "spectral_values",
+    "stokes_index",
+    "stokes_names",
+]
 
 _STOKES = {1: "I", 2: "Q", 3: "U", 4: "V"}
 
@@ -43,6 +54,10 @@ class Axes:
 
 def _is(physical_type: str | None, *starts: str) -> bool:
     return (physical_type or "").removeprefix("custom:").startswith(starts)
+
+
+def _is_spectral(physical_type: str | None) -> bool:
+    return _is(physical_type, "em.", "spect.")
 
 
 def find_axes(cube: NDCube, data_axis: str | None, spectral_axis: u.Quantity | None = None) -> Axes:
@@ -88,7 +103,7 @@ def find_axes(cube: NDCube, data_axis: str | None, spectral_axis: u.Quantity | N
 
 
 def _spectral_axis(cube: NDCube, types, given: u.Quantity | None) -> int:
-    candidates = [i for i, t in enumerate(types) if any(_is(p, "em.", "spect.") for p in t)]
+    candidates = [i for i, t in enumerate(types) if any(_is_spectral(p) for p in t)]
     if len(candidates) == 1:
         return candidates[0]
     if not candidates:
@@ -102,8 +117,7 @@ def _spectral_axis(cube: NDCube, types, given: u.Quantity | None) -> int:
             "Give the axis one in the WCS; spectral_axis= alone helps only where its length fits one axis"
         )
     # Wavelength may depend on the slit's axis too (a rotated slit): the spectral axis is where it runs most.
-    wcs = cube.wcs.low_level_wcs
-    world = _spectral_world(wcs)
+    wcs, world = _world(cube, "em.", "spect.")
     ndim = cube.data.ndim
     middle = [(n - 1) / 2 for n in reversed(cube.data.shape)]
     runs = []
@@ -117,14 +131,20 @@ def _spectral_axis(cube: NDCube, types, given: u.Quantity | None) -> int:
     return candidates[int(np.argmax(runs))]
 
 
-def _spectral_world(wcs) -> int:
-    return next(i for i, p in enumerate(wcs.world_axis_physical_types) if _is(p, "em.", "spect."))
+def _world(cube: NDCube, *starts: str):
+    """The low-level WCS that knows a physical type, and which of its world axes that is."""
+    for wcs in (cube.wcs, cube.combined_wcs):  # the latter adds the extra coordinates
+        wcs = getattr(wcs, "low_level_wcs", wcs)
+        for number, physical in enumerate(wcs.world_axis_physical_types):
+            if _is(physical, *starts):
+                return wcs, number
+    raise ValueError(f"neither the WCS nor the extra coordinates have a physical type that starts with {starts}")
 
 
 def spectral_values(cube: NDCube, axes: Axes) -> u.Quantity:
     """Wavelengths (or frequencies, ...) from the WCS: ``(n,)``, or shaped as the cube where they vary over the map."""
-    wcs = cube.wcs.low_level_wcs
-    world, ndim = _spectral_world(wcs), cube.data.ndim
+    wcs, world = _world(cube, "em.", "spect.")
+    ndim = cube.data.ndim
     correlated = wcs.axis_correlation_matrix[world]
     # Only the pixel axes that the wavelength depends on are run through; the others stay at their first pixel.
     ranges = [np.arange(n) if correlated[ndim - 1 - i] else np.zeros(1) for i, n in enumerate(cube.data.shape)]
@@ -142,8 +162,8 @@ def spectral_values(cube: NDCube, axes: Axes) -> u.Quantity:
 
 def stokes_names(cube: NDCube, axes: Axes) -> str:
     """The Stokes parameters along the Stokes axis, in its order."""
-    wcs, ndim = cube.wcs.low_level_wcs, cube.data.ndim
-    world = next(i for i, p in enumerate(wcs.world_axis_physical_types) if _is(p, "phys.polarization.stokes"))
+    wcs, world = _world(cube, "phys.polarization.stokes")
+    ndim = cube.data.ndim
     pixels = [np.zeros(cube.data.shape[axes.stokes])] * ndim
     pixels[ndim - 1 - axes.stokes] = np.arange(cube.data.shape[axes.stokes])
     values = wcs.pixel_to_world_values(*pixels)
@@ -181,10 +201,14 @@ def plain_wcs() -> WCS:
     return wcs
 
 
-def map_wcs(cube: NDCube, axes: Axes) -> WCS | None:
-    """A FITS WCS of the map's axes alone, or None where slicing is the only way."""
+def map_wcs(cube: NDCube, axes: Axes):
+    """A WCS of the map's axes alone, or None where slicing is the only way (and the dropped wavelength lingers)."""
     wcs = cube.wcs
-    if not isinstance(wcs, WCS) or not axes.grid:
+    if not axes.grid:
+        return None
+    if isinstance(getattr(wcs, "low_level_wcs", None), CompoundLowLevelWCS):
+        return _map_of_compound(wcs.low_level_wcs, cube.data.ndim, axes)
+    if not isinstance(wcs, WCS):
         return None
     ndim = cube.data.ndim
     kept_pixels = [ndim - 1 - i for i in axes.grid]
@@ -194,3 +218,35 @@ def map_wcs(cube: NDCube, axes: Axes) -> WCS | None:
     if len(kept_worlds) != len(kept_pixels) or matrix[np.ix_(kept_worlds, dropped)].any():
         return None
     return wcs.sub([p + 1 for p in sorted(kept_pixels)])
+
+
+def _map_of_compound(wcs: CompoundLowLevelWCS, ndim: int, axes: Axes):
+    """What is left of side-by-side WCS without those of the dropped axes; None where one has axes of both kinds."""
+    if list(wcs.mapping.mapping) != list(range(ndim)):
+        return None
+    kept, begin = [], 0
+    for member in wcs._wcs:
+        stands_in_map = {ndim - 1 - pixel in axes.grid for pixel in range(begin, begin + member.pixel_n_dim)}
+        begin += member.pixel_n_dim
+        if len(stands_in_map) > 1:
+            return None
+        if stands_in_map == {True}:
+            kept.append(member)
+    return kept[0] if len(kept) == 1 else CompoundLowLevelWCS(*kept)
+
+
+def drop_wavelengths(part: NDCube) -> None:
+    """Forget, in place, the wavelengths of an extra coordinate that slicing has left over."""
+    coordinates = part.extra_coords
+    coordinates._dropped_tables = [
+        table
+        for table in coordinates._dropped_tables or ()
+        if not any(_is_spectral(physical_type) for physical_type in table.physical_types or ())
+    ]
+
+
+def copy_coordinates(cube: NDCube, part: NDCube) -> None:
+    """Add a cube's own global coordinates, in place, to what was made of it; its WCS brings the others."""
+    for name, (physical_type, value) in cube.global_coords._internal_coords.items():
+        if not _is_spectral(physical_type):
+            part.global_coords.add(name, physical_type, value)

@@ -11,13 +11,40 @@ __all__ = ["read_mask"]
 
 
 def read_mask(mask, cube: NDCube, axes: Axes) -> np.ndarray | None:
-    if mask is None or mask is False or (np.ndim(mask) == 0 and not bool(mask)):
+    """A mask broadcast to the cube's shape, True = do not use; None where nothing is masked.
+
+    Parameters
+    ----------
+    mask : bool, or array of bool or int, or None
+        Shaped as the cube, the map, or the spectral axis; of integers (quality flags) all but zero is masked.
+
+    Raises
+    ------
+    TypeError
+        If it holds neither booleans nor integers: a NaN or a word would count as True.
+    ValueError
+        If its shape does not fit, or fits the map and the spectral axis alike.
+    """
+    if mask is None:
         return None
-    mask = np.asarray(mask, bool)
+    mask = np.asarray(mask)
+    if mask.dtype.kind not in "bui":
+        raise TypeError(
+            f"a mask is an array of bool, True where a sample must not be used; found dtype {mask.dtype}. "
+            "Compare first, as in np.isnan(values), and of an NDCube take its .data"
+        )
+    if mask.ndim == 0 and not mask:
+        return None
+    mask = mask.astype(bool, copy=False)
     shape = cube.data.shape
     grid = tuple(shape[i] for i in axes.grid)
     if mask.shape == shape or mask.ndim == 0:
         return np.broadcast_to(mask, shape)
+    if axes.sample is not None and mask.shape == grid == (shape[axes.sample],):
+        raise ValueError(
+            f"a mask of shape {mask.shape} fits the map and the spectral axis alike: "
+            f"give one of the data's shape {shape}"
+        )
     if mask.shape == grid and grid:
         full = mask.reshape(*grid, *[1] * (len(shape) - len(grid)))
         return np.broadcast_to(full.transpose(np.argsort(axes.order)), shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+import astropy.units as u
 import torch
 
 from .arguments import Configurable
@@ -17,6 +18,16 @@ class Noise(Configurable):
     Given as ``uncertainty=`` to `~sunpy_specfit.fit`. The weights are made from the model and renewed as
     the fit goes on, for weights made from noisy data bias weak lines low.
     """
+
+    def in_unit(self, unit: u.UnitBase) -> Noise:
+        """The same noise for data in ``unit``; by default itself, its numbers being in that unit already.
+
+        Raises
+        ------
+        astropy.units.UnitConversionError
+            If the noise is stated in units that do not convert.
+        """
+        return self
 
     @abstractmethod
     def variance(self, light: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from ndcube import NDCube
 from ndcube.extra_coords import QuantityTableCoordinate
 from ndcube.wcs.wrappers import CompoundLowLevelWCS
 
-from .axes import Axes, find_axes, map_wcs, plain_wcs, spectral_values, stokes_index
+from .axes import Axes, copy_coordinates, drop_wavelengths, find_axes, map_wcs, plain_wcs, spectral_values, stokes_index
 from .eis import corrected_unit, corrected_wavelengths
 from .grid import Grid
 from .mask import read_mask
@@ -155,10 +155,14 @@ class Observation:
         probe = Sigma(np.broadcast_to(np.float32(1.0), self.cube.data.shape), 1, 1.0)
         block = replace(self, sigma=probe).block(pixels)
         samples = torch.where(block.weight > 0, block.data, torch.nan).reshape(-1, *self.sample_shape[-1:], len(pixels))
-        sigma = estimate_noise(samples[0].T.numpy())
+        x = self.x[:, None] if self.x.ndim == 1 else self.x[:, pixels]
+        sigma = estimate_noise(np.take_along_axis(samples[0].numpy(), np.argsort(x, axis=0), 0).T)
+        found = f"a noise of {sigma:.3g} {self.data_unit} was estimated from their scatter"
+        if np.isnan(sigma):
+            sigma, found = 1.0, f"they do not scatter either, so that a noise of 1 {self.data_unit} stands in for it"
         warnings.warn(
-            f"these data have no uncertainty: a noise of {sigma:.3g} {self.data_unit} was estimated from their "
-            "scatter. Pass uncertainty=, as a Quantity, an NDUncertainty or a noise model such as CountNoise",
+            f"these data have no uncertainty: {found}. "
+            "Pass uncertainty=, as a Quantity, an NDUncertainty or a noise model such as CountNoise",
             SpecfitWarning,
             stacklevel=6,
         )
@@ -297,9 +301,10 @@ class Observation:
             global_coords="copy",
         )
         part = bare[item]
+        drop_wavelengths(part)
         wcs = map_wcs(self.cube, self.axes)
         kept = {"wcs": wcs} if wcs is not None else {}
-        return part.to_nddata(
+        template = part.to_nddata(
             data=np.broadcast_to(np.float64(0), self.grid.shape),
             uncertainty=None,
             mask=None,
@@ -309,6 +314,8 @@ class Observation:
             extra_coords="copy",
             **kept,
         )
+        copy_coordinates(self.cube, template)
+        return template
 
     def map_cube(self, values, unit, *, sigma=None, mask=None, leading=None) -> NDCube:
         """A map as an NDCube on the cube's celestial (and time) axes.

@@ -38,6 +38,8 @@ def pixel_last(part: np.ndarray, dtype: torch.dtype, device) -> torch.Tensor:
         part = part.astype(part.dtype.newbyteorder("="))
     if part.dtype.kind == "u" and part.dtype.itemsize > 1:
         part = part.astype(np.int64 if part.dtype.itemsize < 8 else np.float64)
+    if part.dtype.kind == "f" and part.dtype.itemsize > 8:  # torch knows no longer floats than these
+        part = part.astype(np.float64)
     if not part.flags.writeable or any(s < 0 for s in part.strides):
         part = part.copy()  # torch would warn of (or refuse) memory that it must not, or cannot, walk
     source = torch.from_numpy(part).movedim(0, -1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import astropy.units as u
@@ -16,7 +15,6 @@ from astropy.nddata import (
 )
 
 from .noise import Noise
-from .warnings import SpecfitWarning
 
 __all__ = ["Sigma", "estimate_noise", "read_uncertainty"]
 
@@ -52,17 +50,17 @@ def read_uncertainty(given, cube, unit: u.UnitBase) -> tuple[Sigma | Noise | Non
     Raises
     ------
     TypeError
-        If it is no uncertainty.
+        If it is no uncertainty, or one of unknown kind.
     ValueError
         If its shape does not fit the cube.
     astropy.units.UnitConversionError
         If its unit does not convert to that of the data.
     """
     if isinstance(given, Noise):
-        return given, "noise model"
+        return given.in_unit(unit), "noise model"
     source = "given" if given is not None else "cube"
     found = given if given is not None else cube.uncertainty
-    if found is None:
+    if found is None or (isinstance(found, NDUncertainty) and found.array is None):
         return None, "none"
     if isinstance(found, NDUncertainty):
         return _from_nddata(found, cube, unit), source
@@ -79,16 +77,15 @@ def _from_nddata(found: NDUncertainty, cube, unit: u.UnitBase) -> Sigma:
     powers = {StdDevUncertainty: 1, VarianceUncertainty: 2, InverseVariance: -2}
     power = next((p for kind, p in powers.items() if isinstance(found, kind)), None)
     if power is None:
-        if not isinstance(found, UnknownUncertainty):
-            found = found.represent_as(StdDevUncertainty)
-        else:
-            warnings.warn(
-                "the uncertainty's kind is unknown; its values are taken as standard deviations. Wrap them in "
-                "StdDevUncertainty, VarianceUncertainty or InverseVariance to say what they are",
-                SpecfitWarning,
-                stacklevel=2,
+        if isinstance(found, UnknownUncertainty):
+            raise TypeError(
+                "the uncertainty is an UnknownUncertainty, as astropy makes it from a bare array: wrap the values in "
+                "StdDevUncertainty, VarianceUncertainty or InverseVariance to say what they are, in the cube or as "
+                "uncertainty="
             )
-        power = 1
+        found, power = found.represent_as(StdDevUncertainty), 1
+    if np.dtype(getattr(found.array, "dtype", float)).kind not in "iuf":
+        raise TypeError(f"the uncertainty must hold real numbers, found dtype {found.array.dtype}")
     own = getattr(found, "unit", None)
     factor = 1.0 if own is None else _factor(own, unit**power, cube.unit and cube.unit**power)
     return Sigma(_fit_shape(np.asanyarray(found.array), cube.data.shape, "uncertainty"), power, factor)
@@ -117,13 +114,18 @@ def _fit_shape(values, shape: tuple[int, ...], what: str):
 def estimate_noise(samples: np.ndarray) -> float:
     """One standard deviation for a cube, from how spectra scatter about straight lines.
 
-    The median of |2 y_i - y_(i-2) - y_(i+2)|, scaled for Gaussian noise: lines, which are few samples among many,
-    hardly touch it (the method DER_SNR, https://ui.adsabs.harvard.edu/abs/2008ASPC..394..505S).
+    The median of |2 y_i - y_(i-2) - y_(i+2)|, scaled for Gaussian noise (the method DER_SNR,
+    https://ui.adsabs.harvard.edu/abs/2008ASPC..394..505S), with clipping at three sigma so that lines hardly touch it.
 
     Parameters
     ----------
     samples : `numpy.ndarray`
-        ``(pixels, n)``, NaN where not used.
+        ``(pixels, n)`` in the order of the wavelengths, NaN where not used.
+
+    Returns
+    -------
+    float
+        NaN where there is nothing to tell it from: no valid samples, or all alike.
 
     Raises
     ------
@@ -136,9 +138,13 @@ def estimate_noise(samples: np.ndarray) -> float:
             "pass uncertainty=, as a Quantity, an NDUncertainty or a noise model"
         )
     spread = np.abs(2 * samples[..., 2:-2] - samples[..., :-4] - samples[..., 4:])
-    spread = spread[np.isfinite(spread)]
-    sigma = 0.6052697 * float(np.median(spread)) if spread.size else 0.0
-    if sigma > 0:
-        return sigma
-    finite = samples[np.isfinite(samples)]
-    return float(np.std(finite)) or 1.0 if finite.size else 1.0
+    spread = spread[np.isfinite(spread) & (spread > 0)]  # constant samples are padding, not light
+    if not spread.size:
+        return np.nan
+    sigma = 0.6052697 * float(np.median(spread))
+    # In a narrow window a line is no longer few samples among many: what it sets apart is left out, and again.
+    for _ in range(20):
+        before, sigma = sigma, 0.6052697 * float(np.median(spread[spread <= 3 * np.sqrt(6) * sigma]))
+        if sigma > 0.99 * before:
+            break
+    return sigma

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import astropy.units as u
@@ -11,6 +12,7 @@ from ndcube import NDCube
 
 from .axes import Axes
 from .grid import Grid
+from .warnings import SpecfitWarning
 
 __all__ = ["read_spectral_axis", "read_window"]
 
@@ -47,6 +49,11 @@ def read_spectral_axis(
     if unit is None:
         unit = u.AA if values.unit == u.m else values.unit
     numbers = _convert(u.Quantity(values, dtype=float), unit, rest_wavelengths)
+    if numbers.ndim == 0 or (n > 1 and np.all(numbers == numbers.flat[0])):
+        raise ValueError(
+            f"the spectral axis has one value only, {numbers.flat[0]:.6g} {unit}, for {n} samples; "
+            f"expected shape ({n},), or the cube's shape {cube.data.shape}"
+        )
     if numbers.ndim == 1:
         if numbers.shape[0] != n:
             raise ValueError(f"the spectral axis has {numbers.shape[0]} values, the cube has {n} samples along it")
@@ -65,8 +72,27 @@ def read_spectral_axis(
         if np.all(result == result[:, :1]):
             result = np.array(result[:, 0])
     if not np.all(np.isfinite(result)):
-        raise ValueError("the spectral axis holds values that are not finite; mask data, not wavelengths")
+        raise ValueError(
+            f"{np.size(result) - np.isfinite(result).sum()} of {np.size(result)} values of the spectral axis are not "
+            "finite; give wavelengths everywhere, and mask data, not wavelengths"
+        )
+    _check_lines(result, unit, rest_wavelengths)
     return result, unit
+
+
+def _check_lines(x: np.ndarray, unit: u.UnitBase, rest_wavelengths: Sequence[u.Quantity]) -> None:
+    """Warn where every line is farther off than 1000 km/s and the data's own extent: a slip of the unit, perhaps."""
+    low, high = float(x.min()), float(x.max())
+    places = [rest.to_value(unit, equivalencies=u.spectral()) for rest in rest_wavelengths]
+    margin = max(high - low, abs(high) * float(1000 * u.km / u.s / c))
+    if places and low < high and not any(low - margin <= place <= high + margin for place in places):
+        lines = ", ".join(map(str, rest_wavelengths))
+        warnings.warn(
+            f"no line of the model ({lines}) lies in or near the data, whose spectral axis runs from {low:.6g} to "
+            f"{high:.6g} {unit}: check the rest wavelength and its unit",
+            SpecfitWarning,
+            stacklevel=7,
+        )
 
 
 def _convert(values: u.Quantity, unit: u.UnitBase, rest_wavelengths: Sequence[u.Quantity]) -> np.ndarray:
@@ -115,15 +141,24 @@ def read_window(
 
 
 def _ranges(window) -> list:
+    pairs = None
     if isinstance(window, u.Quantity):
         pairs = window.reshape(-1, 2) if window.ndim == 2 or window.shape == (2,) else None
+    elif not isinstance(window, Sequence) or isinstance(window, str):
+        pass
     elif len(window) == 2 and all(isinstance(w, u.Quantity) and w.ndim == 0 for w in window):
         pairs = [window]
     else:
         pairs = list(window)
-    if pairs is None or any(len(pair) != 2 for pair in pairs):
+    if pairs is None or any(not _is_range(pair) for pair in pairs):
         raise ValueError(f"a window is a range [low, high] with units, or a list of such ranges; found {window!r}")
     return list(pairs)
+
+
+def _is_range(pair) -> bool:
+    if isinstance(pair, u.Quantity):
+        return pair.shape == (2,)
+    return isinstance(pair, Sequence) and len(pair) == 2 and all(isinstance(end, u.Quantity) for end in pair)
 
 
 def _wavelengths(pair: u.Quantity, unit: u.UnitBase, rest_wavelengths: Sequence[u.Quantity]):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from astropy.nddata import StdDevUncertainty
 from astropy.wcs import WCS
-from ndcube import NDCube
+from ndcube import NDCube, NDCubeSequence
 
 import sunpy_specfit as specfit
 from sunpy_specfit import Status
@@ -52,6 +52,12 @@ def test_no_spectral_axis(cube):
         specfit.fit(rewrap(cube, wcs=wcs), line())
 
 
+def test_a_line_that_is_not_in_the_data(cube):
+    for rest in (300 * u.AA, 19511.9 * u.AA):
+        with pytest.warns(specfit.SpecfitWarning, match=r"no line of the model .* spectral axis runs from 194\.77"):
+            specfit.fit(cube, specfit.Gaussian(rest) + specfit.Polynomial(0))
+
+
 def test_units_that_do_not_convert(cube):
     with pytest.raises(u.UnitConversionError, match="uncertainty is in s, which does not convert"):
         specfit.fit(cube, line(), uncertainty=cube.uncertainty.array * u.s)
@@ -89,6 +95,55 @@ def test_a_torch_tensor_inside(cube):
 def test_what_is_no_cube(data):
     with pytest.raises(TypeError, match="data must be an NDCube"):
         specfit.fit(data, line())
+
+
+@pytest.mark.parametrize("mask", ["bad", np.nan, np.full((4, 5, 32), np.nan), np.zeros((4, 5, 32))])
+def test_masks_that_do_not_say_yes_or_no(cube, mask):
+    with pytest.raises(TypeError, match=r"array of bool.*found dtype"):
+        specfit.fit(cube, line(), mask=mask)
+
+
+def test_a_mask_with_two_meanings():
+    slit = gaussian_cube((32, 3), seed=1)[:, 0]
+    with pytest.raises(ValueError, match=r"shape \(32,\) fits the map and the spectral axis alike.*\(32, 32\)"):
+        specfit.fit(slit, line(), mask=np.zeros(32, bool))
+
+
+def test_integer_masks_are_quality_flags(cube):
+    flags = np.zeros(cube.data.shape, ">i2")
+    flags[..., :3] = 4
+    assert np.all(specfit.fit(rewrap(cube, mask=flags), line()).dof.data == 25)
+    assert np.all(specfit.fit(cube, line(), mask=flags).dof.data == 25)
+
+
+@pytest.mark.parametrize("given", [np.ones((4, 5, 32)), "std", 50.0, specfit.CountNoise])
+def test_what_is_no_uncertainty(cube, given):
+    with pytest.raises(TypeError, match=r"Quantity of standard deviations, an NDUncertainty or a Noise"):
+        specfit.fit(cube, line(), uncertainty=given)
+
+
+def test_complex_uncertainties(cube):
+    with pytest.raises(TypeError, match="uncertainty must hold real numbers, found dtype complex"):
+        specfit.fit(cube, line(), uncertainty=StdDevUncertainty(np.ones((4, 5, 32), complex)))
+
+
+@pytest.mark.parametrize("window", [[194.95, 195.3], 195.1 * u.AA, "all", [[194.95, 195.3]], [195 * u.AA], 3])
+def test_windows_without_units_or_ends(cube, window):
+    with pytest.raises(ValueError, match=r"a window is a range \[low, high\] with units.*found"):
+        specfit.fit(cube, line(), window=window)
+
+
+@pytest.mark.parametrize("x", [195.1 * u.AA, np.full(32, 195.1) * u.AA, np.full((4, 5, 32), 195.1) * u.AA])
+def test_one_wavelength_for_all_samples(cube, x):
+    with pytest.raises(ValueError, match=r"one value only, 195\.1 Angstrom, for 32 samples"):
+        specfit.fit(cube, line(), spectral_axis=x)
+
+
+def test_containers_that_cannot_be_fitted(cube):
+    with pytest.raises(TypeError, match="pass a list to fit jointly, or an NDCollection"):
+        specfit.fit({"a": cube}, line())
+    with pytest.raises(TypeError, match="found NDCubeSequence"):
+        specfit.fit([cube, NDCubeSequence([cube])], line())
 
 
 def test_complex_numbers_and_nothing_at_all(cube):
@@ -233,7 +288,9 @@ def test_inputs_stay_as_they_were(cube):
     assert given.wcs.to_header_string() == header
 
 
-@pytest.mark.parametrize("kind", ["read-only", "big-endian", "float16", "integer", "unsigned", "dask", "strided"])
+@pytest.mark.parametrize(
+    "kind", ["read-only", "big-endian", "float16", "long", "integer", "unsigned", "dask", "strided"]
+)
 def test_arrays_of_any_kind(cube, expected, kind):
     data, limit = np.asarray(cube.data), 1e-3
     if kind == "read-only":
@@ -243,6 +300,8 @@ def test_arrays_of_any_kind(cube, expected, kind):
         data = data.astype(">f4")
     elif kind == "float16":
         data, limit = data.astype(np.float16), 0.2
+    elif kind == "long":
+        data = data.astype(np.longdouble)
     elif kind == "integer":
         data, limit = np.rint(data).astype(np.int16), 0.2
     elif kind == "unsigned":
@@ -252,6 +311,47 @@ def test_arrays_of_any_kind(cube, expected, kind):
     else:
         data = np.repeat(data, 2, axis=1)[:, ::2]
     close(specfit.fit(rewrap(cube, data), line()), expected, limit)
+
+
+@pytest.mark.parametrize("kind", ["read-only", "big-endian", "integer", "half"])
+def test_uncertainties_of_any_kind_of_array(cube, expected, kind):
+    sigma, limit = np.array(cube.uncertainty.array), 1e-3
+    if kind == "read-only":
+        sigma.flags.writeable = False
+    elif kind == "big-endian":
+        sigma = sigma.astype(">f8")
+    else:
+        sigma, limit = np.rint(sigma).astype(np.int32 if kind == "integer" else np.float16), 0.01
+    close(specfit.fit(rewrap(cube, uncertainty=StdDevUncertainty(sigma)), line()), expected, limit)
+
+
+def test_a_masked_array_keeps_its_mask(cube, expected):
+    data = np.ma.masked_array(cube.data.copy(), mask=np.zeros(cube.data.shape, bool))
+    data[0, 0] = np.ma.masked
+    result = specfit.fit(NDCube(data, wcs=cube.wcs, unit=cube.unit, uncertainty=cube.uncertainty), line())
+    assert result.status.data[0, 0] == int(Status.MASKED)
+    assert np.isnan(result["velocity"].data[0, 0])
+    distance = np.abs(result["velocity"].data - expected["velocity"].data) / expected["velocity"].uncertainty.array
+    assert np.nanmax(distance) < 1e-3
+
+
+@pytest.mark.parametrize("sigma", [1e-30, 1e30])
+def test_absurd_uncertainties_stay_in_their_pixel(cube, expected, sigma):
+    values = cube.uncertainty.array.astype(float)
+    values[1, 1] = sigma
+    result = specfit.fit(rewrap(cube, uncertainty=StdDevUncertainty(values)), line())
+    others = np.ones((4, 5), bool)
+    others[1, 1] = False
+    distance = np.abs(result["velocity"].data - expected["velocity"].data) / expected["velocity"].uncertainty.array
+    assert distance[others].max() < 1e-3
+    assert np.all(result.status.data[others] == int(Status.CONVERGED))
+    assert result.status.data[1, 1] != int(Status.CONVERGED)
+
+
+def test_two_samples_at_one_wavelength(cube, expected):
+    x = cube.axis_world_coords_values("em.wl")[0].to(u.AA).copy()
+    x[4] = x[3]  # in the far wing, where it matters little
+    close(specfit.fit(cube, line(), spectral_axis=x), expected, 0.1)
 
 
 def test_one_sample_and_one_parameter():

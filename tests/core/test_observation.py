@@ -1,11 +1,14 @@
 """Cubes of every kind give the same numbers, whatever their axes, units, errors and masks look like."""
 
 import astropy.units as u
+import dask.array
 import numpy as np
 import pytest
+from astropy.io import fits
 from astropy.nddata import InverseVariance, StdDevUncertainty, UnknownUncertainty, VarianceUncertainty
 from astropy.time import Time
 from astropy.wcs import WCS
+from dask.delayed import Delayed
 from ndcube import NDCollection, NDCube, NDCubeSequence
 from ndcube.extra_coords import QuantityTableCoordinate, TimeTableCoordinate
 from ndcube.wcs.wrappers import CompoundLowLevelWCS
@@ -95,7 +98,8 @@ def test_sit_and_stare_keeps_its_times(plain):
     wcs = CompoundLowLevelWCS(wave, lat, time)
     result = specfit.fit(rewrap(cube, wcs=wcs), line())
     same(result, expected)
-    assert "time" in {t for pair in result["velocity"].array_axis_physical_types for t in pair}
+    assert [t for (t,) in result["velocity"].array_axis_physical_types] == ["time", None]
+    assert not result["velocity"].global_coords
     followed = specfit.fit(rewrap(cube, wcs=wcs), line(), init="previous")
     same(followed, expected)
 
@@ -104,10 +108,12 @@ def test_raster_times_stay_as_extra_coordinates(plain):
     cube, expected = plain
     raster = rewrap(cube)
     raster.extra_coords.add("time", 1, times(SHAPE[1]))
+    raster.global_coords.add("filter", "custom:filter", "open")
     result = specfit.fit(raster, line())
     same(result, expected)
     velocity = result["velocity"]
     assert list(velocity.extra_coords.keys()) == ["time"]
+    assert velocity.global_coords["filter"] == "open"
     found = velocity.axis_world_coords("time", wcs=velocity.extra_coords)[0]
     assert np.all(np.abs((found - times(SHAPE[1])).to_value(u.s)) < 1e-3)
     part = result[1:3, 2:]["velocity"]
@@ -172,7 +178,12 @@ def test_tabulated_wavelengths(plain):
     x = cube.axis_world_coords_values("em.wl")[0].to(u.AA)
     table = QuantityTableCoordinate(x, names="wave", physical_types="em.wl").wcs
     wcs = CompoundLowLevelWCS(table, cube.wcs.sub([2, 3]))
-    same(specfit.fit(rewrap(cube, wcs=wcs), line()), expected)
+    result = specfit.fit(rewrap(cube, wcs=wcs), line())
+    same(result, expected)
+    # What is left is a FITS WCS, as other packages want it, and no wavelength lingers.
+    assert isinstance(result["velocity"].wcs, WCS)
+    assert not result["velocity"].global_coords
+    assert result.to_map("velocity").data.shape == SHAPE
     # Unevenly tabulated: every other sample of the second half is missing.
     keep = np.r_[0:16, 16:32:2]
     table = QuantityTableCoordinate(x[keep], names="wave", physical_types="em.wl").wcs
@@ -180,6 +191,86 @@ def test_tabulated_wavelengths(plain):
     uneven = specfit.fit(rewrap(cube, cube.data[..., keep], cube.uncertainty.array[..., keep], wcs), line())
     pull = (uneven["velocity"].data - cube.meta["truth"]["velocity"]) / uneven["velocity"].uncertainty.array
     assert np.abs(pull).max() < 4.5
+
+
+def linear_wcs(cube):
+    wcs = WCS(naxis=3)
+    wcs.wcs.ctype, wcs.wcs.cunit = ["LINEAR", "HPLN-TAN", "HPLT-TAN"], ["", "arcsec", "arcsec"]
+    wcs.wcs.dateobs = cube.wcs.wcs.dateobs
+    wcs.wcs.set()
+    return wcs
+
+
+@pytest.mark.parametrize("combined", [False, True])
+def test_wavelengths_in_an_extra_coordinate(plain, combined):
+    cube, expected = plain
+    x = cube.axis_world_coords_values("em.wl")[0].to(u.AA)
+    given = rewrap(cube, wcs=linear_wcs(cube))
+    given.extra_coords.add("wavelength", 2, x, physical_types="em.wl")
+    if combined:
+        given = rewrap(cube, wcs=given.combined_wcs)
+    result = specfit.fit(given, line())
+    same(result, expected)
+    velocity = result["velocity"]
+    assert velocity.wcs.pixel_n_dim == 2
+    if not combined:
+        assert not any("em." in str(t) for t in velocity.global_coords.physical_types.values())
+    assert result.model().data.shape == cube.data.shape
+
+
+def test_wavelengths_of_a_wcs_that_knows_none(plain):
+    cube, expected = plain
+    x = cube.axis_world_coords_values("em.wl")[0].to(u.AA)
+    same(specfit.fit(rewrap(cube, wcs=linear_wcs(cube)), line(), spectral_axis=x), expected)
+
+
+def test_a_table_in_the_fits_file(plain):
+    cube, expected = plain
+    x = cube.axis_world_coords_values("em.wl")[0].to_value(u.m)
+    column = np.zeros(1, dtype=[("WAVE", "f8", (32, 1))])
+    column["WAVE"][0, :, 0] = x
+    table = fits.BinTableHDU(column, name="WCSTAB", ver=1)
+    table.header["EXTLEVEL"] = 1
+    header = cube.wcs.to_header()
+    for key in ("CRPIX1", "CRVAL1", "CDELT1"):
+        header[key] = 1.0
+    header.update({"CTYPE1": "WAVE-TAB", "CUNIT1": "m", "PS1_0": "WCSTAB", "PS1_1": "WAVE"})
+    header.update({"PV1_1": 1, "PV1_2": 1, "PV1_3": 1})
+    files = fits.HDUList([fits.PrimaryHDU(np.zeros(cube.data.shape), header), table])
+    result = specfit.fit(rewrap(cube, wcs=WCS(files[0].header, files)), line())
+    same(result, expected)
+    same(result[1:3, 2], expected, (slice(1, 3), 2))
+    assert result["velocity"].wcs.pixel_n_dim == 2
+
+
+@pytest.mark.parametrize("kind", ["frequency", "velocity", "energy"])
+def test_what_a_spectral_axis_may_be_in(plain, kind):
+    cube, expected = plain
+    x = cube.axis_world_coords_values("em.wl")[0].to(u.AA)
+    given = {
+        "frequency": lambda: x.to(u.THz, equivalencies=u.spectral()),
+        "energy": lambda: x.to(u.eV, equivalencies=u.spectral()),
+        "velocity": lambda: 299792.458 * (x / REST - 1) * u.km / u.s,
+    }[kind]()
+    result = specfit.fit(cube, line(), spectral_axis=given)
+    same(result, expected)
+    assert result["center"].unit == u.AA
+
+
+def test_a_wcs_in_air_or_in_velocity(plain):
+    cube, expected = plain
+    air = cube.wcs.deepcopy()
+    air.wcs.ctype = ["AWAV", "HPLN-TAN", "HPLT-TAN"]
+    air.wcs.set()
+    same(specfit.fit(rewrap(cube, wcs=air), line()), expected)  # nothing is converted in silence
+    first, step = (299792.458e3 * value / REST.value for value in (cube.wcs.wcs.crval[0], cube.wcs.wcs.cdelt[0]))
+    scale = (1 * u.Unit(cube.wcs.wcs.cunit[0])).to_value(u.AA)
+    speed = cube.wcs.deepcopy()
+    speed.wcs.ctype, speed.wcs.cunit = ["VELO", "HPLN-TAN", "HPLT-TAN"], ["m/s", "deg", "deg"]
+    speed.wcs.crval = [scale * first - 299792.458e3, *cube.wcs.wcs.crval[1:]]
+    speed.wcs.cdelt = [scale * step, *cube.wcs.wcs.cdelt[1:]]
+    speed.wcs.set()
+    same(specfit.fit(rewrap(cube, wcs=speed), line()), expected)
 
 
 def test_gwcs_axes(plain):
@@ -252,6 +343,22 @@ def test_units_are_those_of_the_data_and_of_the_rest_wavelength(plain):
     assert specfit.fit(rewrap(cube, unit=None), line())["amplitude"].unit == u.dimensionless_unscaled
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (1, 2, 3, 0), (3, 0, 2, 1), (1, 0, 3, 2)])
+def test_the_stokes_axis_may_stand_anywhere(plain, order):
+    cube, expected = plain
+    full = np.stack([cube.data, 0.1 * cube.data, 0 * cube.data, np.full_like(cube.data, np.nan)])
+    sigma = np.repeat(cube.uncertainty.array[None], 4, 0)
+    wcs = stokes_wcs(cube, 1).sub([4 - axis for axis in reversed(order)])
+    result = specfit.fit(rewrap(cube, full.transpose(order), sigma.transpose(order), wcs), line())
+    swapped = order.index(1) > order.index(2)
+    for name in ("amplitude", "velocity", "width"):
+        found = result[name].data.T if swapped else result[name].data
+        assert np.max(np.abs(found - expected[name].data) / expected[name].uncertainty.array) < 1e-3
+    light = result.model().data.transpose(np.argsort(order))
+    np.testing.assert_allclose(light[0], expected.model().data, rtol=1e-3, atol=0.5)
+    assert np.isnan(light[1:]).all()
+
+
 # -- errors --------------------------------------------------------------------------------------
 
 
@@ -278,8 +385,50 @@ def test_uncertainty_as_a_quantity_and_of_unknown_kind(plain):
     same(specfit.fit(cube, line(), uncertainty=cube.uncertainty.array * cube.unit), expected)
     # One sigma for a pixel broadcasts.
     same(specfit.fit(cube, line(), uncertainty=cube.uncertainty.array[..., :1] * cube.unit), expected)
-    with pytest.warns(specfit.SpecfitWarning, match="kind is unknown"):
-        same(specfit.fit(cube, line(), uncertainty=UnknownUncertainty(cube.uncertainty.array)), expected)
+    unknown = UnknownUncertainty(cube.uncertainty.array)
+    for given, option in ((cube, unknown), (rewrap(cube, uncertainty=unknown), None)):
+        with pytest.raises(TypeError, match=r"UnknownUncertainty.*StdDevUncertainty, VarianceUncertainty"):
+            specfit.fit(given, line(), uncertainty=option)
+
+
+def test_the_noise_may_come_from_the_light(plain):
+    cube, expected = plain
+    # Read noise alone is a constant sigma, and no light is needed to know it.
+    flat = specfit.fit(cube, line(), uncertainty=40 * cube.unit)
+    result = specfit.fit(cube, line(), uncertainty=specfit.CountNoise(1e12, 40))
+    same(result, flat)
+    np.testing.assert_allclose(result["velocity"].uncertainty.array, flat["velocity"].uncertainty.array, rtol=1e-3)
+    np.testing.assert_allclose(result.chi2.data, flat.chi2.data, rtol=1e-3)
+    assert result.meta["noise"] == ["noise model"]
+    assert np.max(np.abs(flat["velocity"].uncertainty.array / expected["velocity"].uncertainty.array - 1)) > 0.1
+
+
+def test_noise_that_nobody_states_is_estimated_from_the_scatter():
+    cube = gaussian_cube((20, 20), signal_to_noise=30, seed=5)
+    cube = rewrap(cube, sigma=np.full(cube.data.shape, 30.0))
+    rng = np.random.default_rng(0)
+    x = cube.axis_world_coords_values("em.wl")[0].to(u.AA)
+    light = specfit.fit(cube, line()).model().data
+    noisy = light + 30 * rng.standard_normal(light.shape)
+    expected = specfit.fit(rewrap(cube, noisy), line())
+    padded = np.concatenate([noisy, np.zeros_like(noisy), np.zeros_like(noisy)])  # most of it empty
+    shuffled = rng.permutation(32)
+    for data, options in (
+        (noisy, {}),
+        (padded, {}),
+        (np.where(rng.random(noisy.shape) < 0.05, np.nan, noisy), {}),
+        (noisy[..., shuffled], {"spectral_axis": x[shuffled]}),
+    ):
+        with pytest.warns(specfit.SpecfitWarning, match=r"a noise of .* was estimated from their scatter"):
+            result = specfit.fit(NDCube(data, wcs=cube.wcs, unit=cube.unit), line(), **options)
+        assert result.meta["noise"] == ["estimated"]
+        ratio = result["c0"].uncertainty.array[:20] / expected["c0"].uncertainty.array
+        assert np.median(ratio) == pytest.approx(1.0, rel=0.35)
+    # Nothing to tell it from: that is said, too.
+    with pytest.warns(specfit.SpecfitWarning, match=r"do not scatter .* a noise of 1 "):
+        specfit.fit(NDCube(np.full(cube.data.shape, 7.0), wcs=cube.wcs, unit=cube.unit), specfit.Polynomial(0))
+    with pytest.raises(ValueError, match=r"noise cannot be estimated from 4 samples.*uncertainty="):
+        specfit.fit(NDCube(noisy, wcs=cube.wcs, unit=cube.unit)[..., :4], specfit.Polynomial(0))
 
 
 # -- masks, bad samples --------------------------------------------------------------------------
@@ -356,8 +505,23 @@ def test_windows_weigh_nothing_outside_and_keep_the_grid(plain):
         assert np.isfinite(result.model().data).all()
     speeds = specfit.fit(cube, line(), window=[-259.7, 278.1] * u.km / u.s)
     same(speeds, expected)
+    turned = specfit.fit(cube, line(), window=[195.3, 194.95] * u.AA)
+    same(turned, expected)
     two = specfit.fit(cube, line(), window=[[194.95, 195.0], [195.0, 195.3]] * u.AA)
     same(two, expected)
+
+
+def test_a_window_in_velocity_follows_the_wavelengths_of_each_pixel(plain):
+    cube, _ = plain
+    x = cube.axis_world_coords_values("em.wl")[0].to(u.AA)
+    shift = np.linspace(-0.05, 0.05, 20).reshape(SHAPE)[..., None] * u.AA
+    result = specfit.fit(cube, line(), spectral_axis=x + shift, window=[-250, 250] * u.km / u.s)
+    speed = 299792.458 * ((x + shift) / REST - 1).to_value(u.one)
+    inside = np.abs(speed) <= 250
+    expected = specfit.fit(cube, line(), spectral_axis=x + shift, mask=~inside)
+    assert np.unique(inside.argmax(-1)).size > 3
+    np.testing.assert_array_equal(result.dof.data, inside.sum(-1) - 4)
+    same(result, expected)
 
 
 # -- several cubes -------------------------------------------------------------------------------
@@ -383,6 +547,54 @@ def test_sunraster_cubes_and_sequences(plain):
     results = specfit.fit(sunraster.SpectrogramSequence([spectrogram, spectrogram]), line())
     assert len(results) == 2
     same(results[1], expected)
+
+
+def test_raster_sequences_and_collections_of_them(plain):
+    sunraster = pytest.importorskip("sunraster")
+    cube, expected = plain
+    scans = sunraster.SpectrogramCube(
+        cube.data,
+        wcs=cube.wcs,
+        unit=cube.unit,
+        uncertainty=cube.uncertainty,
+        instrument_axes=("raster scan", "slit", "spectral"),
+    )
+    rasters = sunraster.RasterSequence([scans, scans[1:]], common_axis=0)
+    results = specfit.fit(rasters, line())
+    same(results[0], expected)
+    same(results[1], expected, (slice(1, None),))
+    windows = NDCollection([("a", rasters), ("b", sunraster.RasterSequence([scans], common_axis=0))])
+    found = specfit.fit(windows, line())
+    assert {key: len(value) for key, value in found.items()} == {"a": 2, "b": 1}
+    same(found["b"][0], expected)
+
+
+def test_nothing_is_read_before_it_is_asked_for(plain):
+    cube, expected = plain
+    read = []
+
+    def load(block):
+        read.append(1)
+        return block
+
+    lazy = dask.array.from_array(cube.data, chunks=(2, 5, 32)).map_blocks(load, meta=cube.data[:0])
+    delayed = specfit.fit(rewrap(cube, lazy), line(), compute=False)
+    assert isinstance(delayed, Delayed)
+    assert not read
+    same(delayed.compute(scheduler="synchronous"), expected)
+    assert read
+
+
+def test_errors_and_masks_may_be_dask_arrays_too(plain):
+    cube, _ = plain
+    mask = np.zeros(cube.data.shape, bool)
+    mask[..., :4] = True
+    expected = specfit.fit(cube, line(), mask=mask)
+    lazy = [dask.array.from_array(a, chunks=(2, 3, 8)) for a in (cube.data, cube.uncertainty.array.astype(float), mask)]
+    result = specfit.fit(rewrap(cube, lazy[0], lazy[1], mask=lazy[2]), line())
+    same(result, expected)
+    assert np.all(result.dof.data == 24)
+    assert isinstance(result["velocity"].data, np.ndarray)
 
 
 # -- the tensors ---------------------------------------------------------------------------------

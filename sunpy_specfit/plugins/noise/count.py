@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import astropy.units as u
+import numpy as np
 import torch
 
 from ...core.noise import Noise
@@ -16,14 +19,17 @@ class CountNoise(Noise):
     Parameters
     ----------
     photons_per_dn : float or `~astropy.units.Quantity`
-        Photons for each unit of the data. A plain number or ph/DN, electron/DN.
+        Photons (or electrons) for each unit of the data, such as ``4 * u.ph / u.DN``. A plain number is per unit of
+        the data, whatever that is.
     read_noise : float or `~astropy.units.Quantity`
-        Standard deviation of the read noise, in the data's unit.
+        Standard deviation of the read noise; a plain number is in the data's unit.
 
     Raises
     ------
+    TypeError
+        If a value is not one real number.
     ValueError
-        If a value is not positive (the read noise may be zero).
+        If a value is not finite and positive (the read noise may be zero).
 
     Notes
     -----
@@ -45,17 +51,52 @@ class CountNoise(Noise):
     def __init__(self, photons_per_dn, read_noise=0.0):
         self.photons_per_dn = photons_per_dn
         self.read_noise = read_noise
-        self._gain = _number(photons_per_dn)
-        self._read = _number(read_noise)
-        if not self._gain > 0:
-            raise ValueError(f"photons_per_dn must be above zero, found {photons_per_dn}")
-        if not self._read >= 0:
-            raise ValueError(f"read_noise must not be negative, found {read_noise}")
+        self._gain = _number("photons_per_dn", photons_per_dn)
+        self._read = _number("read_noise", read_noise)
+        if not 0 < self._gain < np.inf:
+            raise ValueError(f"photons_per_dn must be finite and above zero, found {photons_per_dn}")
+        if not 0 <= self._read < np.inf:
+            raise ValueError(f"read_noise must be finite and not negative, found {read_noise}")
+
+    def in_unit(self, unit: u.UnitBase) -> CountNoise:
+        """The same noise for data in ``unit``, as plain numbers.
+
+        DN, adu and counts are one and the same here, and data without a unit are in whatever the noise is in.
+
+        Raises
+        ------
+        astropy.units.UnitConversionError
+            If a unit does not convert: for data in erg, or in DN/s, photons per DN say nothing.
+        """
+        per_unit = [quantum / label for label in _labels(unit) for quantum in (u.ph, u.electron)]
+        gain = _convert("photons_per_dn", self.photons_per_dn, per_unit, unit)
+        return CountNoise(gain, _convert("read_noise", self.read_noise, _labels(unit), unit))
 
     def variance(self, light: torch.Tensor) -> torch.Tensor:
         least = self._gain**-2 if self._read == 0 else 0.0
         return (light.clamp_min(0.0) / self._gain + self._read**2).clamp_min(least)
 
 
-def _number(value) -> float:
-    return float(value.value if isinstance(value, u.Quantity) else value)
+def _number(name: str, value) -> float:
+    number = value.value if isinstance(value, u.Quantity) else value
+    if not isinstance(number, (Real, np.ndarray)) or np.ndim(number):
+        raise TypeError(f"{name} is one number or a Quantity, found {value!r}")
+    return float(number)
+
+
+def _labels(unit: u.UnitBase) -> list[u.UnitBase]:
+    """The unit of the data, under its other names where it is what a detector reads out."""
+    read_out = [u.DN, u.adu, u.ct]
+    return [unit, *read_out] if any(unit.is_equivalent(name) for name in read_out) else [unit]
+
+
+def _convert(name: str, value, wanted: list[u.UnitBase], data_unit: u.UnitBase) -> float:
+    if not isinstance(value, u.Quantity) or u.dimensionless_unscaled in (value.unit, data_unit):
+        return _number(name, value)
+    for unit in wanted:
+        if value.unit.is_equivalent(unit):
+            return float(value.to_value(unit))
+    raise u.UnitConversionError(
+        f"{name} is in {value.unit}, which for data in {data_unit} does not convert to {wanted[0]}: "
+        "give it in that unit, or as a plain number per unit of the data"
+    )
