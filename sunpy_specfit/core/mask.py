@@ -28,7 +28,7 @@ def read_mask(mask, cube: NDCube, axes: Axes) -> np.ndarray | None:
     if mask is None:
         return None
     mask = np.asarray(mask)
-    if mask.dtype.kind not in "bui":
+    if mask.dtype.kind not in "biu":
         raise TypeError(
             f"a mask is an array of bool, True where a sample must not be used; found dtype {mask.dtype}. "
             "Compare first, as in np.isnan(values), and of an NDCube take its .data"
