@@ -2,8 +2,8 @@
 C II and Mg II k of an IRIS raster
 ==================================
 
-Two windows of an IRIS level-2 raster of one's own: one Gaussian for C II 1335.7 Å, and for Mg II k an emission peak with
-a central reversal. Give the file::
+Two windows of an IRIS level-2 raster of one's own: one Gaussian for C II 1335.7 Å, and for Mg II k an emission peak
+with a central reversal. Give the file::
 
     python fit_iris_raster.py iris_l2_20140329_140938_3860258481_raster.fits
 
@@ -45,7 +45,9 @@ carbon.plot(["intensity", "velocity", "width"]).savefig("iris_c_ii.png", dpi=150
 # In the flare's ribbons, bright and with several components, one Gaussian is no description: the misfit tells where.
 
 reduced = carbon.reduced_chi2.data
-print(f"reduced chi-squared: median {np.nanmedian(reduced):.2f}, above 3 in {100 * np.mean(reduced > 3):.1f} % of pixels")
+print(
+    f"reduced chi-squared: median {np.nanmedian(reduced):.2f}, above 3 in {100 * np.mean(reduced > 3):.1f} % of pixels"
+)
 
 # %%
 # Mg II k forms in the upper chromosphere. Its core is often reversed: an emission peak minus a narrower Gaussian, each

@@ -27,7 +27,7 @@ _NOISE_ROUNDS = 3
 # Up to this signal-to-noise ratio of a sample, rounding in float32 stays below 1e-3 sigma of any parameter.
 _FLOAT32_SIGNAL = 300.0
 # How often lines that look misplaced are sought again.
-_LOOKS = 2
+_LOOKS = 1
 # A component's amplitude below this many sigma: the likelihood is no longer Gaussian in its centre and width.
 _LOW_SIGNAL = 10.0
 

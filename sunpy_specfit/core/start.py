@@ -18,8 +18,8 @@ from .search import Found, Samples, Search, State
 __all__ = ["find_again", "find_starts"]
 
 _COMMON = 48
-# A second look must promise to lower chi² by this much: a line at the best of many places gains some by chance.
-_WORTH = 12.0
+# A second look must promise to lower chi² by this part of it.
+_WORTH = 0.005
 
 
 def find_starts(block: PixelBlock, n_starts: int = 1) -> torch.Tensor:
@@ -71,8 +71,8 @@ def find_again(block: PixelBlock, free: torch.Tensor) -> tuple[torch.Tensor, tor
     """Another start for pixels in which a line looks misplaced, given where the others ended.
 
     A sum of lines has many minima. From one of them each line in turn is taken out and sought anew, while the others
-    may move and widen a little; where that promises to lower chi² by more than chance would, the best such move is
-    a start that the first search, on its grid, could not see.
+    may move and widen a little. Where that promises to lower chi², the best such move is a start that the first search,
+    on its grid, could not see.
 
     Parameters
     ----------
@@ -102,13 +102,14 @@ def find_again(block: PixelBlock, free: torch.Tensor) -> tuple[torch.Tensor, tor
         line.linear[0]: tuple(columns[j].expand_as(samples.data) for j in line.columns) for line in search.lines
     }
     state = State(free, shapes, light.new_zeros(()), tangents)
-    best, promise = free.clone(), torch.full_like(free[0], _WORTH)
+    worth = _WORTH * (samples.weight * (samples.data - light).square()).sum(0)
+    best, promise = free.clone(), worth.clone()
     for line in search.lines:
         moved, gain = search.replaced(state, line)
         _move_to_own_axis(block, sketch, moved[None], line.columns[:1])
         better = gain > promise
         best, promise = torch.where(better, moved, best), torch.where(better, gain, promise)
-    return _clip(block, best), promise > _WORTH
+    return _clip(block, best), promise > worth
 
 
 def _move_to_own_axis(block: PixelBlock, sketch: Sketch, free: torch.Tensor, columns=None) -> None:

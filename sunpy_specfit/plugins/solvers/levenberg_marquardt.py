@@ -13,7 +13,7 @@ from ...numerics import packed
 __all__ = ["LevenbergMarquardt"]
 
 # Iterations from each of several starts, before all but the best are given up.
-_TRIAL = 8
+_TRIAL = 12
 
 
 class LevenbergMarquardt(Solver):
