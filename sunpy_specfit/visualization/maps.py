@@ -20,6 +20,7 @@ __all__ = ["color_limits", "plot_maps"]
 _PANEL = 2.4  # inches along the longer side
 _COLORBAR = 1.15  # inches for a colour bar and its label
 _WIDEST = 10.5  # inches: labels are then still legible on a page
+_SLENDEREST = 5.0
 _NO_DATA = "0.72"
 _MOST_ROWS_OF_A_VECTOR = 6
 
@@ -69,6 +70,9 @@ def plot_maps(
     if len(shape) == 1:
         return _plot_lines(panels, figure)
     ratio = _shape_on_the_sky(panels[0][1])
+    # A few raster steps of a long slit true to scale would be a thread: beyond this, panels are filled instead.
+    stretched = not 1 / _SLENDEREST < ratio < _SLENDEREST
+    ratio = min(max(ratio, 1 / _SLENDEREST), _SLENDEREST)
     if columns is None:
         columns = _columns(len(panels), ratio)
     columns = min(columns, len(panels))
@@ -80,7 +84,7 @@ def plot_maps(
         figure.get_layout_engine().set(wspace=0.06)
     for number, (label, cube) in enumerate(panels):
         axes = figure.add_subplot(rows, columns, number + 1, projection=cube.wcs)
-        _draw(axes, label, cube)
+        _draw(axes, label, cube, "auto" if stretched else _aspect(cube))
         last = number + columns >= len(panels)
         _label(axes, cube.wcs.low_level_wcs, left=number % columns == 0, bottom=last)
     return figure
@@ -157,7 +161,7 @@ def _columns(n: int, ratio: float) -> int:
     return min(range(1, n + 1), key=cost)
 
 
-def _draw(axes: WCSAxes, label: str, cube: NDCube) -> None:
+def _draw(axes: WCSAxes, label: str, cube: NDCube, aspect: float | str) -> None:
     values = np.ma.array(np.asarray(cube.data, float), mask=_mask(cube))
     low, high, colors = color_limits(values.compressed(), label.partition("[")[0], cube.unit)
     image = axes.imshow(
@@ -166,7 +170,7 @@ def _draw(axes: WCSAxes, label: str, cube: NDCube) -> None:
         vmin=low,
         vmax=high,
         cmap=_with_grey(colors),
-        aspect=_aspect(cube),
+        aspect=aspect,
         interpolation="nearest",
     )
     beyond = values.compressed()
