@@ -201,16 +201,15 @@ def _look_again(solver, block, solution) -> Solution:
     if solution.quadratic is None:
         return solution
     for _ in range(_LOOKS):
-        start, promising = find_again(block, solution.free)
-        index = promising.nonzero()[:, 0]
-        if not len(index):
-            break
-        again = solver.solve(block.select(index), start[:, index][None])
-        before, after = solution.quadratic[0][index], again.quadratic[0]
-        better = after < before - 1e-6 * before.abs()
-        if not bool(better.any()):
-            break
-        _put(solution, index[better], again, better)
+        for start, promising in zip(*find_again(block, solution.free), strict=True):
+            index = promising.nonzero()[:, 0]
+            if not len(index):
+                continue
+            again = solver.solve(block.select(index), start[:, index][None])
+            before, after = solution.quadratic[0][index], again.quadratic[0]
+            better = after < before - 1e-6 * before.abs()
+            if bool(better.any()):
+                _put(solution, index[better], again, better)
     return solution
 
 

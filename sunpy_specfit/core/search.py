@@ -292,6 +292,21 @@ class Search:
         moved.shapes[column] = self._table(line).shape[:, index]
         return self._finish(moved).free, gain
 
+    def exchanges(self, state: State) -> list[tuple[State, Unit, Unit]]:
+        """States in which two lines have changed roles, the one of them to seek anew, and the one to keep."""
+        found = []
+        for line in self.lines:
+            for other in self.lines:
+                if other is line or len(other.columns) != len(line.columns):
+                    continue
+                free, a, b = state.free.clone(), line.linear[0], other.linear[0]
+                free[[*line.columns, a]] = state.free[[*other.columns, b]]
+                free[[*other.columns, b]] = state.free[[*line.columns, a]]
+                shapes = state.shapes | {a: state.shapes[b], b: state.shapes[a]}
+                tangents = state.tangents | {a: state.tangents[b], b: state.tangents[a]}
+                found.append((State(free, shapes, state.rest, tangents, state.common), line, other))
+        return found
+
     def _set_aside(self, state: State, line: Unit) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The data without what everything else explains, and the shapes of that, orthogonal and of unit length."""
         weight, residual, others = self.samples.weight, self.samples.data, []
@@ -339,6 +354,7 @@ class Search:
             if column != line.linear[0]:
                 yield shape
                 yield from state.tangents.get(column, ())
+        yield from state.common
 
     def _allowed(self, state: State, line: Unit, table: Table, part: slice) -> torch.Tensor:
         """Candidates between the neighbours: lines keep the order of their rest wavelengths."""
@@ -399,12 +415,27 @@ class Search:
 
 @dataclass
 class State:
-    """Where a search stands: all free numbers, the shape of each linear one, the light without these."""
+    """Where a search stands.
+
+    Attributes
+    ----------
+    free : `torch.Tensor`
+        All free numbers, ``(free, pixels)``.
+    shapes : dict
+        What each linear number multiplies, ``(samples, pixels)``.
+    rest : `torch.Tensor`
+        The light without these.
+    tangents : dict
+        For the linear number of each line how its shape changes when it moves and widens.
+    common : tuple of `torch.Tensor`
+        How the light changes with the numbers that lines share.
+    """
 
     free: torch.Tensor
     shapes: dict[int, torch.Tensor]
     rest: torch.Tensor
     tangents: dict[int, tuple[torch.Tensor, ...]]
+    common: tuple[torch.Tensor, ...] = ()
 
     def without(self, lines: list[Unit]) -> State:
         """The same with some lines taken away."""

@@ -19,7 +19,9 @@ __all__ = ["find_again", "find_starts"]
 
 _COMMON = 48
 # A second look must promise to lower chi² by this part of it.
-_WORTH = 0.005
+_WORTH = 0.002
+# How many such starts are tried.
+_OFFERS = 3
 
 
 def find_starts(block: PixelBlock, n_starts: int = 1) -> torch.Tensor:
@@ -68,11 +70,11 @@ def find_starts(block: PixelBlock, n_starts: int = 1) -> torch.Tensor:
 
 
 def find_again(block: PixelBlock, free: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Another start for pixels in which a line looks misplaced, given where the others ended.
+    """Other starts for pixels in which a line looks misplaced, given where the first ones ended.
 
     A sum of lines has many minima. From one of them each line in turn is taken out and sought anew, while the others
-    may move and widen a little. Where that promises to lower chi², the best such move is a start that the first search,
-    on its grid, could not see.
+    may move and widen a little; and so after two lines have changed roles, which tells whether the one that is seen is
+    the other one. Where that promises to lower chi², it is a start that the first search, on its grid, could not see.
 
     Parameters
     ----------
@@ -82,34 +84,64 @@ def find_again(block: PixelBlock, free: torch.Tensor) -> tuple[torch.Tensor, tor
 
     Returns
     -------
-    start : `torch.Tensor`
-        ``(free, pixels)``.
+    starts : `torch.Tensor`
+        ``(starts, free, pixels)``, the most promising first.
     promising : `torch.Tensor`
-        bool ``(pixels,)``.
+        bool ``(starts, pixels)``.
     """
-    nothing = free, torch.zeros(block.n_pixels, dtype=torch.bool, device=free.device)
+    starts = free.repeat(_OFFERS, 1, 1)
+    promising = torch.zeros((_OFFERS, block.n_pixels), dtype=torch.bool, device=free.device)
     sketch = Sketch(block)
-    if sum(unit.is_line for unit in sketch.units) < 2 or sketch.common:
-        return nothing
+    if sum(unit.is_line for unit in sketch.units) < 2:
+        return starts, promising
+    # Shapes are tabulated for some values of the numbers that lines share: each pixel goes with the nearest.
+    common = product(sketch.common_values, _COMMON).T.to(free)
+    spread = (common.amax(0) - common.amin(0)).clamp_min(1e-30)
+    nearest = torch.cdist((free[list(sketch.common)] / spread[:, None]).T, common / spread).argmin(1)
+    for number, values in enumerate(common):
+        index = (nearest == number).nonzero()[:, 0]
+        if len(index):
+            default = sketch.default.clone()
+            default[list(sketch.common)] = values.to(default)
+            part = block if len(index) == block.n_pixels else block.select(index)
+            starts[..., index], promising[:, index] = _moves(part, sketch, default, free[:, index])
+    return starts, promising
+
+
+def _moves(block: PixelBlock, sketch: Sketch, default, free) -> tuple[torch.Tensor, torch.Tensor]:
+    """`find_again` for pixels whose common numbers are about those of ``default``."""
     samples = Samples.of(block)
-    search = Search(sketch, sketch.default, samples)
+    search = Search(sketch, default, samples)
     light, columns = block.jacobian(free)
-    shapes = {j: columns[j].expand_as(samples.data) for unit in sketch.units for j in unit.linear}
-    rest = light - sum(free[j] * shape for j, shape in shapes.items())
-    if bool((rest.abs().amax(0) > 1e-4 * light.abs().amax(0)).any()):
-        return nothing  # parts that no linear number multiplies
-    tangents = {
-        line.linear[0]: tuple(columns[j].expand_as(samples.data) for j in line.columns) for line in search.lines
-    }
-    state = State(free, shapes, light.new_zeros(()), tangents)
+    columns = [column.expand_as(light) for column in columns]
+    state = State(
+        free,
+        shapes={j: columns[j] for unit in sketch.units for j in unit.linear},
+        rest=light.new_zeros(()),
+        tangents={line.linear[0]: tuple(columns[j] for j in line.columns) for line in search.lines},
+        common=tuple(columns[j] for j in sketch.common),
+    )
+    places, gains = [], []
+    for changed, line, kept in [(state, line, line) for line in search.lines] + search.exchanges(state):
+        place, gain = search.replaced(changed, line)
+        _move_to_own_axis(block, sketch, place[None], line.columns[:1])
+        stays, own = list(kept.columns), changed.free[list(kept.columns)]
+        inside = ((own >= block.lower[stays]) & (own <= block.upper[stays])).all(0)
+        places.append(_clip(block, place))
+        gains.append(torch.where(inside, gain, -torch.inf))
+    gains, order = torch.stack(gains).sort(0, descending=True)
+    places, pixels = torch.stack(places), torch.arange(block.n_pixels, device=free.device)
+    starts = torch.stack([places[pick, :, pixels].T for pick in order[:_OFFERS]])
+    # Light that no linear number multiplies would pass for something to be explained.
+    unexplained = light - sum(free[column] * shape for column, shape in state.shapes.items())
+    known = unexplained.abs().amax(0) <= 1e-4 * light.abs().amax(0)
     worth = _WORTH * (samples.weight * (samples.data - light).square()).sum(0)
-    best, promise = free.clone(), worth.clone()
-    for line in search.lines:
-        moved, gain = search.replaced(state, line)
-        _move_to_own_axis(block, sketch, moved[None], line.columns[:1])
-        better = gain > promise
-        best, promise = torch.where(better, moved, best), torch.where(better, gain, promise)
-    return _clip(block, best), promise > worth
+    promising = (gains[:_OFFERS] > worth) & known
+    missing = _OFFERS - len(starts)
+    if missing > 0:
+        starts = torch.cat([starts, starts[:1].expand(missing, -1, -1)])
+        promising = torch.cat([promising, torch.zeros_like(promising[:1]).expand(missing, -1)])
+    return starts, promising
 
 
 def _move_to_own_axis(block: PixelBlock, sketch: Sketch, free: torch.Tensor, columns=None) -> None:

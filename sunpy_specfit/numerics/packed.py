@@ -20,12 +20,15 @@ __all__ = [
     "matvec",
     "normal_equations",
     "pack",
+    "scale_both",
     "size",
     "solve",
     "unpack",
 ]
 
 _UNROLLED = 9
+# With so few pixels the overhead of many operations costs more than LAPACK's matrix by matrix.
+_FEW = 500
 
 
 def size(rows: int) -> int:
@@ -112,16 +115,23 @@ def _unit_diagonal(packed: torch.Tensor, damping) -> tuple[torch.Tensor, torch.T
     k = size(packed.shape[0])
     diagonal = packed[diagonal_index(k)]
     scale = torch.where(diagonal > 0, diagonal.clamp_min(torch.finfo(packed.dtype).tiny).rsqrt(), 0.0)
+    scaled = scale_both(packed, scale)
+    for row in diagonal_index(k):
+        scaled[row] = 1.0 + damping
+    return scaled, scale
+
+
+def scale_both(packed: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """Each matrix with its rows and its columns multiplied by ``factors``, ``(k, pixels)``."""
+    k = len(factors)
+    if packed.shape[-1] <= _FEW:
+        i, j = torch.tril_indices(k, k, device=packed.device)
+        return (packed * factors[i]).mul_(factors[j])
     scaled = torch.empty_like(packed)
     for i in range(k):
         for j in range(i + 1):
-            row = index(i, j)
-            if i == j:
-                scaled[row] = 1.0 + damping
-            else:
-                torch.mul(packed[row], scale[i], out=scaled[row])
-                scaled[row] *= scale[j]
-    return scaled, scale
+            torch.mul(packed[index(i, j)], factors[i], out=scaled[index(i, j)]).mul_(factors[j])
+    return scaled
 
 
 def _cholesky(scaled: torch.Tensor) -> torch.Tensor:
@@ -176,7 +186,7 @@ def factorize(packed: torch.Tensor, damping=0.0) -> Callable[[torch.Tensor], tor
     """`solve` for several vectors: what it returns takes ``(k, pixels)`` to (A + damping · diag A)⁻¹ of it."""
     scaled, scale = _unit_diagonal(packed, damping)
     k = scale.shape[0]
-    if k <= _UNROLLED:
+    if k <= _UNROLLED and packed.shape[-1] > _FEW:
         own = _cholesky(scaled)
         return lambda vector: _substitute(own, vector * scale).mul_(scale)
     full = unpack(scaled)

@@ -14,6 +14,10 @@ __all__ = ["LevenbergMarquardt"]
 
 # Iterations from each of several starts, before all but the best are given up.
 _TRIAL = 12
+# Numbers that differ by less than this part of all starts' range are the same; so many pixels are always tried at once.
+_SAME, _TOGETHER = 1e-3, 20_000
+# How often a step that meets bounds is cut and solved for anew.
+_CUTS = 1
 
 
 class LevenbergMarquardt(Solver):
@@ -60,8 +64,7 @@ class LevenbergMarquardt(Solver):
         return None
 
     def solve(self, problem, start: torch.Tensor) -> Solution:
-        tried = 0
-        free = start[0]
+        free, tried = start[0], 0
         if len(start) > 1:
             free, tried = self._most_promising(problem, start)
         found, status, count = self._run(problem, free, self.max_iterations)
@@ -74,17 +77,28 @@ class LevenbergMarquardt(Solver):
 
     def _most_promising(self, block, start: torch.Tensor) -> tuple[torch.Tensor, int]:
         """Where some iterations from each start lead, the best for each pixel; only that one is followed to its end."""
-        best, best_objective, count = start[0], None, 0
-        for free in start:
-            found, _, count = self._run(block, free, min(_TRIAL, self.max_iterations))
-            if best_objective is None:
-                best, best_objective = found.free, found.objective
-                continue
-            # A later start must gain something real: equal minima keep the first.
-            better = found.objective < best_objective - 1e-6 * best_objective.abs()
-            best = torch.where(better, found.free, best)
-            best_objective = torch.where(better, found.objective, best_objective)
-        return best, count
+        start = start.clone()
+        scale = (start.amax(0) - start.amin(0)).clamp_min(torch.finfo(start.dtype).tiny)
+        objective = torch.full_like(start[:, 0], torch.inf)
+        # Starts that a pixel has twice are tried once.
+        number, pixel = [], []
+        for i, own in enumerate(start):
+            new = torch.ones_like(objective[i], dtype=torch.bool)
+            for other in start[:i]:
+                new &= ((own - other).abs() > _SAME * scale).any(0)
+            pixel.append(new.nonzero()[:, 0])
+            number.append(torch.full_like(pixel[-1], i))
+        number, pixel = torch.cat(number), torch.cat(pixel)
+        count = 0
+        for part in torch.arange(len(pixel), device=pixel.device).split(max(block.n_pixels, _TOGETHER)):
+            which, where = number[part], pixel[part]
+            found, _, count = self._run(block.select(where), start[which, :, where].T, min(_TRIAL, self.max_iterations))
+            start[which, :, where] = found.free.T
+            objective[which, where] = found.objective
+        # A later start must gain something real: equal minima keep the first.
+        lowest = objective.amin(0)
+        best = (objective <= lowest + 1e-6 * lowest.abs()).to(torch.uint8).argmax(0)
+        return start[best, :, torch.arange(block.n_pixels, device=best.device)].T.contiguous(), count
 
     def _run(self, block, free: torch.Tensor, max_iterations: int) -> tuple[_Place, torch.Tensor, int]:
         here = _Place.at(block, torch.minimum(torch.maximum(free, block.lower), block.upper))
@@ -116,11 +130,9 @@ class LevenbergMarquardt(Solver):
                     damping, last_length, done = damping[keep], last_length[keep], done[keep]
                     leaves, shortest = leaves[keep], shortest[keep]
             system, right = self._hold_at_bounds(block, here)
-            step = packed.solve(system, right, damping)
-            trial = torch.minimum(torch.maximum(here.free + step, block.lower), block.upper)
-            step = trial - here.free
+            step, promised = _step_inside(block, here.free, system, right, damping)
+            trial = here.free + step
             # The step's length in sigma; undoing the damping keeps a timid step from passing for a short one.
-            promised = (right * step).sum(0).clamp_min(0.0)
             length = (promised * (1.0 + damping)).sqrt()
             ratio = torch.maximum(length / last_length, leaves).clamp_max(0.98)
             last_length = torch.where(length > 0, length, last_length)
@@ -150,14 +162,38 @@ class LevenbergMarquardt(Solver):
         held = ((free <= block.lower) & (vector < 0)) | ((free >= block.upper) & (vector > 0))
         if not bool(held.any()):
             return matrix, vector
-        k = vector.shape[0]
         loose = (~held).to(vector)
-        system = matrix.clone()
-        for i in range(k):
-            for j in range(i):
-                system[packed.index(i, j)] *= loose[i] * loose[j]
-            system[packed.index(i, i)] *= loose[i]
-        return system, vector * loose
+        return packed.scale_both(matrix, loose), vector * loose
+
+
+def _step_inside(block, free, system, right, damping) -> tuple[torch.Tensor, torch.Tensor]:
+    """The damped step that stays inside the bounds, and what it promises: the slope times the step.
+
+    A number that would leave its bounds goes as far as the bound, and the others are solved for anew beside it: cut off
+    without that, a step may lead uphill.
+    """
+    step = packed.solve(system, right, damping)
+    promised = (right * step).sum(0)
+    low, high = block.lower - free, block.upper - free
+    inside = torch.minimum(torch.maximum(step, low), high)
+    index = (inside != step).any(0).nonzero()[:, 0]
+    if len(index):
+        part, slope, damp = system[:, index], right[:, index], damping[index]
+        low, high, wish = low[:, index], high[:, index], step[:, index]
+        cut = torch.zeros_like(wish, dtype=torch.bool)
+        for _ in range(_CUTS):
+            within = torch.minimum(torch.maximum(wish, low), high)
+            cut |= within != wish
+            fixed = torch.where(cut, within, 0.0)
+            loose = (~cut).to(wish)
+            rest = (slope - packed.matvec(part, fixed)) * loose
+            wish = fixed + packed.solve(packed.scale_both(part, loose), rest, damp)
+        within = torch.minimum(torch.maximum(wish, low), high)
+        inside[:, index] = within
+        gain = (slope * within).sum(0)
+        # Still uphill: not promising, but no sign that nothing is left to gain either.
+        promised[index] = torch.where(gain > 0, gain, promised[index])
+    return inside, promised.clamp_min_(0.0)
 
 
 class _Place(NamedTuple):
