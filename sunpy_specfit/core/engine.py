@@ -26,8 +26,6 @@ __all__ = ["Outcome", "neighbourly_start", "pixel_solution", "run"]
 _NOISE_ROUNDS = 3
 # Up to this signal-to-noise ratio of a sample, rounding in float32 stays below 1e-3 sigma of any parameter.
 _FLOAT32_SIGNAL = 300.0
-# How often lines that look misplaced are sought again.
-_LOOKS = 1
 # A component's amplitude below this many sigma: the likelihood is no longer Gaussian in its centre and width.
 _LOW_SIGNAL = 10.0
 
@@ -200,16 +198,16 @@ def _look_again(solver, block, solution) -> Solution:
     """Solve once more where a line looks misplaced, and keep what is better."""
     if solution.quadratic is None:
         return solution
-    for _ in range(_LOOKS):
-        for start, promising in zip(*find_again(block, solution.free), strict=True):
-            index = promising.nonzero()[:, 0]
-            if not len(index):
-                continue
-            again = solver.solve(block.select(index), start[:, index][None])
-            before, after = solution.quadratic[0][index], again.quadratic[0]
-            better = after < before - 1e-6 * before.abs()
-            if bool(better.any()):
-                _put(solution, index[better], again, better)
+    starts, promising = find_again(block, solution.free)
+    offer, pixel = promising.nonzero(as_tuple=True)
+    if not len(pixel):
+        return solution
+    again = solver.solve(block.select(pixel), starts[offer, :, pixel].T[None].contiguous())
+    objective = torch.full_like(starts[:, 0], torch.inf)
+    objective[offer, pixel] = again.quadratic[0]
+    before, (lowest, winner) = solution.quadratic[0], objective.min(0)
+    wins = (winner[pixel] == offer) & (lowest < before - 1e-6 * before.abs())[pixel]
+    _put(solution, pixel[wins], again, wins)
     return solution
 
 

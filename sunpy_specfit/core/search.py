@@ -14,7 +14,7 @@ __all__ = ["Found", "Samples", "Search", "State"]
 
 _SPIKE = 6.0
 # Candidates whose shapes have a larger cosine than this are as good as one.
-_ALIKE = 0.95
+_ALIKE = 0.98
 # Of several components of one line, at how many places the first is tried.
 _FIRSTS = 10
 # Numbers worked on at a time, to stay in the processor's cache.

@@ -19,7 +19,7 @@ __all__ = ["find_again", "find_starts"]
 
 _COMMON = 48
 # A second look must promise to lower chi² by this part of it.
-_WORTH = 0.002
+_WORTH = 0.001
 # How many such starts are tried.
 _OFFERS = 3
 

@@ -13,7 +13,7 @@ from ...numerics import packed
 __all__ = ["LevenbergMarquardt"]
 
 # Iterations from each of several starts, before all but the best are given up.
-_TRIAL = 12
+_TRIAL = 8
 # Numbers that differ by less than this part of all starts' range are the same; so many pixels are always tried at once.
 _SAME, _TOGETHER = 1e-3, 20_000
 # How often a step that meets bounds is cut and solved for anew.
