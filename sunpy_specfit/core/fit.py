@@ -164,14 +164,11 @@ def _fit_jointly(cubes, models, priors, solver, *, init, progress, **options) ->
         from .scale import choose_scales
 
         automatic, scales = choose_scales(
-            problem, automatic, models, values, _local_solver(problem), lambda trial: solver or choose_solver(trial)
+            problem, automatic, models, values, _local_solver(problem), lambda trial: _accepting(solver, trial)
         )
         bound = [bind_prior(prior, problem.layout, problem.grid, models) for prior in automatic]
         problem = problem.with_priors([*problem.priors, *bound])
-    solver = solver or choose_solver(problem)
-    reason = solver.accepts(problem)
-    if reason is not None:
-        raise ValueError(reason)
+    solver = _accepting(solver, problem)
     frames = _frames(problem) if follow else None
     outcome = run(
         problem,
@@ -188,6 +185,16 @@ def _fit_jointly(cubes, models, priors, solver, *, init, progress, **options) ->
         meta["operator_weights"] = outcome.weights
     result = _result(problem, outcome, [*known, *automatic], solver, meta)
     return result._with_meta(medium=check_media(result, [term.observation for term in problem.terms]))
+
+
+def _accepting(solver: Solver | None, problem: Problem) -> Solver:
+    """The user's solver if it accepts the problem, or the best that does."""
+    if solver is None:
+        return choose_solver(problem)
+    reason = solver.accepts(problem)
+    if reason is not None:
+        raise ValueError(reason)
+    return solver
 
 
 def choose_solver(problem: Problem) -> Solver:

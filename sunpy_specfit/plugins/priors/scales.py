@@ -9,7 +9,7 @@ import numpy as np
 
 from ...core.prior import Prior
 
-__all__ = ["ScaledPrior", "check_scale", "in_unit"]
+__all__ = ["ScaledPrior", "check_names", "check_scale", "in_unit"]
 
 
 def in_unit(value, unit: u.UnitBase, name: str, what: str, *, positive: bool = False) -> np.ndarray:
@@ -95,3 +95,18 @@ def check_scale(prior: str, scale, *, automatic: bool) -> None:
         if isinstance(value, str) and not (automatic and value == "auto"):
             allowed = "a Quantity, a number in the quantity's unit" + (', or "auto"' if automatic else "")
             raise ValueError(f"the scale of {prior} is {allowed}; found {value!r}")
+
+
+def check_names(prior: str, names: tuple) -> None:
+    """What a prior acts on is named by text; a scale among the names was meant for ``scale=``.
+
+    Raises
+    ------
+    TypeError
+    """
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(
+                f"{prior} takes names of quantities, found {name!r}; a scale is given by keyword, "
+                f'{prior}("velocity", scale=5 * u.km / u.s)'
+            )

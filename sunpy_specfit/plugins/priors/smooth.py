@@ -10,7 +10,7 @@ import torch
 from ...core.grid import Grid
 from ...core.prior import BoundPrior, Quadratic
 from .differences import Differences
-from .scales import ScaledPrior, check_scale
+from .scales import ScaledPrior, check_names, check_scale
 
 __all__ = ["Smooth"]
 
@@ -70,6 +70,7 @@ class Smooth(ScaledPrior):
     def __init__(self, *names: str, scale="auto", order: int = 1, axes="space", logarithm: bool = False):
         if order not in (1, 2):
             raise ValueError(f"order is 1 (flat maps) or 2 (straight ones), found {order!r}")
+        check_names("Smooth", names)
         check_scale("Smooth", scale, automatic=True)
         self.names = names
         self.scale = scale

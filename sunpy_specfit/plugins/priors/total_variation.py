@@ -9,7 +9,7 @@ import torch
 
 from ...core.grid import Grid
 from ...core.prior import BoundPrior, Quadratic
-from .scales import ScaledPrior, check_scale
+from .scales import ScaledPrior, check_names, check_scale
 
 __all__ = ["TotalVariation"]
 
@@ -55,6 +55,7 @@ class TotalVariation(ScaledPrior):
     couples_pixels = True
 
     def __init__(self, *names: str, scale="auto", axes="space", softness: float = 0.1):
+        check_names("TotalVariation", names)
         check_scale("TotalVariation", scale, automatic=True)
         if not softness > 0:
             raise ValueError(f"softness must be positive, found {softness!r}")

@@ -134,3 +134,14 @@ def test_an_unknown_quantity_is_told_with_its_neighbours():
     model = specfit.Gaussian(195.119 * u.AA) + specfit.Polynomial(0)
     with pytest.raises(KeyError, match="did you mean 'velocity'"):
         specfit.fit(gaussian_cube((3, 4)), model, priors=specfit.Smooth("velocty", scale=1 * KMS))
+
+
+def test_a_scale_among_the_names_is_told():
+    with pytest.raises(TypeError, match="scale is given by keyword"):
+        specfit.Smooth("velocity", 5 * u.km / u.s)
+
+
+def test_a_pixel_by_pixel_solver_refuses_coupled_priors_with_a_scale_to_be_chosen():
+    model = specfit.Gaussian(195.119 * u.AA) + specfit.Polynomial(0)
+    with pytest.raises(ValueError, match="use solver='gauss_newton'"):
+        specfit.fit(gaussian_cube((6, 6)), model, specfit.Smooth("velocity"), solver="levenberg_marquardt")
