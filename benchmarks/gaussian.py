@@ -399,10 +399,10 @@ def errors() -> list[Table]:
 PRIOR = {"amplitude": (None, 0.3), "velocity": (0.0, 20.0), "width": (0.035, 0.005), "c0": (1.0, 0.5)}
 
 
-def drawn_coverage(ratio: float, *, draws: int = 400) -> dict[tuple[str, int], float]:
+def drawn_coverage(ratio: float, *, draws: int = 200) -> dict[tuple[str, int], float]:
     """How often the truth lies in the central intervals of `FitResult.sample`, for truths drawn from the prior."""
     rng = np.random.default_rng(ratio)
-    shape, x, rest = (60, 60), wavelengths(), REST.to_value(u.AA)
+    shape, x, rest = (120, 120), wavelengths(), REST.to_value(u.AA)
     prior = PRIOR | {"amplitude": (float(ratio), 0.3 * ratio)}
     truth = {name: rng.normal(mean, spread, shape) for name, (mean, spread) in prior.items()}
     truth["amplitude"] = np.abs(truth["amplitude"])

@@ -16,6 +16,8 @@ __all__ = ["LevenbergMarquardt"]
 _TRIAL = 8
 # Numbers that differ by less than this part of all starts' range are the same; so many pixels are always tried at once.
 _SAME, _TOGETHER = 1e-3, 20_000
+# Damping beyond which steps are round-off.
+_STIFFEST = 1e12
 # How often a step that meets bounds is cut and solved for anew.
 _CUTS = 1
 
@@ -147,10 +149,10 @@ class LevenbergMarquardt(Solver):
             # Damp by how much of the promised gain came true: one that overshoots is taken and the next shortened.
             kept = (here.objective - there.objective) / (0.5 * promised).clamp_min(noise * here.objective.abs())
             factor = torch.where(kept > 0.75, 0.1, torch.where(kept > 0.4, 0.5, 4.0))
-            damping = torch.where(accepted, (damping * factor).clamp_min(1e-9), (damping * 8.0).clamp_min(1e-3))
+            damping = torch.where(accepted, (damping * factor).clamp_min(1e-9), (damping * 8.0).clamp(1e-3, _STIFFEST))
             here = there if bool(accepted.all()) else there.where(accepted, here)
             # With the damping at its end no step helps any more: round-off, or a kink of the model.
-            newly = (converged | (damping > 1e12)) & ~done
+            newly = (converged | (damping >= _STIFFEST)) & ~done
             status[where[newly]] = int(Status.CONVERGED)
             done = done | newly
         return here if result is None else result.put(where, here), status, iterations
