@@ -24,6 +24,8 @@ __all__ = ["Outcome", "neighbourly_start", "pixel_solution", "run"]
 
 # The weight of each sample depends on the light it is a weight for: rounds of fitting with renewed weights.
 _NOISE_ROUNDS = 3
+# A start for each line, but no more than this.
+_MOST_STARTS = 4
 # Up to this signal-to-noise ratio of a sample, rounding in float32 stays below 1e-3 sigma of any parameter.
 _FLOAT32_SIGNAL = 300.0
 # A component's amplitude below this many sigma: the likelihood is no longer Gaussian in its centre and width.
@@ -94,7 +96,7 @@ def run(
     follow : list of slice, optional
         Frames of a time series, each started from the one before.
     n_starts : int, optional
-        Starts per pixel; by default one for a single line and several for more.
+        Starts per pixel; by default as many as there are lines, up to four.
     progress : bool, optional
         Whether to show a bar; None shows it on a terminal when there is much to do.
     local : `Solver`, optional
@@ -121,7 +123,7 @@ def run(
 
 def _default_starts(problem: Problem) -> int:
     lines = sum(any(p.location for p in c.parameters.values()) for c in problem.layout.components)
-    return 1 if lines < 2 else 4
+    return min(max(lines, 1), _MOST_STARTS)
 
 
 def _cut(frame: slice, size: int) -> list[slice]:
@@ -198,16 +200,18 @@ def _look_again(solver, block, solution) -> Solution:
     """Solve once more where a line looks misplaced, and keep what is better."""
     if solution.quadratic is None:
         return solution
-    starts, promising = find_again(block, solution.free)
-    offer, pixel = promising.nonzero(as_tuple=True)
-    if not len(pixel):
+    offers, promising = find_again(block, solution.free)
+    index = promising.any(0).nonzero()[:, 0]
+    if not len(index):
         return solution
-    again = solver.solve(block.select(pixel), starts[offer, :, pixel].T[None].contiguous())
-    objective = torch.full_like(starts[:, 0], torch.inf)
-    objective[offer, pixel] = again.quadratic[0]
-    before, (lowest, winner) = solution.quadratic[0], objective.min(0)
-    wins = (winner[pixel] == offer) & (lowest < before - 1e-6 * before.abs())[pixel]
-    _put(solution, pixel[wins], again, wins)
+    # Beside the solution itself, so that a solver that tries several starts gives up those that come to nothing.
+    own = solution.free[:, index]
+    again = solver.solve(
+        block.select(index), torch.stack([own, *torch.where(promising[:, None], offers, solution.free)[..., index]])
+    )
+    before, after = solution.quadratic[0][index], again.quadratic[0]
+    better = after < before - 1e-6 * before.abs()
+    _put(solution, index[better], again, better)
     return solution
 
 

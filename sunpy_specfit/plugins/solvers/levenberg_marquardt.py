@@ -16,8 +16,8 @@ __all__ = ["LevenbergMarquardt"]
 _TRIAL = 8
 # Numbers that differ by less than this part of all starts' range are the same; so many pixels are always tried at once.
 _SAME, _TOGETHER = 1e-3, 20_000
-# Damping beyond which steps are round-off.
-_STIFFEST = 1e12
+# So many steps without a gain that can be told from round-off end a fit; no damping is larger than this.
+_IDLE, _STIFFEST = 16, 1e12
 # How often a step that meets bounds is cut and solved for anew.
 _CUTS = 1
 
@@ -112,6 +112,7 @@ class LevenbergMarquardt(Solver):
         done = ~torch.isfinite(here.objective)
         status[done] = int(Status.FAILED)
         last_length = torch.full_like(here.objective, torch.inf)
+        idle = torch.zeros_like(where)
         signal = block.signal
         # What one Gauss-Newton step leaves of the way is about noise over signal, whatever the first steps seem to say.
         leaves = (3.0 / signal).clamp(0.02, 0.9).nan_to_num(nan=0.9)
@@ -129,7 +130,7 @@ class LevenbergMarquardt(Solver):
                     result = here if result is None else result.put(where, here)
                     keep = (~done).nonzero()[:, 0]
                     block, where, here = block.select(keep), where[keep], here.select(keep)
-                    damping, last_length, done = damping[keep], last_length[keep], done[keep]
+                    damping, last_length, done, idle = damping[keep], last_length[keep], done[keep], idle[keep]
                     leaves, shortest = leaves[keep], shortest[keep]
             system, right = self._hold_at_bounds(block, here)
             step, promised = _step_inside(block, here.free, system, right, damping)
@@ -146,13 +147,17 @@ class LevenbergMarquardt(Solver):
                 (remaining <= self.tolerance) & (length <= 300 * self.tolerance) & accepted
             )
             accepted &= ~done
-            # Damp by how much of the promised gain came true: one that overshoots is taken and the next shortened.
-            kept = (here.objective - there.objective) / (0.5 * promised).clamp_min(noise * here.objective.abs())
+            # Damp by how much of the promised gain came true: one that overshoots is taken and the next shortened. What
+            # round-off hides tells nothing: that step is trusted.
+            unseen = noise * here.objective.abs()
+            gain = here.objective - there.objective
+            kept = torch.where(0.5 * promised > unseen, gain / (0.5 * promised).clamp_min(unseen), 0.5)
             factor = torch.where(kept > 0.75, 0.1, torch.where(kept > 0.4, 0.5, 4.0))
             damping = torch.where(accepted, (damping * factor).clamp_min(1e-9), (damping * 8.0).clamp(1e-3, _STIFFEST))
+            idle = torch.where(accepted & (gain > unseen), 0, idle + 1)
             here = there if bool(accepted.all()) else there.where(accepted, here)
-            # With the damping at its end no step helps any more: round-off, or a kink of the model.
-            newly = (converged | (damping >= _STIFFEST)) & ~done
+            # Where so many steps gain nothing none does: round-off, or a kink of the model.
+            newly = (converged | (idle >= _IDLE)) & ~done
             status[where[newly]] = int(Status.CONVERGED)
             done = done | newly
         return here if result is None else result.put(where, here), status, iterations
