@@ -342,7 +342,7 @@ class FitResult(Mapping):
 
         return plot_maps(self, names, **options)
 
-    def plot_spectrum(self, pixel, *, data=None, **options):
+    def plot_spectrum(self, pixel=None, *, data=None, **options):
         """Data, fit and residual of one pixel; see `sunpy_specfit.visualization.plot_spectrum`."""
         from ..visualization import plot_spectrum
 

@@ -34,6 +34,8 @@ __all__ = ["choose_scales"]
 _KEPT = 0.8
 # Splits: their mean is what is minimised.
 _SPLITS = 4
+# A direction of a pixel's quadratic below this part of its size is rounding.
+_SOUND = 1e-5
 # Steps of a scale in the search: coarse, then fine (factors).
 _COARSE, _FINE = 10**0.5, 10**0.125
 _ROUNDS = 2
@@ -147,6 +149,8 @@ class _Splits:
     def __init__(self, problem: Problem, free: torch.Tensor, models, scales: Scales):
         self.problem, self.free, self.models, self.scales = problem, free, models, scales
         _, blocks, vector = problem.linearize(free, priors=False)
+        sound = _sound(blocks.matrix)
+        blocks, vector = DenseBlocks(torch.where(sound, blocks.matrix, 0.0)), torch.where(sound, vector, 0.0)
         self.blocks, self.train, self.test, self.last = blocks, [], [], [None] * _SPLITS
         generator = torch.Generator().manual_seed(problem.seed)
         spread = ((1 - _KEPT) / _KEPT) ** 0.5
@@ -205,6 +209,19 @@ class _Splits:
             if moved:
                 break
         values[i] = best
+
+
+def _sound(matrix: torch.Tensor) -> torch.Tensor:
+    """Pixels whose quadratic is more than rounding in every direction.
+
+    One pixel in a far degenerate place, such as a line as broad as the window over a negative continuum, would outvote
+    all others.
+    """
+    k = packed.size(matrix.shape[0])
+    rows = packed.diagonal_index(k)
+    left = packed.cholesky(matrix)[rows].square() / matrix[rows].clamp_min(torch.finfo(matrix.dtype).tiny)
+    sound = torch.where(matrix[rows] > 0, left, 1.0).amin(0) > _SOUND
+    return sound if bool(sound.any()) else torch.ones_like(sound)
 
 
 def _first_guess(problem, automatic, models, free, known) -> Scales:

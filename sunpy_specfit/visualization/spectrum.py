@@ -15,15 +15,15 @@ from .maps import unit_text
 __all__ = ["plot_spectrum"]
 
 
-def plot_spectrum(result, pixel, *, figure: Figure | None = None) -> Figure:
+def plot_spectrum(result, pixel=None, *, figure: Figure | None = None) -> Figure:
     """Draw the spectrum of one pixel with its errors, the fit, its components, and the residual below.
 
     Parameters
     ----------
     result : `~sunpy_specfit.FitResult`
         One that comes from a file does not hold the data: `~sunpy_specfit.FitResult.with_data` adds them.
-    pixel : tuple of int or `~astropy.coordinates.SkyCoord`
-        Array index on the map, or a place on the sky.
+    pixel : tuple of int or `~astropy.coordinates.SkyCoord`, optional
+        Array index on the map, or a place on the sky. Only a map of one pixel needs none.
     figure : `~matplotlib.figure.Figure`, optional
         Where to draw; by default a new figure.
 
@@ -72,8 +72,14 @@ def pixel_index(result, pixel) -> tuple[int, ...]:
     ------
     IndexError
         If it does not lie on the map.
+    ValueError
+        If none is given for a map of several, or a place on the sky does not name one.
     """
     shape = result.status.shape
+    if pixel is None:
+        if result.status.data.size != 1:
+            raise ValueError(f"which pixel? The map has shape {shape}: give an array index or a SkyCoord")
+        return (0,) * len(shape)
     if isinstance(pixel, SkyCoord):
         wcs = result.status.wcs
         try:

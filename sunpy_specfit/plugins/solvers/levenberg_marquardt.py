@@ -147,11 +147,10 @@ class LevenbergMarquardt(Solver):
                 (remaining <= self.tolerance) & (length <= 300 * self.tolerance) & accepted
             )
             accepted &= ~done
-            # Damp by how much of the promised gain came true: one that overshoots is taken and the next shortened. What
-            # round-off hides tells nothing: that step is trusted.
+            # Damp by how much of the promised gain came true: one that overshoots is taken and the next shortened.
             unseen = noise * here.objective.abs()
             gain = here.objective - there.objective
-            kept = torch.where(0.5 * promised > unseen, gain / (0.5 * promised).clamp_min(unseen), 0.5)
+            kept = gain / (0.5 * promised).clamp_min(unseen)
             factor = torch.where(kept > 0.75, 0.1, torch.where(kept > 0.4, 0.5, 4.0))
             damping = torch.where(accepted, (damping * factor).clamp_min(1e-9), (damping * 8.0).clamp(1e-3, _STIFFEST))
             idle = torch.where(accepted & (gain > unseen), 0, idle + 1)
