@@ -28,6 +28,8 @@ _NOISE_ROUNDS = 3
 _MOST_STARTS = 4
 # Up to this signal-to-noise ratio of a sample, rounding in float32 stays below 1e-3 sigma of any parameter.
 _FLOAT32_SIGNAL = 300.0
+# A last step of less than so many sigma is taken unseen.
+_SHORT = 0.1
 # A component's amplitude below this many sigma: the likelihood is no longer Gaussian in its centre and width.
 _LOW_SIGNAL = 10.0
 
@@ -177,7 +179,7 @@ def _fit_block(problem, solver, block, piece, init, previous, n_starts, outcome)
 
 def _triage(block: PixelBlock):
     """Which pixels can be fitted, and the status of those that cannot."""
-    valid = block.n_valid()
+    valid = block.n_valid
     needed = 1 if block.priors else block.n_free
     worth = valid >= max(needed, 1)
     status = block.flags.to(torch.int32)
@@ -237,7 +239,7 @@ def _finish(problem, block, solution, index, outcome) -> None:
         covariance, undetermined = solution.covariance.double(), None
     else:
         covariance, undetermined = packed.inverse(matrix)
-    valid = block.n_valid()
+    valid = block.n_valid
     if solution.leverage is not None:
         spent = solution.leverage.double()
     elif block.priors:
@@ -272,9 +274,16 @@ def _contiguous(index: np.ndarray) -> bool:
 def _last_step(block, free, objective, matrix, vector) -> tuple[torch.Tensor, torch.Tensor]:
     """One undamped step where it helps, and the objective there."""
     inside = (free > block.lower) & (free < block.upper)
-    step = torch.where(inside, packed.solve(matrix, torch.where(inside, vector, 0.0)), 0.0)
+    slope = torch.where(inside, vector, 0.0)
+    step = torch.where(inside, packed.solve(matrix, slope), 0.0)
     trial = torch.minimum(torch.maximum(free + step, block.lower), block.upper)
-    there = block.objective(trial)
+    promised = (slope * step).sum(0)
+    there = objective - 0.5 * promised
+    # Of so short a step the quadratic tells what comes of it.
+    short = inside.all(0) & (promised <= _SHORT**2) & (trial == free + step).all(0) & (there >= 0)
+    index = (~short).nonzero()[:, 0]
+    if len(index):
+        there[index] = block.select(index).objective(trial[:, index])
     better = there <= objective * (1 + 8 * torch.finfo(there.dtype).eps)
     return torch.where(better, trial, free), torch.where(better, there, objective)
 
@@ -392,7 +401,7 @@ def _finish_whole(problem, solution, flags, outcome) -> None:
         if leverage is None and whole.priors:
             leverage = _trace(covariance, problem.linearize(free, priors=False)[1].matrix)
     squared = problem.residual(free).square()
-    valid = whole.n_valid()
+    valid = whole.n_valid
     spent = leverage.double() if leverage is not None else torch.full_like(covariance[0], problem.n_free)
     status = solution.status.to(torch.int32) | flags | _flags(problem, whole, free.double(), covariance, undetermined)
     # Without a sample of its own a pixel has what priors and neighbours say, and nothing where they are silent.

@@ -15,6 +15,9 @@ from .term import Term
 
 __all__ = ["PixelBlock", "TermData"]
 
+# Samples worked on at a time, so that a handful of arrays of them stay in the processor's cache.
+_CHUNK = 2**18
+
 
 @dataclass(frozen=True)
 class TermData:
@@ -205,8 +208,22 @@ class PixelBlock:
             total = total + prior.energy(quantities.maps(self.theta(free)))
         return torch.where(torch.isfinite(total), total, torch.inf)
 
+    @cached_property
+    def pieces(self) -> list[tuple[slice, PixelBlock]]:
+        """The block in parts that fit the processor's cache; whole on a GPU, and where operators may mix pixels."""
+        samples = sum(term.weight.numel() for term in self.terms)
+        mixed = any(term.term.model.operators for term in self.terms)
+        count = 1 if mixed or self.device.type != "cpu" else max(1, round(samples / _CHUNK))
+        if count == 1:
+            return [(slice(0, self.n_pixels), self)]
+        size = -(-self.n_pixels // count)
+        return [(part, self.select(part)) for part in (slice(i, i + size) for i in range(0, self.n_pixels, size))]
+
     def chi2(self, free: torch.Tensor) -> torch.Tensor:
         """The misfit of each pixel summed over all samples, by the loss in force."""
+        return torch.cat([piece._chi2(free[:, part]) for part, piece in self.pieces])
+
+    def _chi2(self, free: torch.Tensor) -> torch.Tensor:
         total = 0.0
         for term, light in zip(self.terms, self.light(free), strict=True):
             squared = (term.data - light).square_().mul_(term.weight).reshape(-1, light.shape[-1])
@@ -232,6 +249,10 @@ class PixelBlock:
         vector : `torch.Tensor`
             Minus the gradient, b, ``(k, pixels)``: the step is A⁻¹ b.
         """
+        found = [piece._linearize(free[:, part], priors) for part, piece in self.pieces]
+        return found[0] if len(found) == 1 else tuple(torch.cat(parts, -1) for parts in zip(*found, strict=True))
+
+    def _linearize(self, free: torch.Tensor, priors: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         theta = self.theta(free)
         objective, matrix, vector = 0.0, None, None
         for term in self.terms:
@@ -242,10 +263,10 @@ class PixelBlock:
                 squared = residual.square().mul_(weight)
                 objective = objective + 0.5 * excess(self.loss, squared).sum(0)
                 weight = weight * reweight(self.loss, squared)
-                a, b = packed.normal_equations(columns, weight, residual)
+                a, b, _ = packed.normal_equations(columns, weight, residual)
             else:
-                a, b = packed.normal_equations(columns, weight, residual)
-                objective = objective + 0.5 * residual.square_().mul_(weight).sum(0)
+                a, b, chi2 = packed.normal_equations(columns, weight, residual)
+                objective = objective + 0.5 * chi2
             matrix, vector = (a, b) if matrix is None else (matrix + a, vector + b)
         if priors:
             objective = objective + self._add_priors(theta, matrix, vector)
@@ -303,9 +324,11 @@ class PixelBlock:
         """The largest signal-to-noise ratio of a sample."""
         return float(self.signal.amax())
 
+    @cached_property
     def n_valid(self) -> torch.Tensor:
         """How many samples each pixel uses."""
-        return sum((term.weight > 0).reshape(-1, self.n_pixels).sum(0) for term in self.terms)
+        # Weights are not negative: their signs are quicker to add up than truth values.
+        return sum(term.weight.sign().reshape(-1, self.n_pixels).sum(0).long() for term in self.terms)
 
 
 def _take(value: torch.Tensor, index) -> torch.Tensor:

@@ -8,13 +8,12 @@ import torch
 
 from ..numerics import packed
 from .pixels import PixelBlock
-from .profiles import Sketch, Unit
+from .profiles import Unit
+from .tables import Table, Tables
 
 __all__ = ["Found", "Samples", "Search", "State"]
 
 _SPIKE = 6.0
-# Candidates whose shapes have a larger cosine than this are as good as one.
-_ALIKE = 0.98
 # Of several components of one line, at how many places the first is tried.
 _FIRSTS = 10
 # Numbers worked on at a time, to stay in the processor's cache.
@@ -67,19 +66,15 @@ class Search:
 
     Parameters
     ----------
-    sketch : `Sketch`
-    default : `torch.Tensor`
-        ``(free,)``.
+    tables : `Tables`
     samples : `Samples`
     """
 
-    def __init__(self, sketch: Sketch, default: torch.Tensor, samples: Samples):
-        self.sketch, self.default, self.samples = sketch, default, samples
-        self.lines = [unit for unit in sketch.units if unit.is_line]
-        self.linear = [column for unit in sketch.units for column in unit.linear]
-        self.dtype = samples.data.dtype
-        self.step = min(float((a.amax() - a.amin()) / max(len(a) - 1, 1)) for a in sketch.axes)
-        self._tables: dict[int, Table] = {}
+    def __init__(self, tables: Tables, samples: Samples):
+        self.tables, self.samples = tables, samples
+        self.sketch, self.default = tables.sketch, tables.default
+        self.lines = [unit for unit in self.sketch.units if unit.is_line]
+        self.linear = [column for unit in self.sketch.units for column in unit.linear]
 
     def run(self, n_starts: int) -> list[Found]:
         """Different starts, the most plausible first."""
@@ -112,8 +107,8 @@ class Search:
         """
         default = self.default[:, None]
         shapes, rest = self._shapes_of(default, leave_out=self.lines)
-        bare = State(default.to(self.dtype).expand(-1, self.samples.data.shape[1]), shapes, rest, {})
-        alone, table = self._gains(bare, first, *self._set_aside(bare, first)), self._table(first)
+        bare = State(default.to(self.tables.dtype).expand(-1, self.samples.data.shape[1]), shapes, rest, {})
+        alone, table = self._gains(bare, first, *self._set_aside(bare, first)), self.tables.of(first)
         found = []
         for pick in alone.topk(min(_FIRSTS, len(alone)), 0).indices:
             state = State(bare.free.clone(), dict(shapes), rest, {})
@@ -135,7 +130,7 @@ class Search:
         """Lines with a rest wavelength of their own, and those that share it with an earlier one."""
         leaders: list[Unit] = []
         for line in self.lines:
-            if all(abs(line.reference - other.reference) > self.step for other in leaders):
+            if all(abs(line.reference - other.reference) > self.tables.step for other in leaders):
                 leaders.append(line)
         return leaders, [line for line in self.lines if line not in leaders]
 
@@ -174,8 +169,8 @@ class Search:
             varies = bool((grid[list(unit.columns)] != grid[list(unit.columns), :1]).any())
             own, light = self.sketch.shapes(unit, grid if varies else grid[:, :1])
             rest = rest + light
-            shapes |= dict(zip(unit.linear, own.to(self.dtype), strict=True))
-        return shapes, rest.to(self.dtype)
+            shapes |= dict(zip(unit.linear, own.to(self.tables.dtype), strict=True))
+        return shapes, rest.to(self.tables.dtype)
 
     def _scan(self, grid, shapes, rest, count: int) -> list[torch.Tensor]:
         """The best candidates of each pixel, ``(pixels,)`` each; no two of them near each other."""
@@ -247,11 +242,11 @@ class Search:
         present = {column: s[:, pick] if s.shape[1] > 1 else s for column, s in shapes.items()}
         light = rest[:, pick] if rest.ndim and rest.shape[1] > 1 else rest
         tangents = {
-            line.linear[0]: tuple(self._tangents(line, grid)[..., pick])
+            line.linear[0]: tuple(self.tables.tangents(line, grid)[..., pick])
             for line in self.lines
             if line.linear[0] in present and len(self.lines) > 1
         }
-        return State(grid[:, pick].to(self.dtype), present, light, tangents)
+        return State(grid[:, pick].to(self.tables.dtype), present, light, tangents)
 
     def _rearrange(self, state: State, first: list[Unit], *, ordered: bool = True, sweeps: int = 2) -> State:
         """Give every line in turn its best place and width, with the others where they are."""
@@ -261,7 +256,7 @@ class Search:
         return state
 
     def _place(self, state: State, line: Unit, ordered: bool) -> None:
-        table = self._table(line)
+        table = self.tables.of(line)
         weight, column = self.samples.weight, line.linear[0]
         residual, others = self._set_aside(state, line)
         best, index, values = self._best_candidate(state, line, residual, others, ordered)
@@ -289,7 +284,7 @@ class Search:
         gain = best - _gain_of(_dot(now, weight * residual), left, _dot(now.square(), weight), line.sign)
         moved = State(state.free.clone(), dict(state.shapes), state.rest, {})
         moved.free[list(line.columns)] = values
-        moved.shapes[column] = self._table(line).shape[:, index]
+        moved.shapes[column] = self.tables.of(line).shape[:, index]
         return self._finish(moved).free, gain
 
     def exchanges(self, state: State) -> list[tuple[State, Unit, Unit]]:
@@ -321,9 +316,9 @@ class Search:
 
     def _best_candidate(self, state, line: Unit, residual, others, ordered: bool):
         """For each pixel how much the best candidate of a line lowers chi², its number, and its place and form."""
-        table, weight = self._table(line), self.samples.weight
+        table, weight = self.tables.of(line), self.samples.weight
         best, index = torch.empty_like(weight[0]), torch.empty(weight.shape[1], dtype=torch.long, device=weight.device)
-        values = weight.new_empty((len(line.columns), weight.shape[1]))
+        around = []
         size = max(1, (_CHUNK if weight.device.type == "cpu" else weight.numel()) // (4 * table.shape.shape[1]))
         for start in range(0, weight.shape[1], size):
             part = slice(start, start + size)
@@ -331,13 +326,15 @@ class Search:
             if ordered and len(self.lines) > 1:
                 gain.masked_fill_(~self._allowed(state, line, table, part), 0.0)
             torch.max(gain, 0, out=(best[part], index[part]))
-            # A lone line needs no shape at hand to set others against: its place may lie between candidates.
-            values[:, part] = table.between(gain, index[part]) if len(self.lines) == 1 else table.values[:, index[part]]
+            if len(self.lines) == 1:
+                around.append(table.around(gain, index[part]))
+        # A lone line needs no shape at hand to set others against: its place may lie between candidates.
+        values = table.between(index, best, torch.cat(around, -1)) if around else table.values[:, index]
         return best, index, values
 
     def _gains(self, state: State, line: Unit, residual, others, part: slice = slice(None)) -> torch.Tensor:
         """How much each candidate of a line lowers chi² beside everything else, ``(candidates, pixels)``."""
-        table, weight = self._table(line), self.samples.weight[:, part]
+        table, weight = self.tables.of(line), self.samples.weight[:, part]
         norm = table.square.T @ weight
         left = norm
         for other in others:
@@ -363,37 +360,11 @@ class Search:
         allowed = torch.ones((place.shape[0], free.shape[1]), dtype=torch.bool, device=place.device)
         for other in self.lines:
             where = free[other.columns[0]]
-            if other.reference < line.reference - self.step:
+            if other.reference < line.reference - self.tables.step:
                 allowed &= place > where
-            elif other.reference > line.reference + self.step:
+            elif other.reference > line.reference + self.tables.step:
                 allowed &= place < where
         return allowed
-
-    def _table(self, line: Unit) -> Table:
-        column = line.linear[0]
-        if column not in self._tables:
-            grid = self._grid(line, line.table())
-            values = line.table()[:, _distinct(self.sketch.shapes(line, grid)[0][0])]
-            grid = self._grid(line, values)
-            shape = self.sketch.shapes(line, grid)[0][0].to(self.dtype)
-            tangents = self._tangents(line, grid)
-            self._tables[column] = Table(values.to(self.dtype), shape, shape.square(), tangents, _neighbours(values))
-        return self._tables[column]
-
-    def _grid(self, line: Unit, values: torch.Tensor) -> torch.Tensor:
-        grid = self.default[:, None].repeat(1, values.shape[1])
-        grid[list(line.columns)] = values
-        return grid
-
-    def _tangents(self, line: Unit, grid: torch.Tensor) -> torch.Tensor:
-        """The derivatives of a line's shape, ``(columns, samples, candidates)``."""
-        tangents = []
-        for column in line.columns:
-            moved = grid.clone()
-            step = 1e-4 * max(self.step, 1e-6 * float(grid[column].abs().amax()))
-            moved[column] += step
-            tangents.append((self.sketch.shapes(line, moved)[0][0] - self.sketch.shapes(line, grid)[0][0]) / step)
-        return torch.stack(tangents).to(self.dtype)
 
     def _finish(self, state: State) -> Found:
         """Solve for the linear numbers of a state."""
@@ -441,68 +412,6 @@ class State:
         """The same with some lines taken away."""
         gone = {line.linear[0] for line in lines}
         return State(self.free, {j: s for j, s in self.shapes.items() if j not in gone}, self.rest, {})
-
-
-@dataclass(frozen=True)
-class Table:
-    """Candidates of one line: numbers ``(columns, candidates)``, shapes and their squares ``(samples, candidates)``.
-
-    ``neighbours`` tells for each number and candidate which two candidates differ in that number alone and the least,
-    ``(columns, 2, candidates)``; the candidate itself twice where there are no two.
-    """
-
-    values: torch.Tensor
-    shape: torch.Tensor
-    square: torch.Tensor
-    tangents: torch.Tensor
-    neighbours: torch.Tensor
-
-    def between(self, gain: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        """Where the gain is largest, by a parabola through its logarithm at the best candidate and its neighbours."""
-        values = self.values[:, index]
-        log = gain.clamp_min(torch.finfo(gain.dtype).tiny).log_()
-        here = log.gather(0, index[None])[0]
-        for column, value in enumerate(values):
-            before, after = self.neighbours[column, :, index]
-            low, high = (log.gather(0, side[None])[0] - here for side in (before, after))
-            left, right = self.values[column, before] - value, self.values[column, after] - value
-            # The vertex of the parabola through (left, low), (0, 0), (right, high); no neighbour means no move.
-            shift = 0.5 * (high * left * left - low * right * right) / (high * left - low * right)
-            shift = torch.minimum(torch.maximum(shift, 0.5 * left), 0.5 * right)
-            values[column] += torch.where((before != after) & torch.isfinite(shift), shift, 0.0)
-        return values
-
-
-def _distinct(shapes: torch.Tensor) -> list[int]:
-    """Which of some shapes ``(samples, candidates)`` to keep, so that no two of them are nearly the same.
-
-    Places that a narrow line needs are closer together than those of a broad one.
-    """
-    unit = shapes / shapes.norm(dim=0).clamp_min(1e-30)
-    alike = (unit.T @ unit > _ALIKE).cpu().numpy()
-    kept: list[int] = []
-    for candidate, row in enumerate(alike):
-        if not row[kept].any():
-            kept.append(candidate)
-    return kept
-
-
-def _neighbours(table: torch.Tensor) -> torch.Tensor:
-    """For each column and combination the next smaller and larger ones; itself twice at an end.
-
-    ``(columns, 2, combinations)``, numbers of combinations.
-    """
-    itself = torch.arange(table.shape[1], device=table.device)
-    found = []
-    for column in range(len(table)):
-        others = [i for i in range(len(table)) if i != column]
-        alike = (table[others, :, None] == table[others, None, :]).all(0)
-        apart = table[column][None, :] - table[column][:, None]  # of the second from the first
-        before = torch.where(alike & (apart < 0), apart, -torch.inf).max(1)
-        after = torch.where(alike & (apart > 0), apart, torch.inf).min(1)
-        inside = torch.isfinite(before.values) & torch.isfinite(after.values)
-        found.append(torch.stack([torch.where(inside, side.indices, itself) for side in (before, after)]))
-    return torch.stack(found)
 
 
 def _dot(shape: torch.Tensor, weighted: torch.Tensor) -> torch.Tensor:

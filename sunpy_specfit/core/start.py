@@ -14,6 +14,7 @@ from ..numerics import packed
 from .pixels import PixelBlock
 from .profiles import Sketch, product
 from .search import Found, Samples, Search, State
+from .tables import Tables
 
 __all__ = ["find_again", "find_starts"]
 
@@ -52,14 +53,12 @@ def find_starts(block: PixelBlock, n_starts: int = 1) -> torch.Tensor:
         rows = [offered[j].expand(count, block.n_pixels) for j in range(block.n_free)]
         return _clip(block, torch.stack(rows, dim=1))
     sketch = Sketch(block)
-    samples = Samples.of(block)
-    best: list[Found] = []
+    tables = []
     for common in product(sketch.common_values, _COMMON).T:
         default = sketch.default.clone()
         default[list(sketch.common)] = common.to(default)
-        found = Search(sketch, default, samples).run(n_starts)
-        best = [a.better(b) for a, b in zip(best, found, strict=True)] if best else found
-    free = torch.stack([f.free for f in best])
+        tables.append(Tables(sketch, default, block.dtype))
+    free = torch.cat([_search(tables, Samples.of(piece), n_starts) for _, piece in block.pieces], -1)
     _move_to_own_axis(block, sketch, free)
     if offered:
         for column, value in offered.items():
@@ -67,6 +66,15 @@ def find_starts(block: PixelBlock, n_starts: int = 1) -> torch.Tensor:
         rest = [j for j in sorted(sketch.linear) if j not in offered]
         free = torch.stack([_solve_linear(block, one, rest) for one in _clip(block, free)])
     return _clip(block, free)
+
+
+def _search(tables: list[Tables], samples: Samples, n_starts: int) -> torch.Tensor:
+    """``(starts, free, pixels)``: for each start what is best among the numbers that lines may have in common."""
+    best: list[Found] = []
+    for one in tables:
+        found = Search(one, samples).run(n_starts)
+        best = [a.better(b) for a, b in zip(best, found, strict=True)] if best else found
+    return torch.stack([found.free for found in best])
 
 
 def find_again(block: PixelBlock, free: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -111,7 +119,7 @@ def find_again(block: PixelBlock, free: torch.Tensor) -> tuple[torch.Tensor, tor
 def _moves(block: PixelBlock, sketch: Sketch, default, free) -> tuple[torch.Tensor, torch.Tensor]:
     """`find_again` for pixels whose common numbers are about those of ``default``."""
     samples = Samples.of(block)
-    search = Search(sketch, default, samples)
+    search = Search(Tables(sketch, default, block.dtype), samples)
     light, columns = block.jacobian(free)
     columns = [column.expand_as(light) for column in columns]
     state = State(

@@ -72,8 +72,8 @@ def matvec(packed: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
 
 def normal_equations(
     columns: list[torch.Tensor], weight: torch.Tensor, residual: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """JᵀWJ (packed) and JᵀWr.
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """JᵀWJ (packed), JᵀWr and rᵀWr.
 
     Parameters
     ----------
@@ -84,22 +84,17 @@ def normal_equations(
     """
     k, pixels = len(columns), weight.shape[-1]
     matrix = weight.new_empty((k * (k + 1) // 2, pixels))
-    vector = weight.new_empty((k, pixels))
+    vector, squared = weight.new_empty((k, pixels)), weight.new_empty(pixels)
     weighted, product = torch.empty_like(weight), torch.empty_like(weight)
     # Full columns first: a column that is one number then costs a sum and no products.
     order = sorted(range(k), key=lambda i: columns[i].numel() == 1)
     total = weight.sum(0) if columns[order[-1]].numel() == 1 else None
     for position, i in enumerate(order):
         if columns[i].numel() == 1:
-            number = columns[i].reshape(())
-            torch.mul(weight, residual, out=product)
-            torch.sum(product, 0, out=vector[i]).mul_(number)
             for j in order[position:]:
-                torch.mul(total, number * columns[j].reshape(()), out=matrix[index(i, j)])
+                torch.mul(total, columns[i].reshape(()) * columns[j].reshape(()), out=matrix[index(i, j)])
             continue
         torch.mul(weight, columns[i], out=weighted)
-        torch.mul(weighted, residual, out=product)
-        torch.sum(product, 0, out=vector[i])
         for j in order[position:]:
             entry = matrix[index(i, j)]
             if columns[j].numel() == 1:
@@ -107,7 +102,14 @@ def normal_equations(
             else:
                 torch.mul(weighted, columns[j], out=product)
                 torch.sum(product, 0, out=entry)
-    return matrix, vector
+    torch.mul(weight, residual, out=weighted)
+    for i, column in enumerate(columns):
+        if column.numel() == 1:
+            torch.sum(weighted, 0, out=vector[i]).mul_(column.reshape(()))
+        else:
+            torch.sum(torch.mul(weighted, column, out=product), 0, out=vector[i])
+    torch.sum(torch.mul(weighted, residual, out=product), 0, out=squared)
+    return matrix, vector, squared
 
 
 def _unit_diagonal(packed: torch.Tensor, damping) -> tuple[torch.Tensor, torch.Tensor]:

@@ -80,9 +80,10 @@ def test_normal_equations_agree_with_dense(constant):
     weight = torch.rand(11, 5, generator=generator, dtype=torch.float64)
     residual = torch.randn(11, 5, generator=generator, dtype=torch.float64)
     jacobian = torch.stack([c.expand(11, 5) for c in columns])
-    matrix, vector = packed.normal_equations(columns, weight, residual)
+    matrix, vector, squared = packed.normal_equations(columns, weight, residual)
     torch.testing.assert_close(packed.unpack(matrix), torch.einsum("inp,np,jnp->pij", jacobian, weight, jacobian))
     torch.testing.assert_close(vector, torch.einsum("inp,np,np->ip", jacobian, weight, residual))
+    torch.testing.assert_close(squared, torch.einsum("np,np,np->p", residual, weight, residual))
 
 
 def test_matvec_agrees_with_dense():

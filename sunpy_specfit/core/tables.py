@@ -1,0 +1,122 @@
+"""Candidates of lines: the places and forms that a search tries, and what light with them looks like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .profiles import Sketch, Unit
+
+__all__ = ["Table", "Tables"]
+
+# Candidates whose shapes have a larger cosine than this are as good as one.
+_ALIKE = 0.98
+
+
+@dataclass(frozen=True)
+class Table:
+    """Candidates of one line: numbers ``(columns, candidates)``, shapes and their squares ``(samples, candidates)``.
+
+    ``neighbours`` tells for each number and candidate which two candidates differ in that number alone and the least,
+    ``(columns, 2, candidates)``; the candidate itself twice where there are no two.
+    """
+
+    values: torch.Tensor
+    shape: torch.Tensor
+    square: torch.Tensor
+    tangents: torch.Tensor
+    neighbours: torch.Tensor
+
+    def around(self, gain: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """The gain of the neighbours of some candidates, ``(columns, 2, pixels)``."""
+        sides = self.neighbours[:, :, index]
+        return gain.gather(0, sides.flatten(0, 1)).unflatten(0, sides.shape[:2])
+
+    def between(self, index: torch.Tensor, gain: torch.Tensor, around: torch.Tensor) -> torch.Tensor:
+        """Where the gain is largest, by a parabola through its logarithm at the best candidate and its neighbours."""
+        tiny, values = torch.finfo(gain.dtype).tiny, self.values[:, index]
+        before, after = self.neighbours[:, :, index].unbind(1)
+        low, high = (around.clamp_min(tiny).log_() - gain.clamp_min(tiny).log_()).unbind(1)
+        left, right = self.values.gather(1, before) - values, self.values.gather(1, after) - values
+        # The vertex of the parabola through (left, low), (0, 0), (right, high); no neighbour means no move.
+        shift = 0.5 * (high * left * left - low * right * right) / (high * left - low * right)
+        shift = torch.minimum(torch.maximum(shift, 0.5 * left), 0.5 * right)
+        return values + torch.where((before != after) & torch.isfinite(shift), shift, 0.0)
+
+
+class Tables:
+    """The candidates of each line of a sketch, with the numbers that lines have in common held.
+
+    Parameters
+    ----------
+    sketch : `Sketch`
+    default : `torch.Tensor`
+        ``(free,)``.
+    dtype : `torch.dtype`
+        Of the tables.
+    """
+
+    def __init__(self, sketch: Sketch, default: torch.Tensor, dtype: torch.dtype):
+        self.sketch, self.default, self.dtype = sketch, default, dtype
+        self.step = min(float((a.amax() - a.amin()) / max(len(a) - 1, 1)) for a in sketch.axes)
+        self._made: dict[int, Table] = {}
+
+    def of(self, line: Unit) -> Table:
+        """The candidates of one line."""
+        column = line.linear[0]
+        if column not in self._made:
+            values = line.table()
+            shapes = self.sketch.shapes(line, self._grid(line, values))[0][0]
+            kept = _distinct(shapes)
+            values, shape = values[:, kept], shapes[:, kept].to(self.dtype)
+            tangents = self.tangents(line, self._grid(line, values))
+            self._made[column] = Table(values.to(self.dtype), shape, shape.square(), tangents, _neighbours(values))
+        return self._made[column]
+
+    def tangents(self, line: Unit, grid: torch.Tensor) -> torch.Tensor:
+        """The derivatives of a line's shape at free numbers ``(free, m)``: ``(columns, samples, m)``."""
+        here, tangents = self.sketch.shapes(line, grid)[0][0], []
+        for column in line.columns:
+            moved = grid.clone()
+            step = 1e-4 * max(self.step, 1e-6 * float(grid[column].abs().amax()))
+            moved[column] += step
+            tangents.append((self.sketch.shapes(line, moved)[0][0] - here) / step)
+        return torch.stack(tangents).to(self.dtype)
+
+    def _grid(self, line: Unit, values: torch.Tensor) -> torch.Tensor:
+        grid = self.default[:, None].repeat(1, values.shape[1])
+        grid[list(line.columns)] = values
+        return grid
+
+
+def _distinct(shapes: torch.Tensor) -> list[int]:
+    """Which of some shapes ``(samples, candidates)`` to keep, so that no two of them are nearly the same.
+
+    Places that a narrow line needs are closer together than those of a broad one.
+    """
+    unit = shapes / shapes.norm(dim=0).clamp_min(1e-30)
+    alike = (unit.T @ unit > _ALIKE).cpu().numpy()
+    kept: list[int] = []
+    for candidate, row in enumerate(alike):
+        if not row[kept].any():
+            kept.append(candidate)
+    return kept
+
+
+def _neighbours(table: torch.Tensor) -> torch.Tensor:
+    """For each column and combination the next smaller and larger ones; itself twice at an end.
+
+    ``(columns, 2, combinations)``, numbers of combinations.
+    """
+    itself = torch.arange(table.shape[1], device=table.device)
+    found = []
+    for column in range(len(table)):
+        others = [i for i in range(len(table)) if i != column]
+        alike = (table[others, :, None] == table[others, None, :]).all(0)
+        apart = table[column][None, :] - table[column][:, None]  # of the second from the first
+        before = torch.where(alike & (apart < 0), apart, -torch.inf).max(1)
+        after = torch.where(alike & (apart > 0), apart, torch.inf).min(1)
+        inside = torch.isfinite(before.values) & torch.isfinite(after.values)
+        found.append(torch.stack([torch.where(inside, side.indices, itself) for side in (before, after)]))
+    return torch.stack(found)
