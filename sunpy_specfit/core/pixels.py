@@ -16,7 +16,7 @@ from .term import Term
 __all__ = ["PixelBlock", "TermData"]
 
 # Samples worked on at a time, so that a handful of arrays of them stay in the processor's cache.
-_CHUNK = 2**18
+_CHUNK = 2**17
 
 
 @dataclass(frozen=True)

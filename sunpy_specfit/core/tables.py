@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -35,14 +36,29 @@ class Table:
 
     def between(self, index: torch.Tensor, gain: torch.Tensor, around: torch.Tensor) -> torch.Tensor:
         """Where the gain is largest, by a parabola through its logarithm at the best candidate and its neighbours."""
-        tiny, values = torch.finfo(gain.dtype).tiny, self.values[:, index]
+        tiny, grid = torch.finfo(gain.dtype).tiny, self._scaled(self.values)
         before, after = self.neighbours[:, :, index].unbind(1)
         low, high = (around.clamp_min(tiny).log_() - gain.clamp_min(tiny).log_()).unbind(1)
-        left, right = self.values.gather(1, before) - values, self.values.gather(1, after) - values
-        # The vertex of the parabola through (left, low), (0, 0), (right, high); no neighbour means no move.
+        left, right = grid.gather(1, before) - grid[:, index], grid.gather(1, after) - grid[:, index]
+        # The vertex of the parabola through (left, low), (0, 0), (right, high), where it is a maximum.
+        bend = (high * left - low * right) * left * right * (right - left)
         shift = 0.5 * (high * left * left - low * right * right) / (high * left - low * right)
-        shift = torch.minimum(torch.maximum(shift, 0.5 * left), 0.5 * right)
-        return values + torch.where((before != after) & torch.isfinite(shift), shift, 0.0)
+        # At an end of the grid both neighbours are on one side, and so is the place.
+        shift = torch.minimum(torch.maximum(shift, 0.5 * left.clamp_max(0.0)), 0.5 * right.clamp_min(0.0))
+        shift = torch.where((before != after) & (bend < 0) & torch.isfinite(shift), shift, 0.0)
+        return torch.where(shift != 0, self._unscaled(grid[:, index] + shift), self.values[:, index])
+
+    @cached_property
+    def _geometric(self) -> torch.Tensor:
+        """Numbers whose candidates span several octaves, such as widths: between these one looks in the logarithm."""
+        low, high = self.values.amin(1, keepdim=True), self.values.amax(1, keepdim=True)
+        return (low > 0) & (high > 2 * low)
+
+    def _scaled(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.where(self._geometric, values.clamp_min(1e-30).log(), values)
+
+    def _unscaled(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.where(self._geometric, values.exp(), values)
 
 
 class Tables:
@@ -68,8 +84,10 @@ class Tables:
         if column not in self._made:
             values = line.table()
             shapes = self.sketch.shapes(line, self._grid(line, values))[0][0]
-            kept = _distinct(shapes)
-            values, shape = values[:, kept], shapes[:, kept].to(self.dtype)
+            if sum(unit.is_line for unit in self.sketch.units) > 1:
+                kept = _distinct(shapes)
+                values, shapes = values[:, kept], shapes[:, kept]
+            shape = shapes.to(self.dtype)
             tangents = self.tangents(line, self._grid(line, values))
             self._made[column] = Table(values.to(self.dtype), shape, shape.square(), tangents, _neighbours(values))
         return self._made[column]
@@ -105,9 +123,9 @@ def _distinct(shapes: torch.Tensor) -> list[int]:
 
 
 def _neighbours(table: torch.Tensor) -> torch.Tensor:
-    """For each column and combination the next smaller and larger ones; itself twice at an end.
+    """For each column and combination the next smaller and larger ones; at an end the two next to it, in that order.
 
-    ``(columns, 2, combinations)``, numbers of combinations.
+    ``(columns, 2, combinations)``, numbers of combinations; itself twice where there are no two.
     """
     itself = torch.arange(table.shape[1], device=table.device)
     found = []
@@ -115,8 +133,13 @@ def _neighbours(table: torch.Tensor) -> torch.Tensor:
         others = [i for i in range(len(table)) if i != column]
         alike = (table[others, :, None] == table[others, None, :]).all(0)
         apart = table[column][None, :] - table[column][:, None]  # of the second from the first
-        before = torch.where(alike & (apart < 0), apart, -torch.inf).max(1)
-        after = torch.where(alike & (apart > 0), apart, torch.inf).min(1)
-        inside = torch.isfinite(before.values) & torch.isfinite(after.values)
-        found.append(torch.stack([torch.where(inside, side.indices, itself) for side in (before, after)]))
+        below = torch.where(alike & (apart < 0), apart, -torch.inf)
+        above = torch.where(alike & (apart > 0), -apart, -torch.inf)
+        (down, lower), (up, higher) = (side.topk(min(2, side.shape[1]), 1) for side in (below, above))
+        before, after = lower[:, 0], higher[:, 0]
+        down, up = torch.isfinite(down), torch.isfinite(up)
+        bottom, top = ~down[:, 0] & up[:, -1], ~up[:, 0] & down[:, -1]
+        before, after = torch.where(bottom, higher[:, -1], before), torch.where(top, lower[:, -1], after)
+        known = (down[:, 0] & up[:, 0]) | bottom | top
+        found.append(torch.stack([torch.where(known, side, itself) for side in (before, after)]))
     return torch.stack(found)
