@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -70,6 +70,10 @@ class PixelBlock:
     loss : str
     priors : list of (BoundPrior, Quantities)
         Those that do not couple pixels.
+    simple : bool
+        Whether θ is the free numbers themselves.
+    memo : dict
+        What holds for all blocks of a problem and need not be found out again for each.
     """
 
     terms: list[TermData]
@@ -81,6 +85,7 @@ class PixelBlock:
     loss: str
     priors: list[tuple[BoundPrior, Quantities]]
     simple: bool
+    memo: dict = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def n_pixels(self) -> int:

@@ -64,6 +64,7 @@ class Problem:
         self.base = torch.as_tensor(self.layout.fixed_base(self.fixed, self.grid.size))
         self.shared = torch.as_tensor(self.layout.shared, device=self.device)
         rows, free = self.layout.transform.shape
+        self._memo: dict = {}
         self._simple = rows == free and self.layout.is_selection
         self._physical_auxiliary = self._collect_auxiliary()
 
@@ -153,6 +154,7 @@ class Problem:
             loss=self.loss_name,
             priors=priors,
             simple=self._simple,
+            memo=self._memo,
         )
 
     def without_mixing(self) -> Problem:

@@ -9,7 +9,7 @@ import torch
 from ..numerics import packed
 from .pixels import PixelBlock
 from .profiles import Unit
-from .tables import Table, Tables
+from .tables import Joint, Table, Tables
 
 __all__ = ["Found", "Samples", "Search", "State"]
 
@@ -72,22 +72,17 @@ class Search:
 
     def __init__(self, tables: Tables, samples: Samples):
         self.tables, self.samples = tables, samples
-        self.sketch, self.default = tables.sketch, tables.default
-        self.lines = [unit for unit in self.sketch.units if unit.is_line]
-        self.linear = [column for unit in self.sketch.units for column in unit.linear]
+        self.sketch, self.lines = tables.sketch, tables.lines
 
     def run(self, n_starts: int) -> list[Found]:
         """Different starts, the most plausible first."""
-        leaders, followers = self._leaders()
-        if len(leaders) == 1 and followers:
-            return self._pairs(leaders[0], followers, n_starts)
+        leaders, followers = self.tables.leaders, self.tables.followers
         if len(leaders) == 1:
-            leaders, followers = [], self.lines  # nothing to keep together
-        grid = self._joint_grid(leaders)
-        shapes, rest = self._shapes_of(grid, leave_out=followers)
-        picks = self._scan(grid, shapes, rest, 1 if not leaders else (n_starts + 1) // 2)
-        states = [self._state(grid, shapes, rest, pick) for pick in picks]
-        if not self.lines or bool((rest != 0).any()):
+            return self._pairs(leaders[0], followers, n_starts)
+        joint = self.tables.joint
+        picks = self._scan(joint, 1 if not leaders else (n_starts + 1) // 2)
+        states = [self._state(joint, pick) for pick in picks]
+        if not self.lines or bool((joint.rest != 0).any()):
             return [self._finish(state) for state in states]
         found = []
         for number, state in enumerate(states):
@@ -105,13 +100,13 @@ class Search:
 
         The first is tried where it does well alone, not only where it does best, and the second sought for each.
         """
-        default = self.default[:, None]
-        shapes, rest = self._shapes_of(default, leave_out=self.lines)
-        bare = State(default.to(self.tables.dtype).expand(-1, self.samples.data.shape[1]), shapes, rest, {})
+        others = self.tables.joint
+        pixels = self.samples.data.shape[1]
+        bare = State(others.free.expand(-1, pixels), others.shapes, others.rest, {})
         alone, table = self._gains(bare, first, *self._set_aside(bare, first)), self.tables.of(first)
         found = []
         for pick in alone.topk(min(_FIRSTS, len(alone)), 0).indices:
-            state = State(bare.free.clone(), dict(shapes), rest, {})
+            state = State(bare.free.clone(), dict(bare.shapes), bare.rest, {})
             state.shapes[first.linear[0]] = table.shape[:, pick]
             state.tangents[first.linear[0]] = tuple(table.tangents[..., pick])
             state.free[list(first.columns)] = table.values[:, pick]
@@ -126,74 +121,19 @@ class Search:
 
     # -- all lines together ----------------------------------------------------------------------
 
-    def _leaders(self) -> tuple[list[Unit], list[Unit]]:
-        """Lines with a rest wavelength of their own, and those that share it with an earlier one."""
-        leaders: list[Unit] = []
-        for line in self.lines:
-            if all(abs(line.reference - other.reference) > self.tables.step for other in leaders):
-                leaders.append(line)
-        return leaders, [line for line in self.lines if line not in leaders]
-
-    def _joint_grid(self, leaders: list[Unit]) -> torch.Tensor:
-        """Candidates of all free numbers at once, ``(free, candidates)``."""
-        varied = [u for u in self.sketch.units if u.table().shape[1] > 1 and (u in leaders or not u.is_line)]
-        if len(varied) == 1:
-            table = varied[0].table()
-            grid = self.default[:, None].repeat(1, table.shape[1])
-            grid[list(varied[0].columns)] = table
-            return grid
-        shifts = leaders[0].values[0] - leaders[0].reference if leaders else torch.zeros(1, dtype=torch.float64)
-        forms = max([len(v) for unit in varied for v in unit.values[1 if unit.located else 0 :]], default=1)
-        grid = self.default[:, None].repeat(1, len(shifts) * forms)
-        for unit in varied:
-            for column, values in zip(unit.columns, unit.values, strict=True):
-                if unit.located and column == unit.columns[0]:
-                    places = (
-                        (unit.reference + shifts).clamp(values.min(), values.max())
-                        if unit in leaders
-                        else values.mean()
-                    )
-                    grid[column] = places.repeat_interleave(forms) if unit in leaders else places
-                else:
-                    # Narrow goes with narrow: one index for all forms.
-                    index = torch.linspace(0, len(values) - 1, forms).round().long()
-                    grid[column] = values[index].repeat(len(shifts))
-        return grid
-
-    def _shapes_of(self, grid: torch.Tensor, leave_out=()) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
-        """For each linear number its shape ``(samples, candidates or 1)``, and the light without linear numbers."""
-        shapes, rest = {}, torch.zeros((), dtype=torch.float64, device=grid.device)
-        for unit in self.sketch.units:
-            if unit in leave_out:
-                continue
-            varies = bool((grid[list(unit.columns)] != grid[list(unit.columns), :1]).any())
-            own, light = self.sketch.shapes(unit, grid if varies else grid[:, :1])
-            rest = rest + light
-            shapes |= dict(zip(unit.linear, own.to(self.tables.dtype), strict=True))
-        return shapes, rest.to(self.tables.dtype)
-
-    def _scan(self, grid, shapes, rest, count: int) -> list[torch.Tensor]:
+    def _scan(self, joint: Joint, count: int) -> list[torch.Tensor]:
         """The best candidates of each pixel, ``(pixels,)`` each; no two of them near each other."""
-        candidates = grid.shape[1]
+        candidates, shapes, pixels = joint.free.shape[1], joint.shapes, self.samples.data.shape[1]
         if candidates == 1:
-            return [torch.zeros(self.samples.data.shape[1], dtype=torch.long, device=grid.device)]
-        pieces = max(1, -(-candidates * self.samples.data.shape[1] * max(len(shapes), 1) ** 2 // _CHUNK))
-        gain = torch.cat([self._gain(*part) for part in _pieces(shapes, rest, candidates, pieces)])
+            return [torch.zeros(pixels, dtype=torch.long, device=joint.free.device)]
+        pieces = max(1, -(-candidates * pixels * max(len(shapes), 1) ** 2 // _CHUNK))
+        gain = torch.cat([self._gain(*part) for part in _pieces(shapes, joint.rest, candidates, pieces)])
         gain = gain.nan_to_num_(nan=-torch.inf, posinf=-torch.inf)
         picks = [gain.argmax(0)]
-        near = self._near(grid) if count > 1 else None
         for _ in range(count - 1):
-            gain = gain.masked_fill_(near[picks[-1]].T, -torch.inf)
+            gain = gain.masked_fill_(joint.near[picks[-1]].T, -torch.inf)
             picks.append(gain.argmax(0))
         return picks
-
-    def _near(self, grid: torch.Tensor) -> torch.Tensor:
-        located = [unit.columns[0] for unit in self.lines]
-        reach = max((float(u.values[0].amax() - u.values[0].amin()) for u in self.lines), default=0.0) / 10
-        near = torch.ones((grid.shape[1],) * 2, dtype=torch.bool, device=grid.device)
-        for place in grid[located]:
-            near &= (place[:, None] - place).abs() <= reach
-        return near
 
     def _gain(self, shapes: dict[int, torch.Tensor], rest: torch.Tensor) -> torch.Tensor:
         """How much each candidate lowers chi², ``(candidates, pixels)``."""
@@ -238,15 +178,11 @@ class Search:
 
     # -- one line after the other ----------------------------------------------------------------
 
-    def _state(self, grid, shapes, rest, pick: torch.Tensor) -> State:
-        present = {column: s[:, pick] if s.shape[1] > 1 else s for column, s in shapes.items()}
-        light = rest[:, pick] if rest.ndim and rest.shape[1] > 1 else rest
-        tangents = {
-            line.linear[0]: tuple(self.tables.tangents(line, grid)[..., pick])
-            for line in self.lines
-            if line.linear[0] in present and len(self.lines) > 1
-        }
-        return State(grid[:, pick].to(self.tables.dtype), present, light, tangents)
+    def _state(self, joint: Joint, pick: torch.Tensor) -> State:
+        present = {column: s[:, pick] if s.shape[1] > 1 else s for column, s in joint.shapes.items()}
+        light = joint.rest[:, pick] if joint.rest.ndim and joint.rest.shape[1] > 1 else joint.rest
+        tangents = {column: tuple(all_of_them[..., pick]) for column, all_of_them in joint.tangents.items()}
+        return State(joint.free[:, pick], present, light, tangents)
 
     def _rearrange(self, state: State, first: list[Unit], *, ordered: bool = True, sweeps: int = 2) -> State:
         """Give every line in turn its best place and width, with the others where they are."""

@@ -52,12 +52,7 @@ def find_starts(block: PixelBlock, n_starts: int = 1) -> torch.Tensor:
         count = max(value.shape[0] for value in offered.values())
         rows = [offered[j].expand(count, block.n_pixels) for j in range(block.n_free)]
         return _clip(block, torch.stack(rows, dim=1))
-    sketch = Sketch(block)
-    tables = []
-    for common in product(sketch.common_values, _COMMON).T:
-        default = sketch.default.clone()
-        default[list(sketch.common)] = common.to(default)
-        tables.append(Tables(sketch, default, block.dtype))
+    sketch, tables = _sketch(block)
     free = torch.cat([_search(tables, Samples.of(piece), n_starts) for _, piece in block.pieces], -1)
     _move_to_own_axis(block, sketch, free)
     if offered:
@@ -66,6 +61,27 @@ def find_starts(block: PixelBlock, n_starts: int = 1) -> torch.Tensor:
         rest = [j for j in sorted(sketch.linear) if j not in offered]
         free = torch.stack([_solve_linear(block, one, rest) for one in _clip(block, free)])
     return _clip(block, free)
+
+
+def _sketch(block: PixelBlock) -> tuple[Sketch, list[Tables]]:
+    """The model's shapes, and candidates for each of the numbers that lines may have in common.
+
+    They are the same for all blocks of a problem, unless a fixed parameter or a model's auxiliary input is a map.
+    """
+    key = (block.dtype, *(id(data.term) for data in block.terms))
+    inputs = [value for data in block.terms for own in data.auxiliary for value in own.values()]
+    same = all(value.shape[-1] == 1 for value in [block.base, *inputs])
+    if same and key in block.memo:
+        return block.memo[key]
+    sketch, tables = Sketch(block), []
+    for common in product(sketch.common_values, _COMMON).T:
+        default = sketch.default.clone()
+        default[list(sketch.common)] = common.to(default)
+        tables.append(Tables(sketch, default, block.dtype))
+    if same:
+        # The sketch holds the terms, so that no other can have their place in memory.
+        block.memo[key] = sketch, tables
+    return sketch, tables
 
 
 def _search(tables: list[Tables], samples: Samples, n_starts: int) -> torch.Tensor:

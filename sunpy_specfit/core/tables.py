@@ -9,7 +9,7 @@ import torch
 
 from .profiles import Sketch, Unit
 
-__all__ = ["Table", "Tables"]
+__all__ = ["Joint", "Table", "Tables"]
 
 # Candidates whose shapes have a larger cosine than this are as good as one.
 _ALIKE = 0.98
@@ -61,6 +61,31 @@ class Table:
         return torch.where(self._geometric, values.exp(), values)
 
 
+@dataclass(frozen=True)
+class Joint:
+    """Candidates of all free numbers at once.
+
+    Attributes
+    ----------
+    free : `torch.Tensor`
+        ``(free, candidates)``.
+    shapes : dict
+        What each linear number multiplies, ``(samples, candidates or 1)``.
+    rest : `torch.Tensor`
+        The light without linear numbers.
+    tangents : dict
+        How the shape of each line changes when it moves and widens, ``(columns, samples, candidates)``.
+    near : `torch.Tensor`
+        Which candidates hardly differ in where they have their lines, ``(candidates, candidates)``.
+    """
+
+    free: torch.Tensor
+    shapes: dict[int, torch.Tensor]
+    rest: torch.Tensor
+    tangents: dict[int, torch.Tensor]
+    near: torch.Tensor
+
+
 class Tables:
     """The candidates of each line of a sketch, with the numbers that lines have in common held.
 
@@ -76,7 +101,19 @@ class Tables:
     def __init__(self, sketch: Sketch, default: torch.Tensor, dtype: torch.dtype):
         self.sketch, self.default, self.dtype = sketch, default, dtype
         self.step = min(float((a.amax() - a.amin()) / max(len(a) - 1, 1)) for a in sketch.axes)
+        self.lines = [unit for unit in sketch.units if unit.is_line]
+        self.leaders, self.followers = self._leaders()
         self._made: dict[int, Table] = {}
+
+    def _leaders(self) -> tuple[list[Unit], list[Unit]]:
+        """Lines with a rest wavelength of their own, and those that share it with an earlier one; none for one line."""
+        leaders: list[Unit] = []
+        for line in self.lines:
+            if all(abs(line.reference - other.reference) > self.step for other in leaders):
+                leaders.append(line)
+        if len(self.lines) == 1:
+            leaders = []  # nothing to keep together
+        return leaders, [line for line in self.lines if line not in leaders]
 
     def of(self, line: Unit) -> Table:
         """The candidates of one line."""
@@ -84,13 +121,76 @@ class Tables:
         if column not in self._made:
             values = line.table()
             shapes = self.sketch.shapes(line, self._grid(line, values))[0][0]
-            if sum(unit.is_line for unit in self.sketch.units) > 1:
+            if len(self.lines) > 1:
                 kept = _distinct(shapes)
                 values, shapes = values[:, kept], shapes[:, kept]
             shape = shapes.to(self.dtype)
             tangents = self.tangents(line, self._grid(line, values))
             self._made[column] = Table(values.to(self.dtype), shape, shape.square(), tangents, _neighbours(values))
         return self._made[column]
+
+    @cached_property
+    def joint(self) -> Joint:
+        """Lines with a rest wavelength of their own moved together; where that is one alone, everything but lines."""
+        alone = len(self.leaders) == 1
+        grid = self.default[:, None] if alone else self._joint_grid()
+        shapes, rest = self._shapes_of(grid, leave_out=self.lines if alone else self.followers)
+        tangents = {
+            line.linear[0]: self.tangents(line, grid)
+            for line in self.lines
+            if line.linear[0] in shapes and len(self.lines) > 1
+        }
+        return Joint(grid.to(self.dtype), shapes, rest, tangents, self._near(grid))
+
+    def _joint_grid(self) -> torch.Tensor:
+        """Candidates of all free numbers at once, ``(free, candidates)``."""
+        varied = [u for u in self.sketch.units if u.table().shape[1] > 1 and (u in self.leaders or not u.is_line)]
+        if len(varied) == 1:
+            table = varied[0].table()
+            grid = self.default[:, None].repeat(1, table.shape[1])
+            grid[list(varied[0].columns)] = table
+            return grid
+        shifts = (
+            self.leaders[0].values[0] - self.leaders[0].reference
+            if self.leaders
+            else torch.zeros(1, dtype=torch.float64)
+        )
+        forms = max([len(v) for unit in varied for v in unit.values[1 if unit.located else 0 :]], default=1)
+        grid = self.default[:, None].repeat(1, len(shifts) * forms)
+        for unit in varied:
+            for column, values in zip(unit.columns, unit.values, strict=True):
+                if unit.located and column == unit.columns[0]:
+                    places = (
+                        (unit.reference + shifts).clamp(values.min(), values.max())
+                        if unit in self.leaders
+                        else values.mean()
+                    )
+                    grid[column] = places.repeat_interleave(forms) if unit in self.leaders else places
+                else:
+                    # Narrow goes with narrow: one index for all forms.
+                    index = torch.linspace(0, len(values) - 1, forms).round().long()
+                    grid[column] = values[index].repeat(len(shifts))
+        return grid
+
+    def _shapes_of(self, grid: torch.Tensor, leave_out=()) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
+        """For each linear number its shape ``(samples, candidates or 1)``, and the light without linear numbers."""
+        shapes, rest = {}, torch.zeros((), dtype=torch.float64, device=grid.device)
+        for unit in self.sketch.units:
+            if unit in leave_out:
+                continue
+            varies = bool((grid[list(unit.columns)] != grid[list(unit.columns), :1]).any())
+            own, light = self.sketch.shapes(unit, grid if varies else grid[:, :1])
+            rest = rest + light
+            shapes |= dict(zip(unit.linear, own.to(self.dtype), strict=True))
+        return shapes, rest.to(self.dtype)
+
+    def _near(self, grid: torch.Tensor) -> torch.Tensor:
+        located = [unit.columns[0] for unit in self.lines]
+        reach = max((float(u.values[0].amax() - u.values[0].amin()) for u in self.lines), default=0.0) / 10
+        near = torch.ones((grid.shape[1],) * 2, dtype=torch.bool, device=grid.device)
+        for place in grid[located]:
+            near &= (place[:, None] - place).abs() <= reach
+        return near
 
     def tangents(self, line: Unit, grid: torch.Tensor) -> torch.Tensor:
         """The derivatives of a line's shape at free numbers ``(free, m)``: ``(columns, samples, m)``."""
