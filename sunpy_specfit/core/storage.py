@@ -14,7 +14,8 @@ import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord, SpectralCoord
 from astropy.utils.exceptions import AstropyWarning
-from ndcube import NDCube
+from astropy.wcs import WCS
+from ndcube import GlobalCoords, NDCube
 
 from .canvas import Canvas
 from .expression import from_plain, missing, model_from_plain, model_to_plain, to_plain
@@ -63,7 +64,7 @@ def save(result, path) -> None:
     # Written beside and then moved: a disk that fills up does not cost an earlier file.
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with _quiet_about_spectral_frames():
+        with _quiet_about_libraries():
             asdf.AsdfFile(tree).write_to(unfinished)
         os.replace(unfinished, path)
     finally:
@@ -72,7 +73,7 @@ def save(result, path) -> None:
 
 def load(cls, path, model=None):
     """Read a result of class ``cls``; see `FitResult.load`."""
-    with _quiet_about_spectral_frames(), asdf.open(path, memmap=False, lazy_load=False) as file:
+    with _quiet_about_libraries(), asdf.open(path, memmap=False, lazy_load=False) as file:
         if "sunpy_specfit" not in file.tree:
             raise ValueError(f"{path} is an ASDF file, but FitResult.save did not write it")
         contents = file.tree["sunpy_specfit"]
@@ -128,22 +129,28 @@ def _map_for_others(result, key: str) -> NDCube:
     """A map that shares its numbers with the rest of the file, with what ndcube can store."""
     value, sigma = result._value(key), result._propagation.sigma(key)
     cube = result._map(value, result._unit(key), sigma)
-    kept = cube.global_coords._internal_coords
-    for name, (_, coordinate) in list(kept.items()):
-        # ndcube's schema knows quantities and places; the others stand with the canvas, which loses none.
-        if isinstance(coordinate, SpectralCoord) or not isinstance(coordinate, (u.Quantity, SkyCoord)):
-            cube.global_coords.remove(name)
     cube.meta = None
+    # Coordinates hold on to a cube: one that holds on to them too is a circle that asdf cannot always read.
+    own = GlobalCoords(NDCube(np.zeros((1,), np.float32), wcs=WCS(naxis=1)))
+    for name, (kind, coordinate) in cube.global_coords._internal_coords.items():
+        # ndcube's schema knows quantities and places; the others stand with the canvas, which loses none.
+        if isinstance(coordinate, (u.Quantity, SkyCoord)) and not isinstance(coordinate, SpectralCoord):
+            own.add(name, kind, coordinate)
+    cube._global_coords = own
     if not cube.extra_coords.is_empty:
-        # Extra coordinates hold on to a cube: one that holds on to them too is a circle that asdf cannot always read.
         cube._extra_coords = copy(cube.extra_coords)
         cube._extra_coords._ndcube = NDCube(np.zeros((1,) * cube.data.ndim, np.float32), wcs=cube.wcs)
     return cube
 
 
 @contextmanager
-def _quiet_about_spectral_frames() -> Iterator[None]:
-    """Without astropy's word on spectral coordinates of cubes whose observer it knows but not their target."""
+def _quiet_about_libraries() -> Iterator[None]:
+    """Without what a user can do nothing about.
+
+    Astropy's word on spectral coordinates of cubes whose observer it knows but not their target, and on the Angstrom
+    that ASDF has to spell by a standard which would rather not have it.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "target cannot be converted to ICRS", AstropyWarning)
+        warnings.filterwarnings("ignore", "The unit .* has been deprecated in the VOUnit standard", u.UnitsWarning)
         yield

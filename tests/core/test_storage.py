@@ -1,11 +1,13 @@
 """A file loses nothing."""
 
+import asdf
 import astropy.units as u
 import numpy as np
 import pytest
 from astropy.nddata import StdDevUncertainty
 from astropy.time import Time
 from ndcube import NDCube
+from ndcube.extra_coords import QuantityTableCoordinate, TimeTableCoordinate
 
 import sunpy_specfit as specfit
 from sunpy_specfit.data import gaussian_cube
@@ -168,3 +170,27 @@ def test_masked_errors_survive(tmp_path):
     assert again["velocity"].mask[1, 1]
     assert np.isnan(again["velocity"].data[1, 1])
     same_maps(result, again)
+
+
+@pytest.mark.filterwarnings("ignore:The unit .* has been deprecated in the VOUnit standard")
+def test_time_as_an_axis_of_the_wcs(tmp_path):
+    times = Time("2020-01-01T00:00:00") + np.arange(5) * 10 * u.s
+    wavelengths = np.linspace(194.9, 195.3, 24)
+    wcs = (
+        QuantityTableCoordinate(wavelengths * u.AA, physical_types="em.wl", names="wavelength")
+        & TimeTableCoordinate(times, physical_types="time", names="time")
+    ).wcs
+    spectrum = 100 * np.exp(-0.5 * ((wavelengths - 195.12) / 0.03) ** 2) + 5
+    cube = NDCube(np.tile(spectrum, (5, 1)), wcs=wcs, unit="ct", uncertainty=StdDevUncertainty(np.ones((5, 24))))
+    cube.global_coords.add("slit", "custom:slit", 3 * u.arcsec)
+    cube.global_coords.add("filter", "custom:filter", "open")
+    path = tmp_path / "result.asdf"
+    again = round_trip(specfit.fit(cube, line()), path)
+    assert np.all(again["velocity"].axis_world_coords()[0] == times)
+    assert np.all(again[1:3]["velocity"].axis_world_coords()[0] == times[1:3])
+    assert again["velocity"].global_coords["filter"] == "open"
+    with asdf.open(path, memmap=False, lazy_load=False) as file:  # for readers without this package
+        velocity = file.tree["maps"]["velocity"]
+        assert np.all(velocity.axis_world_coords()[0] == times)
+        assert velocity.global_coords["slit"] == 3 * u.arcsec
+        np.testing.assert_array_equal(velocity.data, again["velocity"].data)
