@@ -59,3 +59,13 @@ sphinx_gallery_conf = {
 html_theme = "sunpy"
 html_title = project
 html_static_path = ["_static"]
+
+
+def shorten_inherited(app, what, name, obj, options, lines):
+    """Python's own texts on whole numbers, which Status inherits, are not written for Sphinx."""
+    if ".Status." in name and name.rpartition(".")[2] in dir(int):
+        del lines[1:]
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", shorten_inherited)

@@ -14,6 +14,7 @@ from . import registry
 from .engine import run
 from .medium import check_media
 from .members import as_cubes
+from .metropolis import Metropolis
 from .model import Model
 from .problem import Problem
 from .result import FitResult
@@ -271,6 +272,7 @@ def _result(problem: Problem, outcome, priors, solver, meta) -> FitResult:
         priors=tuple(priors),
         solver=solver,
         meta=meta,
+        sampler=None if problem.couples_pixels or not problem.n_free else Metropolis(problem),
     )
 
 

@@ -16,7 +16,7 @@ from .covariance import Propagation
 from .layout import Layout
 from .observation import Observation
 from .prediction import Prediction, Profile
-from .sampling import derived_draws, gaussian_draws
+from .sampling import derived_draws, draw
 from .status import Status
 from .summary import CovarianceView, summary_table
 
@@ -52,9 +52,8 @@ class FitResult(Mapping):
         What was used.
     meta : dict
         Provenance.
-    sampler : callable, optional
-        ``sampler(n, seed)`` gives draws of the parameters, key -> ``(n, [k,] pixels)``, where the solver knows
-        the posterior better than its covariance tells.
+    sampler : `Metropolis`, optional
+        Draws from the posterior itself, where the data are at hand and pixels are not coupled.
 
     Examples
     --------
@@ -266,11 +265,7 @@ class FitResult(Mapping):
         for name in ("_chi2", "_dof", "_status", "_n_valid"):
             setattr(new, name, getattr(self, name)[pixels])
         if self._sampler is not None:
-
-            def sampler(n, seed):
-                return {key: draws[..., pixels] for key, draws in self._sampler(n, seed).items()}
-
-            new._sampler = sampler
+            new._sampler = self._sampler.select(pixels)
         return new
 
     def to_collection(self) -> NDCollection:
@@ -366,11 +361,23 @@ class FitResult(Mapping):
             Every fitted and derived quantity, ``(n, *map shape)``. Draws respect the bounds; derived quantities
             are computed from the draws, so that their distributions may be skewed. A number that the data
             do not determine is drawn uniformly between its bounds, and is NaN if it has not both.
+
+        Raises
+        ------
+        ValueError
+            If n is not a positive whole number, or there is no covariance to draw from.
+
+        Notes
+        -----
+        Draws come from the Gaussian of the covariance. Where the signal is low (`~sunpy_specfit.Status.LOW_SIGNAL`)
+        the likelihood is not like that: there a Markov chain draws from the posterior itself, which takes a few
+        hundred evaluations of the model (independence Metropolis; Hastings 1970, https://doi.org/10.1093/biomet/57.1.97).
+        A result of coupled pixels, or one that was loaded from a file, has the covariance only.
         """
-        if self._sampler is not None:
-            draws = self._sampler(n, seed)
-        else:
-            draws = gaussian_draws(self._propagation, *self._physical_bounds(), int(n), seed)
+        if not isinstance(n, (int, np.integer)) or n < 1:
+            raise ValueError(f"n, the number of draws, is a positive whole number, found {n!r}")
+        unlike = (self._status & int(Status.LOW_SIGNAL)) > 0
+        draws = draw(self._propagation, *self._physical_bounds(), int(n), seed, self._sampler, unlike)
         draws |= derived_draws(self._propagation, draws)
         shape = self._canvases[0].shape
         maps = {key: draws[key] - self._zero_point(key) for key in self}

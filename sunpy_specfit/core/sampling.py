@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from .covariance import Propagation, packed_row
+from .metropolis import Metropolis
 
-__all__ = ["derived_draws", "gaussian_draws"]
+__all__ = ["derived_draws", "draw"]
 
 # Draws outside the bounds are drawn again this often; what is outside even then is moved onto the bound.
 _ROUNDS = 200
@@ -17,10 +18,16 @@ _ROUNDS = 200
 _BATCH = 2**18
 
 
-def gaussian_draws(
-    propagation: Propagation, lower: np.ndarray, upper: np.ndarray, n: int, seed: int
+def draw(
+    propagation: Propagation,
+    lower: np.ndarray,
+    upper: np.ndarray,
+    n: int,
+    seed: int,
+    sampler: Metropolis | None = None,
+    unlike: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Draws of all parameters from the Gaussian of each pixel, cut off at the bounds.
+    """Draws of all parameters: from the Gaussian of each pixel, cut off at the bounds, or from the posterior itself.
 
     Parameters
     ----------
@@ -31,6 +38,11 @@ def gaussian_draws(
         How many.
     seed : int
         The same seed gives the same draws.
+    sampler : `Metropolis`, optional
+        Draws from the posterior itself.
+    unlike : `numpy.ndarray`, optional
+        Pixels whose posterior is not like a Gaussian, bool ``(pixels,)``: the sampler draws for these, where the
+        covariance knows all of their numbers.
 
     Returns
     -------
@@ -53,13 +65,17 @@ def gaussian_draws(
     center = np.clip(mean[order], low, high)
     draws = np.empty((n, n_free, pixels))
     for number in range(n):
-        draw = _truncated(rng, factor, center, low, high, n_shared)
+        one = _truncated(rng, factor, center, low, high, n_shared)
         if unknown.any():
             bounded = np.isfinite(low) & np.isfinite(high)
             with np.errstate(invalid="ignore"):
                 flat = low + (high - low) * rng.random((n_free, pixels))
-            draw = np.where(unknown, np.where(bounded, flat, np.nan), draw)
-        draws[number, order] = draw
+            one = np.where(unknown, np.where(bounded, flat, np.nan), one)
+        draws[number, order] = one
+    if sampler is not None:
+        known = ~unknown.any(0) & np.isfinite(factor).all((0, 1)) & np.isfinite(mean).all(0)
+        index = np.flatnonzero(unlike & known)
+        draws[..., index] = sampler.draw(n, rng, index, mean[:, index], factor[..., index])
     found = {}
     for key, value in propagation.values.items():
         part = transform[layout.rows[key]]

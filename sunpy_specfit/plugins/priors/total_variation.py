@@ -15,7 +15,7 @@ __all__ = ["TotalVariation"]
 
 
 class TotalVariation(ScaledPrior):
-    """Few and sharp edges: Σ |gradient of the map| / scale, over pixels.
+    """Few and sharp edges: the length of the map's gradient over the scale, summed over pixels.
 
     The gradient's length takes all axes together, so that edges of any direction cost the same. It is solved by
     reweighted quadratics that lie above it.
