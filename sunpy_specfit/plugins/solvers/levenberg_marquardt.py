@@ -16,8 +16,10 @@ __all__ = ["LevenbergMarquardt"]
 _TRIAL = 8
 # Numbers that differ by less than this part of all starts' range are the same; so many pixels are always tried at once.
 _SAME, _TOGETHER = 1e-3, 20_000
-# So many steps without a gain that can be told from round-off end a fit; no damping is larger than this.
-_IDLE, _STIFFEST = 16, 1e12
+# So many steps without a gain that can be told from round-off end a fit, and fewer if they are short.
+_IDLE, _IDLE_AND_SHORT = 16, 6
+# No damping is larger than this.
+_STIFFEST = 1e12
 # How often a step that meets bounds is cut and solved for anew.
 _CUTS = 1
 
@@ -156,7 +158,8 @@ class LevenbergMarquardt(Solver):
             idle = torch.where(accepted & (gain > unseen), 0, idle + 1)
             here = there if bool(accepted.all()) else there.where(accepted, here)
             # Where so many steps gain nothing none does: round-off, or a kink of the model.
-            newly = (converged | (idle >= _IDLE)) & ~done
+            enough = torch.where(length <= 10 * self.tolerance, _IDLE_AND_SHORT, _IDLE)
+            newly = (converged | (idle >= enough)) & ~done
             status[where[newly]] = int(Status.CONVERGED)
             done = done | newly
         return here if result is None else result.put(where, here), status, iterations
