@@ -173,7 +173,7 @@ def test_an_operator_that_wants_another_spectral_grid():
     assert with_binning.model().data.shape == cube.data.shape
 
 
-def test_an_operator_that_learns():
+def test_an_operator_that_learns(tmp_path):
     cube = gaussian_cube((4, 5), signal_to_noise=100, seed=7)
     amplitude = truth(cube, "amplitude") * u.Unit("erg / (cm2 s sr Angstrom)")
     seen = rebuilt(cube, 0.5 * true_light(cube, wavelengths(cube)))
@@ -184,6 +184,12 @@ def test_an_operator_that_learns():
     assert result.reduced_chi2.data.mean() < 1.5
     learned = result.meta["operator_weights"]
     assert float(np.ravel(learned[0][0]["gain"])[0]) == pytest.approx(0.5, abs=0.02)
+    # What was learned goes where the result goes: into its light, its parts and its file.
+    assert np.std(result.residual().data / seen.uncertainty.array) < 1.3
+    np.testing.assert_allclose(result[1:3, 2].model().data, result.model().data[1:3, 2])
+    result.save(tmp_path / "result.asdf")
+    again = specfit.FitResult.load(tmp_path / "result.asdf", model=model)
+    np.testing.assert_allclose(again.model().data, result.model().data)
 
 
 # -- a solver that searches in another space ------------------------------------------------------
