@@ -13,7 +13,7 @@ from .prior import BoundPrior
 from .quantities import Quantities
 from .term import Term
 
-__all__ = ["PixelBlock", "TermData"]
+__all__ = ["PixelBlock", "TermData", "chosen"]
 
 # Samples worked on at a time, so that a handful of arrays of them stay in the processor's cache.
 _CHUNK = 2**17
@@ -47,9 +47,9 @@ class TermData:
         return replace(
             self,
             x=_take(self.x, index),
-            data=self.data[..., index],
-            weight=self.weight[..., index],
-            usable=None if self.usable is None else self.usable[..., index],
+            data=chosen(self.data, index),
+            weight=chosen(self.weight, index),
+            usable=None if self.usable is None else chosen(self.usable, index),
             auxiliary=[{k: _take(v, index) for k, v in a.items()} for a in self.auxiliary],
         )
 
@@ -107,7 +107,7 @@ class PixelBlock:
         """Where the tensors are."""
         return self.transform.device
 
-    def select(self, index: torch.Tensor) -> PixelBlock:
+    def select(self, index: torch.Tensor | slice) -> PixelBlock:
         """The same problem on some of the pixels."""
         return replace(
             self,
@@ -321,6 +321,9 @@ class PixelBlock:
     @cached_property
     def signal(self) -> torch.Tensor:
         """The largest signal-to-noise ratio of a sample of each pixel."""
+        return torch.cat([piece._signal() for _, piece in self.pieces])
+
+    def _signal(self) -> torch.Tensor:
         squared = [(term.data.square() * term.weight).reshape(-1, self.n_pixels).amax(0) for term in self.terms]
         return torch.stack(squared).amax(0).sqrt()
 
@@ -332,12 +335,20 @@ class PixelBlock:
     @cached_property
     def n_valid(self) -> torch.Tensor:
         """How many samples each pixel uses."""
+        return torch.cat([piece._n_valid() for _, piece in self.pieces])
+
+    def _n_valid(self) -> torch.Tensor:
         # Weights are not negative: their signs are quicker to add up than truth values.
         return sum(term.weight.sign().reshape(-1, self.n_pixels).sum(0).long() for term in self.terms)
 
 
+def chosen(value: torch.Tensor, index: torch.Tensor | slice) -> torch.Tensor:
+    """Some pixels of ``(..., pixels)``; five times as fast as with square brackets."""
+    return value[..., index] if isinstance(index, slice) else value.index_select(-1, index)
+
+
 def _take(value: torch.Tensor, index) -> torch.Tensor:
-    return value if value.shape[-1] == 1 else value[..., index]
+    return value if value.shape[-1] == 1 else chosen(value, index)
 
 
 def _rows(value: torch.Tensor) -> torch.Tensor:

@@ -224,8 +224,7 @@ class Problem:
         objective, matrix, vector = [], [], []
         whole = self.whole()
         for part in self.slices():
-            index = torch.arange(part.start, part.stop, device=self.device)
-            o, a, b = whole.select(index).linearize(free[:, index], priors=priors)
+            o, a, b = whole.select(part).linearize(free[:, part], priors=priors)
             objective.append(o)
             matrix.append(a)
             vector.append(b)

@@ -32,7 +32,7 @@ class Samples:
     def of(cls, block: PixelBlock) -> Samples:
         weights, values = [], []
         for term in block.terms:
-            weight, data = term.weight, torch.where(term.weight > 0, term.data, 0.0)
+            weight, data = term.weight, term.data
             if block.loss != "gaussian" and data.shape[-2] > 2:
                 weight = torch.where(_is_spike(data, weight), 0.0, weight)
             weights.append(weight.reshape(-1, block.n_pixels))
@@ -107,8 +107,8 @@ class Search:
         found = []
         for pick in alone.topk(min(_FIRSTS, len(alone)), 0).indices:
             state = State(bare.free.clone(), dict(bare.shapes), bare.rest, {})
-            state.shapes[first.linear[0]] = table.shape[:, pick]
-            state.tangents[first.linear[0]] = tuple(table.tangents[..., pick])
+            state.shapes[first.linear[0]] = table.shape.index_select(1, pick)
+            state.tangents[first.linear[0]] = tuple(table.tangents.index_select(-1, pick))
             state.free[list(first.columns)] = table.values[:, pick]
             for line in followers:
                 self._place(state, line, ordered=False)
@@ -179,9 +179,9 @@ class Search:
     # -- one line after the other ----------------------------------------------------------------
 
     def _state(self, joint: Joint, pick: torch.Tensor) -> State:
-        present = {column: s[:, pick] if s.shape[1] > 1 else s for column, s in joint.shapes.items()}
+        present = {column: s.index_select(1, pick) if s.shape[1] > 1 else s for column, s in joint.shapes.items()}
         light = joint.rest[:, pick] if joint.rest.ndim and joint.rest.shape[1] > 1 else joint.rest
-        tangents = {column: tuple(all_of_them[..., pick]) for column, all_of_them in joint.tangents.items()}
+        tangents = {column: tuple(all_of_them.index_select(-1, pick)) for column, all_of_them in joint.tangents.items()}
         return State(joint.free[:, pick], present, light, tangents)
 
     def _rearrange(self, state: State, first: list[Unit], *, ordered: bool = True, sweeps: int = 2) -> State:
@@ -196,9 +196,9 @@ class Search:
         weight, column = self.samples.weight, line.linear[0]
         residual, others = self._set_aside(state, line)
         best, index, values = self._best_candidate(state, line, residual, others, ordered)
-        shape, tangents = table.shape[:, index], ()
+        shape, tangents = table.shape.index_select(1, index), ()
         if len(self.lines) > 1:
-            tangents = table.tangents[..., index]
+            tangents = table.tangents.index_select(-1, index)
         now = state.shapes.get(column)
         if now is not None:
             norm = (weight * now.square()).sum(0)
@@ -220,7 +220,7 @@ class Search:
         gain = best - _gain_of(_dot(now, weight * residual), left, _dot(now.square(), weight), line.sign)
         moved = State(state.free.clone(), dict(state.shapes), state.rest, {})
         moved.free[list(line.columns)] = values
-        moved.shapes[column] = self.tables.of(line).shape[:, index]
+        moved.shapes[column] = self.tables.of(line).shape.index_select(1, index)
         return self._finish(moved).free, gain
 
     def exchanges(self, state: State) -> list[tuple[State, Unit, Unit]]:
@@ -265,7 +265,7 @@ class Search:
             if len(self.lines) == 1:
                 around.append(table.around(gain, index[part]))
         # A lone line needs no shape at hand to set others against: its place may lie between candidates.
-        values = table.between(index, best, torch.cat(around, -1)) if around else table.values[:, index]
+        values = table.between(index, best, torch.cat(around, -1)) if around else table.values.index_select(1, index)
         return best, index, values
 
     def _gains(self, state: State, line: Unit, residual, others, part: slice = slice(None)) -> torch.Tensor:

@@ -31,22 +31,23 @@ class Table:
 
     def around(self, gain: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """The gain of the neighbours of some candidates, ``(columns, 2, pixels)``."""
-        sides = self.neighbours[:, :, index]
+        sides = self.neighbours.index_select(-1, index)
         return gain.gather(0, sides.flatten(0, 1)).unflatten(0, sides.shape[:2])
 
     def between(self, index: torch.Tensor, gain: torch.Tensor, around: torch.Tensor) -> torch.Tensor:
         """Where the gain is largest, by a parabola through its logarithm at the best candidate and its neighbours."""
         tiny, grid = torch.finfo(gain.dtype).tiny, self._scaled(self.values)
-        before, after = self.neighbours[:, :, index].unbind(1)
+        before, after = self.neighbours.index_select(-1, index).unbind(1)
+        middle = grid.index_select(1, index)
         low, high = (around.clamp_min(tiny).log_() - gain.clamp_min(tiny).log_()).unbind(1)
-        left, right = grid.gather(1, before) - grid[:, index], grid.gather(1, after) - grid[:, index]
+        left, right = grid.gather(1, before) - middle, grid.gather(1, after) - middle
         # The vertex of the parabola through (left, low), (0, 0), (right, high), where it is a maximum.
         bend = (high * left - low * right) * left * right * (right - left)
         shift = 0.5 * (high * left * left - low * right * right) / (high * left - low * right)
         # At an end of the grid both neighbours are on one side, and so is the place.
         shift = torch.minimum(torch.maximum(shift, 0.5 * left.clamp_max(0.0)), 0.5 * right.clamp_min(0.0))
         shift = torch.where((before != after) & (bend < 0) & torch.isfinite(shift), shift, 0.0)
-        return torch.where(shift != 0, self._unscaled(grid[:, index] + shift), self.values[:, index])
+        return torch.where(shift != 0, self._unscaled(middle + shift), self.values.index_select(1, index))
 
     @cached_property
     def _geometric(self) -> torch.Tensor:

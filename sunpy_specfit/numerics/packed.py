@@ -29,6 +29,8 @@ __all__ = [
 _UNROLLED = 9
 # With so few pixels the overhead of many operations costs more than LAPACK's matrix by matrix.
 _FEW = 500
+# More pixels than these leave the processor's cache when their matrices are inverted.
+_MANY = 2**14
 
 
 def size(rows: int) -> int:
@@ -236,6 +238,9 @@ def inverse(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     undetermined : `torch.Tensor`
         bool ``(k, pixels)``.
     """
+    if packed.shape[-1] > _MANY and packed.device.type == "cpu":
+        inverses, undetermined = zip(*map(inverse, packed.split(_MANY, -1)), strict=True)
+        return torch.cat(inverses, -1), torch.cat(undetermined, -1)
     packed = packed.double()
     k = size(packed.shape[0])
     # A matrix with a number that is none determines nothing.
@@ -254,20 +259,20 @@ def inverse(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         for i in range(k):
             weak |= factor[index(i, i)] > 1e5
         # L⁻¹, then its Gram matrix; the factor's diagonal holds reciprocals already.
-        lower = {}
+        lower = torch.empty_like(packed)
         for j in range(k):
-            lower[j, j] = factor[index(j, j)]
+            lower[index(j, j)] = factor[index(j, j)]
             for i in range(j + 1, k):
-                total = -factor[index(i, j)] * lower[j, j]
+                entry = torch.mul(factor[index(i, j)], lower[index(j, j)], out=lower[index(i, j)])
                 for m in range(j + 1, i):
-                    total = total - factor[index(i, m)] * lower[m, j]
-                lower[i, j] = total * factor[index(i, i)]
+                    entry.addcmul_(factor[index(i, m)], lower[index(m, j)])
+                entry.mul_(factor[index(i, i)]).neg_()
         for i in range(k):
             for j in range(i + 1):
-                total = lower[i, i] * lower[i, j]
+                entry = torch.mul(lower[index(i, i)], lower[index(i, j)], out=result[index(i, j)])
                 for m in range(i + 1, k):
-                    total = total + lower[m, i] * lower[m, j]
-                result[index(i, j)] = total * scale[i] * scale[j]
+                    entry.addcmul_(lower[index(m, i)], lower[index(m, j)])
+                entry.mul_(scale[i]).mul_(scale[j])
     else:
         full = unpack(scaled)
         factor, failed = torch.linalg.cholesky_ex(full)

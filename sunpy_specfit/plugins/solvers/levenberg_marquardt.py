@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from ...core.pixels import chosen
 from ...core.solver import Solution, Solver
 from ...core.status import Status
 from ...numerics import packed
@@ -218,12 +219,12 @@ class _Place(NamedTuple):
         return cls(free, *block.linearize(free))
 
     def select(self, index: torch.Tensor) -> _Place:
-        return _Place(*(value[..., index] for value in self))
+        return _Place(*(chosen(value, index) for value in self))
 
     def put(self, index: torch.Tensor, part: _Place) -> _Place:
         """The same with some pixels replaced, in place."""
         for value, new in zip(self, part, strict=True):
-            value[..., index] = new
+            value.index_copy_(-1, index, new)
         return self
 
     def where(self, condition: torch.Tensor, other: _Place) -> _Place:
