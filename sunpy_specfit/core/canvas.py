@@ -10,6 +10,7 @@ from typing import Any
 
 import astropy.units as u
 import numpy as np
+import torch
 from astropy.nddata import StdDevUncertainty
 from ndcube import NDCube
 
@@ -150,22 +151,34 @@ class Canvas:
             )
         return replace(self, source=found, pixels=None, cube=cube)
 
-    def samples(self, pixel: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-        """Data, sigma (infinite where a sample is not used), and use of one pixel's samples; None without data."""
+    def samples(self, pixel: int, light: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Data, sigma (infinite where a sample is not used), and use of one pixel's samples; None without data.
+
+        The light that is predicted there tells sigma where the noise depends on it.
+        """
         if self.source is None:
             return None
         number = pixel if self.pixels is None else self.pixels[pixel]
         block = self.source.block(np.array([number]))
         weight = block.weight[..., 0].numpy()
-        with np.errstate(divide="ignore"):
-            return block.data[..., 0].numpy(), 1 / np.sqrt(weight), weight > 0
+        used = weight > 0
+        if self.source.noise is not None:
+            variance = self.source.noise.variance(torch.as_tensor(light, dtype=torch.float64)).numpy()
+            sigma = np.where(used, np.sqrt(variance), np.inf)
+        else:
+            with np.errstate(divide="ignore"):
+                sigma = 1 / np.sqrt(weight)
+        return block.data[..., 0].numpy(), sigma, used
 
     def minus(self, light: NDCube) -> NDCube:
-        """The data minus light, with the data's uncertainty and mask."""
+        """The data minus light, with the data's mask and uncertainty, or that of the light by a noise model."""
         cube = self.cube
         factor = 1.0 if cube.unit is None else cube.unit.to(self.data_unit)
         sigma = cube.uncertainty
-        if sigma is not None and factor != 1.0:
+        if self.source is not None and self.source.noise is not None:
+            variance = self.source.noise.variance(torch.as_tensor(light.data, dtype=torch.float64))
+            sigma = StdDevUncertainty(variance.sqrt().numpy())
+        elif sigma is not None and factor != 1.0:
             sigma = StdDevUncertainty(sigma.represent_as(StdDevUncertainty).array * factor)
         return light.to_nddata(
             data=np.asarray(cube.data) * factor - light.data,

@@ -112,12 +112,13 @@ class Prediction:
             n = len(own)
             fine = torch.as_tensor(np.interp(np.linspace(0, n - 1, _FINE * (n - 1) + 1), np.arange(n), own[:, 0]))
             fine_parts = components(fine[:, None])
-        samples = canvas.samples(pixel) or (None, None, None)
+        light = sum(parts.values())
+        samples = canvas.samples(pixel, light) or (None, None, None)
         names = tuple(model.stokes) if len(model.stokes) > 1 else ("",)
         return Profile(
             names,
             own[:, 0].numpy(),
-            np.atleast_2d(sum(parts.values())),
+            np.atleast_2d(light),
             fine.numpy(),
             np.atleast_2d(sum(fine_parts.values())),
             {label: np.atleast_2d(light) for label, light in fine_parts.items()},

@@ -105,3 +105,17 @@ def test_a_pixel_without_data_can_be_drawn():
     result = specfit.fit(cube, specfit.Gaussian(REST) + specfit.Polynomial(0))
     figure = result.plot_spectrum((0, 1))
     assert "masked" in figure.get_suptitle()
+
+
+def test_errors_are_those_of_the_noise_model():
+    cube = gaussian_cube((2, 3), seed=1)
+    cube.uncertainty = None
+    noise = specfit.CountNoise(0.25, 2.0)
+    result = specfit.fit(cube, specfit.Gaussian(REST) + specfit.Polynomial(0), uncertainty=noise)
+    light, residual = result.model().data, result.residual()
+    sigma = np.sqrt(light / 0.25 + 2.0**2)
+    np.testing.assert_allclose(residual.uncertainty.array, sigma, rtol=1e-6)
+    lower = result.plot_spectrum((1, 2)).axes[1]
+    np.testing.assert_allclose(drawn(lower)[1], (residual.data / sigma)[1, 2], rtol=1e-5)
+    # What the eye adds up in the panel is what the result calls chi-squared.
+    np.testing.assert_allclose(np.sum(drawn(lower)[1] ** 2), result.chi2.data[1, 2], rtol=1e-3)
