@@ -16,6 +16,7 @@ from .loss import excess
 from .pixels import PixelBlock
 from .posterior import probe_inverse
 from .problem import Problem
+from .roles import settle_roles
 from .solver import Solution, Solver
 from .start import find_again, find_starts
 from .status import Status
@@ -171,8 +172,11 @@ def _fit_block(problem, solver, block, piece, init, previous, n_starts, outcome)
         previous = None if previous is None else previous[:, torch.as_tensor(kept)]
     first = starts(problem, block, index, init, previous, n_starts)
     block, solution = _solve(problem, solver, block, first)
+    if init:
+        solution = _hear_the_data(solver, block, solution)
     if n_starts > 1:
         solution = _look_again(solver, block, solution)
+        settle_roles(block, solution)
     _finish(problem, block, solution, index, outcome)
     outcome.info["iterations"] = max(outcome.info.get("iterations", 0), solution.info.get("iterations", 0))
 
@@ -198,6 +202,19 @@ def _solve(problem, solver, block, first) -> tuple[PixelBlock, Solution]:
     return block.with_weights_from(solution.free), solution
 
 
+def _hear_the_data(solver, block, solution) -> Solution:
+    """After a start that the user gave: solve once more where the data's own start is better than its end."""
+    found = find_starts(block)[0]
+    reached = block.objective(solution.free)
+    # A given start may lose the line, and nothing about a line that is lost tells where it is.
+    index = (block.objective(found) < reached).nonzero()[:, 0]
+    if len(index):
+        again = solver.solve(block.select(index), found[None, :, index])
+        better = block.select(index).objective(again.free) < reached[index]
+        _put(solution, index[better], again, better)
+    return solution
+
+
 def _look_again(solver, block, solution) -> Solution:
     """Solve once more where a line looks misplaced, and keep what is better."""
     if solution.quadratic is None:
@@ -220,7 +237,7 @@ def _look_again(solver, block, solution) -> Solution:
 def _put(solution: Solution, index: torch.Tensor, other: Solution, which: torch.Tensor) -> None:
     """Replace some pixels of a solution by those of another, in place."""
     pairs = [(getattr(solution, name), getattr(other, name)) for name in ("free", "status", "covariance", "leverage")]
-    for mine, its in [*pairs, *zip(solution.quadratic, other.quadratic, strict=True)]:
+    for mine, its in [*pairs, *zip(solution.quadratic or (), other.quadratic or (), strict=True)]:
         if mine is not None and its is not None:
             mine[..., index] = its[..., which]
 
@@ -333,7 +350,9 @@ def pixel_solution(
         block = whole.select(keep)
         first = starts(problem, block, keep.cpu().numpy(), init, None, n_starts or _default_starts(problem))
         if local is not None and not problem.mixes_pixels:
-            _, solution = _solve(problem, local, block, first)
+            block, solution = _solve(problem, local, block, first)
+            if init:
+                solution = _hear_the_data(local, block, solution)
             first = solution.free[None]
         start[:, keep] = first[0]
         known[keep] = torch.isfinite(first[0]).all(0)

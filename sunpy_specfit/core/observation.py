@@ -29,6 +29,9 @@ from .window import read_spectral_axis, read_window
 
 __all__ = ["Observation"]
 
+# So many times the typical value nothing is a measurement.
+_WILD = 1e8
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -153,7 +156,7 @@ class Observation:
     def _with_estimated_noise(self) -> Observation:
         pixels = np.unique(np.linspace(0, self.grid.size - 1, min(self.grid.size, 4096)).astype(int))
         probe = Sigma(np.broadcast_to(np.float32(1.0), self.cube.data.shape), 1, 1.0)
-        block = replace(self, sigma=probe).block(pixels)
+        block = replace(self, sigma=probe).block(pixels, largest=np.inf)
         samples = torch.where(block.weight > 0, block.data, torch.nan).reshape(-1, *self.sample_shape[-1:], len(pixels))
         x = self.x[:, None] if self.x.ndim == 1 else self.x[:, pixels]
         sigma = estimate_noise(np.take_along_axis(samples[0].numpy(), np.argsort(x, axis=0), 0).T)
@@ -182,6 +185,18 @@ class Observation:
         """The middle of the spectral range in use, in ``spectral_unit``."""
         x = self.x if self.used is None else self.x[self.used]
         return 0.5 * (float(np.min(x)) + float(np.max(x)))
+
+    @cached_property
+    def typical(self) -> float:
+        """A size for the data: over a sample of pixels, the median of their largest values; few wild ones do not sway.
+
+        NaN where no sample can be used.
+        """
+        index = np.unique(np.linspace(0, self.grid.size - 1, min(self.grid.size, 1024)).astype(int))
+        block = self.block(index, largest=np.inf)
+        largest = torch.where(block.weight > 0, block.data.abs(), 0.0).flatten(0, -2).amax(0)
+        largest = largest[(largest > 0) & torch.isfinite(largest)]
+        return float(largest.median()) if largest.numel() else np.nan
 
     def _pixels_first(self, array):
         """A view of a cube-shaped array as ``(pixels, ...)`` where strides allow, else ``(map axes, ...)``."""
@@ -235,6 +250,7 @@ class Observation:
         origin: float = 0.0,
         scale: float = 1.0,
         data_scale: float = 1.0,
+        largest: float | None = None,
     ) -> Block:
         """Some pixels as tensors, in the frame ``(x - origin) / scale``, ``data / data_scale``.
 
@@ -244,7 +260,13 @@ class Observation:
             Flat pixel numbers, in the C order of the map.
         dtype, device
             Of the tensors. The axis is centred in float64 before it is rounded.
+        largest : float, optional
+            Values beyond it are no measurements: one of 1e30 would outweigh all other pixels of a coupled map. By
+            default 1e8 times what is typical of the cube.
         """
+        if largest is None:
+            largest = _WILD * self.typical if np.isfinite(self.typical) else np.inf
+        largest = largest / data_scale
         data = pixel_last(self._gather("data", index), dtype, device)
         if self.sigma is None:
             weight = torch.ones_like(data)
@@ -262,8 +284,9 @@ class Observation:
             used = torch.as_tensor(self.used if self.used.ndim == 1 else self.used[:, index], device=device)
             used = used[:, None] if used.ndim == 1 else used
         flags = torch.zeros(data.shape[-1], dtype=torch.int32, device=device)
-        if masked is not None or used is not None or not _all_good(data, weight):
-            good = torch.isfinite(data)
+        if masked is not None or used is not None or not _all_good(data, weight, largest):
+            good = data.abs() <= largest
+            good &= torch.isfinite(data)
             good &= weight > 0
             good &= torch.isfinite(weight)
             bad = ~good
@@ -393,9 +416,10 @@ class Observation:
         )
 
 
-def _all_good(data: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether every sample is finite and has a weight; two passes over memory instead of six."""
+def _all_good(data: torch.Tensor, weight: torch.Tensor, largest: float) -> bool:
+    """Whether every sample is a measurement and has a weight; two passes over memory instead of six."""
     if not data.numel():
         return True
     low, high = torch.aminmax(weight)
-    return bool((low > 0) & (high < torch.inf) & torch.isfinite(data.sum()))
+    least, most = torch.aminmax(data)
+    return bool((low > 0) & (high < torch.inf) & (least >= -largest) & (most <= largest) & torch.isfinite(most))

@@ -15,6 +15,7 @@ from .loss import excess
 from .pixels import PixelBlock, TermData
 from .prior import BoundPrior, Quadratic
 from .quantities import Quantities
+from .status import Status
 from .term import Term
 
 __all__ = ["Problem"]
@@ -117,7 +118,7 @@ class Problem:
     def block(self, index: slice | np.ndarray, dtype: torch.dtype | None = None) -> PixelBlock:
         """Some pixels as tensors, with the priors that do not couple them."""
         dtype = dtype or self.dtype
-        data, flags = [], None
+        data, loaded_terms, flags = [], [], None
         for term in self.terms:
             frame = term.frame
             loaded = term.observation.block(
@@ -128,7 +129,6 @@ class Problem:
                 scale=frame.scale,
                 data_scale=frame.data_scale,
             )
-            usable = None if term.observation.noise is None else (loaded.weight > 0).to(loaded.weight)
             auxiliary = [
                 {
                     name: (v if v.shape[-1] == 1 else v[..., index]).to(dtype=dtype, device=self.device)
@@ -136,9 +136,23 @@ class Problem:
                 }
                 for a in term.auxiliary
             ]
-            data.append(TermData(term, loaded.x, loaded.data, loaded.weight, usable, auxiliary))
+            loaded_terms.append((term, loaded, auxiliary))
             flags = loaded.flags if flags is None else flags | loaded.flags
         base = self.base if self.base.shape[-1] == 1 else self.base[..., index]
+        base = base.to(dtype=dtype, device=self.device)
+        # What is held fixed, and what models take as given, must be known for a pixel to be fitted.
+        inputs = [value for _, _, own in loaded_terms for one in own for value in one.values()]
+        unknown = [bad for bad in map(_unknown, [base, *inputs]) if bad is not None]
+        if unknown:
+            unknown = torch.stack(unknown).any(0)
+            flags = torch.where(unknown, flags | int(Status.BAD_DATA), flags)
+            base = _mended(base)
+        for term, loaded, auxiliary in loaded_terms:
+            if torch.is_tensor(unknown):
+                auxiliary = [{name: _mended(value) for name, value in one.items()} for one in auxiliary]
+                loaded.weight[..., unknown] = 0.0
+            usable = None if term.observation.noise is None else (loaded.weight > 0).to(loaded.weight)
+            data.append(TermData(term, loaded.x, loaded.data, loaded.weight, usable, auxiliary))
         priors = [
             (prior.select(index), Quantities(self.layout, names, self._physical_auxiliary).select(index))
             for prior, names in self.priors
@@ -147,7 +161,7 @@ class Problem:
         return PixelBlock(
             terms=data,
             transform=self.transform.to(dtype),
-            base=base.to(dtype=dtype, device=self.device),
+            base=base,
             lower=self.lower.to(dtype),
             upper=self.upper.to(dtype),
             flags=flags,
@@ -392,6 +406,21 @@ class Problem:
             return out
 
         return gradient, matvec, diagonal
+
+
+def _unknown(value: torch.Tensor) -> torch.Tensor | None:
+    """Which pixels lack some number of a map ``(..., pixels)``; None if none does, or if all pixels share it."""
+    if value.shape[-1] == 1 or bool(torch.isfinite(value.sum())):
+        return None
+    return ~torch.isfinite(value).reshape(-1, value.shape[-1]).all(0)
+
+
+def _mended(value: torch.Tensor) -> torch.Tensor:
+    """A map with the median in place of what is not finite, so that models and their derivatives stay so."""
+    if _unknown(value) is None:
+        return value
+    known = torch.where(torch.isfinite(value), value, torch.nan)
+    return torch.where(torch.isfinite(value), value, known.nanmedian(-1, keepdim=True).values.nan_to_num())
 
 
 def _slope_only(prior: BoundPrior, maps) -> Quadratic:

@@ -111,6 +111,8 @@ class Sketch:
         grids = {j: self._candidates(j) for j in range(block.n_free)}
         for j, values in grids.items():
             self.default[j] = values[len(values) // 2]
+        for index in range(len(self.layout.components)):
+            self._set_finite_default(index, grids)
         self.linear = self._linear_columns()
         self.default[list(self.linear)] = 0.0
         self.units, self.common = self._split(grids)
@@ -168,7 +170,11 @@ class Sketch:
             free[column] = 1.0
             shapes.append(self.light(unit.components, free) - rest)
             free[column] = 0.0
-        return torch.stack(shapes) if shapes else rest.new_zeros((0, *rest.shape)), rest
+        if not shapes:
+            return rest.new_zeros((0, *rest.shape)), rest
+        # Where a model is not finite it has no light to offer: such a candidate explains nothing.
+        shapes = torch.stack(shapes)
+        return torch.where(torch.isfinite(shapes).all(1, keepdim=True), shapes, 0.0), rest
 
     # -- what is free, and in what way -----------------------------------------------------------
 
@@ -181,6 +187,19 @@ class Sketch:
                 if any(own.start <= row < own.stop for row in rows):
                     found.add(index)
         return frozenset(found)
+
+    def _set_finite_default(self, index: int, grids) -> None:
+        """Move the defaults of a component that is not finite at the middle of its candidates to where it is."""
+        component = frozenset({index})
+        if bool(torch.isfinite(self.light(component, self.default[:, None])).all()):
+            return
+        own = [j for j in range(self.block.n_free) if index in self._touched[j]]
+        table = product([grids[j] for j in own])
+        trials = self.default[:, None].repeat(1, table.shape[1])
+        trials[own] = table
+        finite = torch.isfinite(self.light(component, trials)).all(0).nonzero()[:, 0]
+        if len(finite):
+            self.default = trials[:, finite[len(finite) // 2]]
 
     def _linear_columns(self) -> frozenset[int]:
         rows = set()
@@ -336,6 +355,8 @@ def _mean_axis(data: TermData) -> torch.Tensor:
 
 
 def _mean(value: torch.Tensor) -> torch.Tensor:
+    """The mean of a map ``(..., pixels)`` over the pixels where it is finite."""
     if value.shape[-1] == 1:
         return value
-    return value[..., :: max(1, value.shape[-1] // _SAMPLE)].mean(-1, keepdim=True)
+    some = value[..., :: max(1, value.shape[-1] // _SAMPLE)]
+    return torch.where(torch.isfinite(some), some, torch.nan).nanmean(-1, keepdim=True).nan_to_num()

@@ -29,22 +29,25 @@ class Samples:
     data: torch.Tensor
 
     @classmethod
-    def of(cls, block: PixelBlock) -> Samples:
+    def of(cls, block: PixelBlock, reach: int = 1) -> Samples:
+        """The samples of a block; under a loss that bears outliers without those far from ``reach`` neighbours."""
         weights, values = [], []
         for term in block.terms:
             weight, data = term.weight, term.data
-            if block.loss != "gaussian" and data.shape[-2] > 2:
-                weight = torch.where(_is_spike(data, weight), 0.0, weight)
+            if block.loss != "gaussian" and data.shape[-2] > 2 * reach:
+                weight = torch.where(_is_spike(data, weight, reach), 0.0, weight)
             weights.append(weight.reshape(-1, block.n_pixels))
             values.append(data.reshape(-1, block.n_pixels))
         weight, data = torch.cat(weights), torch.cat(values)
         return cls(weight, weight * data, data)
 
 
-def _is_spike(data: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Samples far from both neighbours, which a loss that bears outliers would not let pull."""
-    padded = torch.cat([data[..., 1:2, :], data, data[..., -2:-1, :]], dim=-2)
-    middle = torch.stack([padded[..., :-2, :], data, padded[..., 2:, :]]).median(0).values
+def _is_spike(data: torch.Tensor, weight: torch.Tensor, reach: int) -> torch.Tensor:
+    """Samples far from the median of their neighbours, which a loss that bears outliers would not let pull."""
+    n = data.shape[-2]
+    ends = [data[..., 1 : reach + 1, :].flip(-2), data, data[..., n - reach - 1 : n - 1, :].flip(-2)]
+    padded = torch.cat(ends, dim=-2)
+    middle = torch.stack([padded[..., i : i + n, :] for i in range(2 * reach + 1)]).median(0).values
     return (data - middle).square() * weight > _SPIKE**2
 
 

@@ -288,7 +288,18 @@ def start_from(layout: Layout, init, grid) -> dict[str, np.ndarray]:
                 raise ValueError(
                     f"the start map of {key!r} has shape {value.shape}, the data need {(*shape, *grid.shape)}"
                 )
-        values[key] = spread(
-            layout.to_internal(key, value, what="start value"), layout.parameters[key].shape, grid, key
-        )
+        inner = layout.to_internal(key, value, what="start value")
+        if not earlier:
+            _check_inside(layout, key, inner)
+        values[key] = spread(inner, layout.parameters[key].shape, grid, key)
     return values
+
+
+def _check_inside(layout: Layout, key: str, value: np.ndarray) -> None:
+    """Refuse a start that the user gave outside the bounds; a start on a bound will do."""
+    parameter = layout.parameters[key]
+    for bound, beyond, word in ((parameter.lower, np.less, "below"), (parameter.upper, np.greater, "above")):
+        if bound is not None and np.any(beyond(value, layout.to_internal(key, bound, what="bound") * 1.0)):
+            raise ValueError(
+                f"the start value of {key!r} lies {word} its bound of {bound}: start inside, or move the bound"
+            )

@@ -53,7 +53,13 @@ def find_starts(block: PixelBlock, n_starts: int = 1) -> torch.Tensor:
         rows = [offered[j].expand(count, block.n_pixels) for j in range(block.n_free)]
         return _clip(block, torch.stack(rows, dim=1))
     sketch, tables = _sketch(block)
-    free = torch.cat([_search(tables, Samples.of(piece), n_starts) for _, piece in block.pieces], -1)
+    # Two spikes side by side look like a line to their next neighbours, a narrow line like a spike to farther ones.
+    reaches = (1,) if block.loss == "gaussian" else (1, 2)
+    found = [
+        torch.cat([_search(tables, Samples.of(piece, reach), n_starts) for _, piece in block.pieces], -1)
+        for reach in reaches
+    ]
+    free = torch.cat(found)
     _move_to_own_axis(block, sketch, free)
     if offered:
         for column, value in offered.items():

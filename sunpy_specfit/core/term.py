@@ -133,7 +133,7 @@ def choose_frame(observation: Observation, model: Model, data_unit, spectral_uni
     found by evaluating it in both; if not, its numbers stay physical.
     """
     physical = Frame(data_unit, spectral_unit)
-    data_scale = typical_value(observation)
+    data_scale = observation.typical if np.isfinite(observation.typical) else 1.0
     if model.data_axis == "spectral":
         low, high = float(np.min(observation.x)), float(np.max(observation.x))
         n = observation.x.shape[0]
@@ -158,6 +158,8 @@ def choose_frame(observation: Observation, model: Model, data_unit, spectral_uni
             light = BatchedModel(component, "loop", analytic=False).light(x, values, inputs)
             lights.append(light / data_scale if trial is physical else light)
         peak = lights[1].nan_to_num().abs().amax().clamp_min(1e-30)
+        if not bool(torch.isfinite(lights[1]).any()):
+            return physical  # nothing was compared
         if not bool(torch.isclose(lights[0] / peak, lights[1] / peak, rtol=1e-6, atol=1e-7, equal_nan=True).all()):
             return physical
     return frame
@@ -201,13 +203,3 @@ def probe(component: Model, x: torch.Tensor, frame: Frame) -> dict[str, torch.Te
             value = 2 * spread
         values[name] = value.expand(*parameter.shape, 4).clone()
     return values
-
-
-def typical_value(observation: Observation) -> float:
-    """A size for the data: over a sample of pixels, the median of their largest values; wild pixels do not sway it."""
-    pixels = observation.grid.size
-    index = np.unique(np.linspace(0, pixels - 1, min(pixels, 1024)).astype(int))
-    block = observation.block(index)
-    largest = torch.where(block.weight > 0, block.data.abs(), 0.0).flatten(0, -2).amax(0)
-    largest = largest[(largest > 0) & torch.isfinite(largest)]
-    return float(largest.median()) if largest.numel() else 1.0

@@ -41,23 +41,44 @@ def test_truths_are_within_the_stated_errors(signal_to_noise):
     assert np.all(result.dof.data == 32 - 4)
 
 
-@pytest.mark.parametrize("loss", ["student_t", "huber"])
-def test_cosmic_rays_move_the_velocity_by_less_than_a_tenth_of_a_sigma(loss):
-    cube = gaussian_cube((30, 40), signal_to_noise=30, seed=22)
-    clean = specfit.fit(cube, line(), loss=loss)
-    rng = np.random.default_rng(0)
-    hit = rng.random(cube.data.shape) < 0.01
+@pytest.mark.parametrize(
+    # Quantile of the pixels with a spike that move by less than a tenth of a sigma, and most of all that move by one:
+    # Huber's loss still feels the direction of a spike, Student's forgets it.
+    ("loss", "quantile", "most"),
+    [("student_t", 0.95, 0.005), ("huber", 0.6, 0.12)],
+)
+def test_cosmic_rays_move_the_velocity_by_less_than_a_tenth_of_a_sigma(loss, quantile, most):
+    cube = gaussian_cube((40, 40), signal_to_noise=30, seed=22)
+    hit = np.random.default_rng(0).random(cube.data.shape) < 0.01
     spiked = with_data(cube, cube.data + 50 * hit * cube.uncertainty.array)
-    robust = specfit.fit(spiked, line(), loss=loss)
-    fooled = specfit.fit(spiked, line())
-    sigma = clean["velocity"].uncertainty.array
-    moved = {
-        name: np.abs(r["velocity"].data - clean["velocity"].data) / sigma
-        for name, r in (("robust", robust), ("fooled", fooled))
-    }
-    assert np.sqrt(np.mean(np.square(moved["robust"]))) < 0.1 or np.median(moved["robust"]) < 0.1
-    assert np.quantile(moved["robust"], 0.68) < 0.1
-    assert np.mean(moved["fooled"] > 1) > 0.1
+    # What can be known at best: the spikes' places, so that only the samples under them are lost.
+    best = specfit.fit(cube, line(), loss=loss, mask=hit)["velocity"]
+
+    def moved(result):
+        return (np.abs(result["velocity"].data - best.data) / best.uncertainty.array)[hit.any(-1)]
+
+    robust, fooled = moved(specfit.fit(spiked, line(), loss=loss)), moved(specfit.fit(spiked, line()))
+    assert hit.any(-1).mean() > 0.2
+    assert np.quantile(robust, quantile) < 0.1
+    assert np.mean(robust > 1) < most
+    assert np.mean(fooled > 1) > 0.3
+
+
+def test_a_start_that_loses_the_line_is_no_end():
+    cube = gaussian_cube((6, 7), seed=23)
+    first = specfit.fit(cube, line())
+    noise = np.random.default_rng(0).normal(size=cube.data.shape) * cube.uncertainty.array + 70
+    elsewhere = specfit.fit(with_data(cube, noise), line())
+    for init in (elsewhere, {"center": 195.219 * u.AA}, {"width": 1 * u.AA}):
+        for solver in ("auto", "gauss_newton"):
+            result = specfit.fit(cube, line(), init=init, solver=solver)
+            np.testing.assert_allclose(result.chi2.data, first.chi2.data, rtol=1e-4)
+            assert np.all(result.status.data == int(Status.CONVERGED))
+
+
+def test_a_start_outside_the_bounds_is_refused():
+    with pytest.raises(ValueError, match="the start value of 'width' lies below its bound of 0"):
+        specfit.fit(gaussian_cube((2, 3)), line(), init={"width": -3 * u.AA})
 
 
 def test_start_values_from_an_earlier_result():
