@@ -1,5 +1,17 @@
 """Synthetic scenes, line data and access to sample data."""
 
+from .atomic_line import AtomicLine
+from .lines import line, list_lines
 from .synthetic import gaussian_cube, spectral_wcs
+from .zeeman import Level, ZeemanComponents, ZeemanPattern
 
-__all__ = ["gaussian_cube", "spectral_wcs"]
+__all__ = [
+    "AtomicLine",
+    "Level",
+    "ZeemanComponents",
+    "ZeemanPattern",
+    "gaussian_cube",
+    "line",
+    "list_lines",
+    "spectral_wcs",
+]
