@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-__all__ = ["Configurable"]
+__all__ = ["Configurable", "accepted"]
 
 
 class Configurable:
@@ -54,3 +55,12 @@ class Configurable:
                 word = f"{parameter.name}=" if parameter.kind is parameter.KEYWORD_ONLY else ""
                 parts.append(f"{word}{value!r}")
         return f"{type(self).__name__}({', '.join(parts)})"
+
+
+def accepted(function: Callable, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of some keyword arguments that a function takes."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return dict(inputs)
+    names = {p.name for p in parameters}
+    return {name: value for name, value in inputs.items() if name in names}

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from .arguments import accepted
 from .elementwise import pixel_gradients
 from .layout import Layout
 
@@ -178,12 +179,13 @@ class Propagation:
             raise ValueError(f"{type(component).__name__}.derive returned no {', '.join(missing)}, which it declares")
         return {name: found[name] for name in component.derived}
 
-    def inputs(self, index: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """Parameters by their own names, and auxiliary inputs, of one component as tensors."""
+    def inputs(self, index: int, function=None) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Parameters by their own names, and auxiliary inputs (those that ``function`` takes), of one component."""
         keys = self.layout.keys[index]
         names = self.layout.components[index].parameters
         parameters = {name: torch.tensor(self.values[keys[name]], dtype=torch.float64) for name in names}
-        return parameters, {name: torch.as_tensor(np.array(v)) for name, v in self.auxiliary[index].items()}
+        auxiliary = self.auxiliary[index] if function is None else accepted(function, self.auxiliary[index])
+        return parameters, {name: torch.as_tensor(np.array(v)) for name, v in auxiliary.items()}
 
     def linearize(
         self, index: int, with_gradients: bool
@@ -196,7 +198,7 @@ class Propagation:
         gradients : dict of str to dict
             Name -> free number -> derivative ``(k, pixels)``, k = 1 for scalars; empty if not asked for.
         """
-        parameters, auxiliary = self.inputs(index)
+        parameters, auxiliary = self.inputs(index, self.layout.components[index].derive)
         if with_gradients:
             parameters = {name: value.requires_grad_() for name, value in parameters.items()}
         derived = self.derive(index, parameters, auxiliary)

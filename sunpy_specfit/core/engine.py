@@ -11,11 +11,12 @@ from scipy.ndimage import distance_transform_edt, median_filter
 from tqdm.auto import tqdm
 
 from ..numerics import packed
+from .arguments import accepted
 from .curvature import Curvature
 from .loss import excess
 from .pixels import PixelBlock
 from .posterior import probe_inverse
-from .problem import Problem
+from .problem import FLOAT32_SIGNAL, Problem
 from .roles import settle_roles
 from .solver import Solution, Solver
 from .start import find_again, find_starts
@@ -27,8 +28,6 @@ __all__ = ["Outcome", "neighbourly_start", "pixel_solution", "run"]
 _NOISE_ROUNDS = 3
 # A start for each line, but no more than this.
 _MOST_STARTS = 4
-# Up to this signal-to-noise ratio of a sample, rounding in float32 stays below 1e-3 sigma of any parameter.
-_FLOAT32_SIGNAL = 300.0
 # A last step of less than so many sigma is taken unseen.
 _SHORT = 0.1
 # A component's amplitude below this many sigma: the likelihood is no longer Gaussian in its centre and width.
@@ -144,6 +143,13 @@ def starts(problem: Problem, block: PixelBlock, index, init, previous, n_starts:
         value = value if value.shape[1] == 1 else value[:, index]
         for offset, column in enumerate(range(columns.start, columns.stop)):
             given[column] = value[offset].to(block.transform)
+    if not block.terms:
+        # Quadratics: their minimum is one step away.
+        _, matrix, vector = block.linearize(block.nothing()[0])
+        found = torch.minimum(torch.maximum(packed.solve(matrix, vector), block.lower), block.upper)[None]
+        for column, value in given.items():
+            found[:, column] = torch.where(torch.isfinite(value), value, found[:, column])
+        return found
     complete = len(given) == block.n_free and all(bool(torch.isfinite(v).all()) for v in given.values())
     if complete:
         found = torch.stack([given[j].expand(block.n_pixels) for j in range(block.n_free)])[None]
@@ -170,9 +176,12 @@ def _fit_block(problem, solver, block, piece, init, previous, n_starts, outcome)
             return
         block, index = block.select(worth.nonzero()[:, 0]), index[kept]
         previous = None if previous is None else previous[:, torch.as_tensor(kept)]
+    if not solver.needs_start:
+        _finish(problem, block, solver.solve(block, block.nothing()), index, outcome)
+        return
     first = starts(problem, block, index, init, previous, n_starts)
     block, solution = _solve(problem, solver, block, first)
-    if init:
+    if init and block.terms:
         solution = _hear_the_data(solver, block, solution)
     if n_starts > 1:
         solution = _look_again(solver, block, solution)
@@ -246,7 +255,7 @@ def _finish(problem, block, solution, index, outcome) -> None:
     """Errors, misfit and flags of one block, after a last step; in float64 where float32 could not tell."""
     free, status = solution.free, solution.status | block.flags.to(torch.int32)
     quadratic = None if problem.has_noise_model else solution.quadratic
-    if block.dtype != torch.float64 and block.peak_signal > _FLOAT32_SIGNAL:
+    if block.dtype != torch.float64 and block.terms and block.peak_signal > FLOAT32_SIGNAL:
         free, quadratic = free.double(), None
         block = _in_double(problem, index, free)
     objective, matrix, vector = quadratic or block.linearize(free)
@@ -265,6 +274,7 @@ def _finish(problem, block, solution, index, outcome) -> None:
     else:
         spent = block.n_free - (undetermined.sum(0) if undetermined is not None else 0)
     status = status | _flags(problem, block, free, covariance, undetermined)
+    status = status | _own_flags(problem, block, free, covariance, index)
     failed = ((status & int(Status.FAILED)) > 0) | ~torch.isfinite(free).all(0)
     status = torch.where(failed, (status | int(Status.FAILED)) & ~int(Status.CONVERGED), status)
     for array, value in (
@@ -321,13 +331,42 @@ def _flags(problem, block, free, covariance, undetermined) -> torch.Tensor:
     for component, keys in zip(layout.components, layout.keys, strict=True):
         if not any(parameter.location for parameter in component.parameters.values()):
             continue
-        for name in component.linear:
+        for name in component.linear_parameters:
             columns = layout.columns.get(keys[name])
             if columns is None or columns.stop - columns.start != 1:
                 continue
             j = columns.start
             sigma = covariance[packed.index(j, j)].clamp_min(0).sqrt()
             status[free[j].abs() < _LOW_SIGNAL * sigma] |= int(Status.LOW_SIGNAL)
+    return status
+
+
+def _own_flags(problem, block, free, covariance, index) -> torch.Tensor:
+    """What the models themselves have to say of the answer."""
+    status = torch.zeros(free.shape[-1], dtype=torch.int32, device=free.device)
+    layout = problem.layout
+    if all(component.flag is None for component in layout.components):
+        return status
+    factor, offset = (torch.as_tensor(v, device=free.device)[:, None] for v in layout.scales())
+    transform = block.transform.double()
+    theta = factor * block.theta(free.to(block.dtype)).double() + offset
+    k = transform.shape[1]
+    variance = sum(
+        (transform[:, i] * transform[:, j])[:, None] * covariance[packed.index(i, j)].nan_to_num(posinf=torch.inf)
+        for i in range(k)
+        for j in range(k)
+        if bool((transform[:, i] * transform[:, j]).any())
+    )
+    sigma = factor.abs() * variance.clamp_min(0).sqrt()
+    part = slice(int(index[0]), int(index[-1]) + 1) if _contiguous(index) else torch.as_tensor(index)
+    for component, keys, inputs in zip(layout.components, layout.keys, problem.physical_auxiliary, strict=True):
+        if component.flag is None:
+            continue
+        rows = {name: layout.rows[keys[name]].start for name in component.parameters}
+        own = accepted(component.flag, {n: v if v.shape[-1] == 1 else v[..., part] for n, v in inputs.items()})
+        status |= component.flag(
+            {name: theta[row] for name, row in rows.items()}, {name: sigma[row] for name, row in rows.items()}, **own
+        ).to(torch.int32)
     return status
 
 
@@ -348,10 +387,14 @@ def pixel_solution(
         if not len(keep):
             continue
         block = whole.select(keep)
+        if local is not None and not local.needs_start:
+            start[:, keep] = local.solve(block, block.nothing()).free
+            known[keep] = torch.isfinite(start[:, keep]).all(0)
+            continue
         first = starts(problem, block, keep.cpu().numpy(), init, None, n_starts or _default_starts(problem))
         if local is not None and not problem.mixes_pixels:
             block, solution = _solve(problem, local, block, first)
-            if init:
+            if init and block.terms:
                 solution = _hear_the_data(local, block, solution)
             first = solution.free[None]
         start[:, keep] = first[0]
@@ -419,10 +462,11 @@ def _finish_whole(problem, solution, flags, outcome) -> None:
         covariance, undetermined = torch.cat([p[0] for p in parts], -1), torch.cat([p[1] for p in parts], -1)
         if leverage is None and whole.priors:
             leverage = _trace(covariance, problem.linearize(free, priors=False)[1].matrix)
-    squared = problem.residual(free).square()
+    chi2 = whole.chi2(free) if not problem.mixes_pixels else excess(problem.loss_name, problem.residual(free).square()).sum(0)
     valid = whole.n_valid
     spent = leverage.double() if leverage is not None else torch.full_like(covariance[0], problem.n_free)
     status = solution.status.to(torch.int32) | flags | _flags(problem, whole, free.double(), covariance, undetermined)
+    status = status | _own_flags(problem, whole, free, covariance, np.arange(problem.n_pixels))
     # Without a sample of its own a pixel has what priors and neighbours say, and nothing where they are silent.
     empty = valid == 0
     free, covariance = free.double().clone(), covariance.clone()
@@ -434,7 +478,7 @@ def _finish_whole(problem, solution, flags, outcome) -> None:
     outcome.free[:] = free.cpu().numpy()
     with np.errstate(over="ignore"):
         outcome.covariance[:] = covariance.cpu().numpy()
-    outcome.chi2[:] = excess(problem.loss_name, squared).sum(0).double().where(~silent, torch.nan).cpu().numpy()
+    outcome.chi2[:] = chi2.double().where(~silent, torch.nan).cpu().numpy()
     outcome.n_valid[:] = valid.cpu().numpy()
     outcome.dof[:] = (valid - spent).double().where(~empty, 0.0).cpu().numpy()
     outcome.status[:] = status.cpu().numpy()

@@ -218,10 +218,11 @@ def choose_solver(problem: Problem) -> Solver:
 
 def _local_solver(problem: Problem) -> Solver | None:
     """A per-pixel solver to start a whole-map one from, if there is one."""
-    names = [n for n in registry.available("solver") if not registry.get("solver", n).whole_map]
-    if not names or problem.mixes_pixels:
+    if problem.mixes_pixels:
         return None
-    return max((registry.get("solver", n)() for n in names), key=lambda solver: solver.preference)
+    classes = [registry.get("solver", name) for name in registry.available("solver")]
+    local = [solver for solver in (cls() for cls in classes if not cls.whole_map) if solver.suits(problem) is None]
+    return max(local, key=lambda solver: solver.preference, default=None)
 
 
 def _frames(problem: Problem) -> list[slice]:

@@ -40,7 +40,7 @@ class Model(Configurable):
     stokes : str
         The Stokes parameters it speaks of, such as ``"I"`` or ``"IQUV"``. With more than one,
         `evaluate` returns ``(stokes, n)``.
-    linear : tuple of str
+    linear_parameters : tuple of str
         Parameters that enter linearly, which start-value searches and closed forms use.
     derived : mapping of str to unit
         Names and units of what `derive` returns; the units as in `Parameter`.
@@ -66,7 +66,7 @@ class Model(Configurable):
 
     data_axis: ClassVar[str | None] = "spectral"
     stokes: ClassVar[str] = "I"
-    linear: tuple[str, ...] = ()
+    linear_parameters: tuple[str, ...] = ()
     derived: Mapping[str, Any] = MappingProxyType({})
     smooth: tuple[str, ...] | None = None
     undefined: Mapping[str, Status] = MappingProxyType({})
@@ -96,6 +96,32 @@ class Model(Configurable):
 
     For non-linear parameters, in their physical units; x is the 1-D spectral axis (float64 numpy array).
     """
+
+    quadratic = None
+    """Optional closed form, for a model whose parameters all enter linearly.
+
+    ``quadratic(x, data, weight, **auxiliary) -> (constant, matrix, vector)``, batched as `linearize`: chi² of each pixel
+    is constant - 2 vectorᵀ θ + θᵀ matrix θ, with θ the model's own parameters in declared order; constant ``(pixels,)``,
+    matrix packed ``(k (k + 1) / 2, pixels)``, see `sunpy_specfit.numerics.packed`, vector ``(k, pixels)``. The spectra
+    are then looked at once. It may know more of the noise than the weights say, as where an input of the model is itself
+    measured.
+    """
+
+    weigh = None
+    """Optional: what samples count, ``weigh(x, weight, **auxiliary) -> weight``, batched, for a model that describes
+    a part of its window only. It may set weights to zero, and nothing else."""
+
+    flag = None
+    """Optional: what a model has to say of its own answer,
+    ``flag(values, sigma, **auxiliary) -> int32 (pixels,)``: bits of `~sunpy_specfit.Status`. Values and standard
+    deviations of its parameters come by name, in physical units, as do the auxiliary inputs."""
+
+    far_from_linear = None
+    """Optional: where derived quantities are no linear function of the parameters within their errors,
+    ``far_from_linear(values, sigma) -> bool (pixels,)``. Their errors are then taken from draws."""
+
+    periods: Mapping[str, float] = MappingProxyType({})
+    """The period of each derived quantity that is an angle, in its unit."""
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

@@ -172,6 +172,55 @@ class Observation:
         estimated = Sigma(np.broadcast_to(np.float64(sigma), self.cube.data.shape), 1, 1.0)
         return replace(self, sigma=estimated, noise_origin="estimated")
 
+    def with_stokes(self, stokes: str) -> Observation:
+        """The same cube for other Stokes parameters: what a model takes as given, such as I for the fit of V.
+
+        Raises
+        ------
+        ValueError
+            If the cube does not have them.
+        """
+        return replace(self, stokes=stokes, stokes_index=stokes_index(self.cube, self.axes, stokes))
+
+    def samples(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """All samples and their variances in physical numbers, as views of the cube wherever that is possible.
+
+        Returns
+        -------
+        data : `torch.Tensor`
+            ``([stokes,] n, pixels)``; NaN where a sample is masked or no measurement.
+        variance : `torch.Tensor`
+            The same shape, or ``(1,)`` where one number serves all.
+
+        Raises
+        ------
+        ValueError
+            Where the noise depends on the light.
+        """
+        if self.noise is not None:
+            raise ValueError("a model that takes part of the data as given needs their errors: give an uncertainty, not a noise model")
+        whole = slice(0, self.grid.size)
+        data = _as_tensor(self._gather("data", whole))
+        values = self.sigma.values
+        if all(stride == 0 for stride in values.strides) or values.size == 1:
+            variance = torch.tensor([float(values.flat[0])], dtype=torch.float64)
+        else:
+            variance = _as_tensor(self._gather("sigma", whole))
+        # As `to_weight` does, here in physical numbers.
+        power, factor = self.sigma.power, self.sigma.factor
+        variance = {1: lambda v: (v * factor) ** 2, 2: lambda v: v * factor, -2: lambda v: 1 / (v * factor)}[power](variance)
+        bad = None
+        for number in range(len(self.masks)):
+            mask = torch.as_tensor(np.ascontiguousarray(self._gather(f"mask{number}", whole))).movedim(0, -1)
+            bad = mask if bad is None else bad | mask
+        limit = _WILD * self.typical if np.isfinite(self.typical) else np.inf
+        if bool((data.abs().amax() > limit) if data.numel() else False) or not bool(torch.isfinite(data.sum())):
+            wild = ~(data.abs() <= limit)
+            bad = wild if bad is None else bad | wild
+        if bad is not None and bool(bad.any()):
+            data = torch.where(bad, torch.nan, data)
+        return data, variance
+
     # -- shapes ----------------------------------------------------------------------------------
 
     @property
@@ -414,6 +463,15 @@ class Observation:
             extra_coords="copy",
             global_coords="copy",
         )
+
+
+def _as_tensor(part: np.ndarray) -> torch.Tensor:
+    """``(pixels, ...)`` as ``(..., pixels)`` in floating point, without a copy where torch can look at the memory itself."""
+    if part.dtype.kind != "f" or not part.dtype.isnative or part.dtype.itemsize not in (4, 8):
+        part = part.astype(np.float64 if part.dtype.itemsize > 4 or part.dtype.kind != "f" else np.float32)
+    if not part.flags.writeable or any(stride < 0 for stride in part.strides):
+        part = part.copy()
+    return torch.from_numpy(part).movedim(0, -1)
 
 
 def _all_good(data: torch.Tensor, weight: torch.Tensor, largest: float) -> bool:

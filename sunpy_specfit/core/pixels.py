@@ -107,6 +107,10 @@ class PixelBlock:
         """Where the tensors are."""
         return self.transform.device
 
+    def nothing(self) -> torch.Tensor:
+        """A start for solvers that need none: zeros, ``(1, k, pixels)``."""
+        return self.transform.new_zeros((1, self.n_free, self.n_pixels))
+
     def select(self, index: torch.Tensor | slice) -> PixelBlock:
         """The same problem on some of the pixels."""
         return replace(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from .blocks import DenseBlocks
+from .compressed import CompressedBlock, compress
 from .grid import Grid
 from .layout import Layout
 from .loss import excess
@@ -18,7 +19,10 @@ from .quantities import Quantities
 from .status import Status
 from .term import Term
 
-__all__ = ["Problem"]
+__all__ = ["FLOAT32_SIGNAL", "Problem"]
+
+# Up to this signal-to-noise ratio of a sample, rounding in float32 stays below 1e-3 sigma of any parameter.
+FLOAT32_SIGNAL = 300.0
 
 
 @dataclass
@@ -76,11 +80,7 @@ class Problem:
         collected: list[dict[str, torch.Tensor]] = [{} for _ in self.layout.components]
         for term in self.terms:
             for number, index in enumerate(term.component_indices):
-                declared = self.layout.components[index].auxiliaries
-                for name, value in term.auxiliary[number].items():
-                    if name in declared:
-                        value = value * term.frame.factor(declared[name]) + term.frame.offset(declared[name])
-                    collected[index][name] = value.to(self.device)
+                collected[index] |= {name: value.to(self.device) for name, value in term.auxiliary[number].items()}
         return collected
 
     @property
@@ -115,9 +115,42 @@ class Problem:
 
     # -- view 1: blocks of pixels ----------------------------------------------------------------
 
+    @property
+    def compressible(self) -> bool:
+        """Whether every term's misfit is a quadratic that its model works out, so that spectra are looked at once."""
+        return (
+            self.loss_name == "gaussian"
+            and not self.has_noise_model
+            and all(
+                len(term.model.components) == 1
+                and term.model.components[0].quadratic is not None
+                and not term.model.operators
+                for term in self.terms
+            )
+        )
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether every free number enters the light linearly."""
+        linear = {
+            keys[name] for c, keys in zip(self.layout.components, self.layout.keys, strict=True) for name in c.linear_parameters
+        }
+        return self.loss_name == "gaussian" and not self.has_noise_model and set(self.layout.free_keys) <= linear
+
     def block(self, index: slice | np.ndarray, dtype: torch.dtype | None = None) -> PixelBlock:
-        """Some pixels as tensors, with the priors that do not couple them."""
+        """Some pixels as tensors, with the priors that do not couple them; without spectra where they are not needed."""
         dtype = dtype or self.dtype
+        if not self.compressible:
+            return self.spectra(index, dtype)
+        # In the scaled frame single precision holds all that weights and signals say.
+        scaled = all(not term.frame.is_identity for term in self.terms)
+        block = compress(self.spectra(index, torch.float32 if scaled else dtype))
+        if block.dtype == torch.float32 and block.peak_signal > FLOAT32_SIGNAL:
+            block = compress(self.spectra(index, torch.float64))
+        return block.to(dtype)
+
+    def spectra(self, index: slice | np.ndarray, dtype: torch.dtype) -> PixelBlock:
+        """Some pixels as tensors, with all their samples."""
         data, loaded_terms, flags = [], [], None
         for term in self.terms:
             frame = term.frame
@@ -129,13 +162,7 @@ class Problem:
                 scale=frame.scale,
                 data_scale=frame.data_scale,
             )
-            auxiliary = [
-                {
-                    name: (v if v.shape[-1] == 1 else v[..., index]).to(dtype=dtype, device=self.device)
-                    for name, v in a.items()
-                }
-                for a in term.auxiliary
-            ]
+            auxiliary = [term.auxiliary_of(i, index, dtype, self.device) for i in range(len(term.auxiliary))]
             loaded_terms.append((term, loaded, auxiliary))
             flags = loaded.flags if flags is None else flags | loaded.flags
         base = self.base if self.base.shape[-1] == 1 else self.base[..., index]
@@ -151,8 +178,12 @@ class Problem:
             if torch.is_tensor(unknown):
                 auxiliary = [{name: _mended(value) for name, value in one.items()} for one in auxiliary]
                 loaded.weight[..., unknown] = 0.0
-            usable = None if term.observation.noise is None else (loaded.weight > 0).to(loaded.weight)
-            data.append(TermData(term, loaded.x, loaded.data, loaded.weight, usable, auxiliary))
+            weight = loaded.weight
+            for component, own in zip(term.model.components, auxiliary, strict=True):
+                if component.weigh is not None:
+                    weight = component.weigh(loaded.x, weight, **own)
+            usable = None if term.observation.noise is None else (weight > 0).to(weight)
+            data.append(TermData(term, loaded.x, loaded.data, weight, usable, auxiliary))
         priors = [
             (prior.select(index), Quantities(self.layout, names, self._physical_auxiliary).select(index))
             for prior, names in self.priors
@@ -205,7 +236,9 @@ class Problem:
 
     def whole(self) -> PixelBlock:
         """All pixels as one block, kept."""
-        if self._whole is None:
+        if self._whole is None and self.compressible:
+            self._whole = CompressedBlock.join([self.block(part) for part in self.slices()])
+        elif self._whole is None:
             self._whole = self.block(slice(0, self.n_pixels))
         return self._whole
 
@@ -291,7 +324,7 @@ class Problem:
         self, free: torch.Tensor, weights: Mapping[int, Mapping[str, torch.Tensor]] | None = None
     ) -> list[torch.Tensor]:
         """What each term predicts for the whole map, ``([stokes,] n, pixels)``, through its operators."""
-        whole = self.whole()
+        whole = self._samples()
         theta = whole.theta(free)
         if not any(term.model.operators for term in self.terms):
             return [whole._term_light(data, theta) for data in whole.terms]
@@ -305,10 +338,14 @@ class Problem:
             lights.append(term.through_instrument(light, whole._physical_axis(data), self.grid.shape, own))
         return lights
 
+    def _samples(self) -> PixelBlock:
+        whole = self.whole()
+        return whole if whole.terms else self.spectra(slice(0, self.n_pixels), self.dtype)
+
     def residual(self, free: torch.Tensor, weights=None) -> torch.Tensor:
         """Whitened residuals of all terms, (data - light) / sigma, ``(samples, pixels)``; 0 where not used."""
         parts = []
-        for data, light in zip(self.whole().terms, self.light(free, weights), strict=True):
+        for data, light in zip(self._samples().terms, self.light(free, weights), strict=True):
             parts.append(((data.data - light) * data.weight.sqrt()).reshape(-1, self.n_pixels))
         return torch.cat(parts)
 
@@ -349,6 +386,8 @@ class Problem:
         weights : dict, optional
             Term number -> operator number -> weights, for operators that learn.
         """
+        if self.compressible:
+            return 0.5 * self.whole().chi2(free).sum() + self.prior_energy(free)
         squared = self.residual(free, weights).square()
         return 0.5 * excess(self.loss_name, squared).sum() + self.prior_energy(free)
 

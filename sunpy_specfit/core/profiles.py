@@ -13,6 +13,7 @@ import torch
 
 from .parameter import Parameter, unit_powers
 from .pixels import PixelBlock, TermData
+from .term import internal_auxiliary
 
 __all__ = ["Sketch", "Unit"]
 
@@ -136,7 +137,8 @@ class Sketch:
         light = None
         for number, index in enumerate(term.component_indices):
             if index in components:
-                auxiliary = {name: _mean(value).to(axis) for name, value in term.auxiliary[number].items()}
+                means = {name: _mean(value.double()) for name, value in term.auxiliary[number].items()}
+                auxiliary = internal_auxiliary(term.model.components[number], means, frame, axis.dtype, axis.device)
                 part = term.batched[number].light(x, term.inputs(theta, number), auxiliary)
                 light = part if light is None else light + part
         shape = data.data.shape[:-1]
@@ -204,7 +206,7 @@ class Sketch:
     def _linear_columns(self) -> frozenset[int]:
         rows = set()
         for index, (component, keys) in enumerate(zip(self.layout.components, self.layout.keys, strict=True)):
-            for name in component.linear or self._found_linear(index):
+            for name in component.linear_parameters or self._found_linear(index):
                 rows.update(range(self.layout.rows[keys[name]].start, self.layout.rows[keys[name]].stop))
         driven = [set(self.transform[:, j].nonzero()[:, 0].tolist()) for j in range(self.block.n_free)]
         return frozenset(j for j, own in enumerate(driven) if own and own <= rows)

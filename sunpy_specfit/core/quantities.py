@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from .arguments import accepted
 from .elementwise import pixel_gradients
 from .layout import Layout
 
@@ -28,7 +29,9 @@ class Quantities:
         self.layout = layout
         self.names = tuple(names)
         self._keys = {name: layout.resolve(name) for name in self.names}
-        self.auxiliary = auxiliary
+        self.auxiliary = [
+            accepted(component.derive, inputs) for component, inputs in zip(layout.components, auxiliary, strict=True)
+        ]
         factor, offset = layout.scales()
         self._factor, self._offset = torch.as_tensor(factor)[:, None], torch.as_tensor(offset)[:, None]
 

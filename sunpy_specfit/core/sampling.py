@@ -157,7 +157,7 @@ def derived_draws(propagation: Propagation, draws: dict[str, np.ndarray]) -> dic
         if not layout.components[index].derived:
             continue
         parts: dict[str, list[np.ndarray]] = {name: [] for name in layout.components[index].derived}
-        _, auxiliary = propagation.inputs(index)
+        _, auxiliary = propagation.inputs(index, layout.components[index].derive)
         for numbers in _batches(len(next(iter(draws.values()))), propagation.n_pixels):
             count = numbers.stop - numbers.start
             inputs = {

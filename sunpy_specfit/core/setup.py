@@ -18,7 +18,7 @@ from .observation import Observation
 from .prior import Prior
 from .problem import Problem
 from .solver import Solver
-from .term import Term, choose_frame
+from .term import Term, choose_frame, prepared_inputs
 
 __all__ = ["as_model", "as_priors", "as_solver", "bind_prior", "build_problem", "choose_device"]
 
@@ -131,7 +131,7 @@ def build_problem(
         raise ValueError(f"loss is one of {', '.join(map(repr, LOSSES))}; found {loss!r}")
     n = len(cubes)
     each = [_per_cube(value, n) for value in (uncertainty, mask, spectral_axis, window)]
-    observations, frames = [], []
+    observations, frames, inputs = [], [], []
     for number, (cube, model) in enumerate(zip(cubes, models, strict=True)):
         lines = [c.rest_wavelength for c in model.components if getattr(c, "rest_wavelength", None) is not None]
         observation = Observation.from_cube(
@@ -146,7 +146,8 @@ def build_problem(
             rest_wavelengths=lines,
         )
         observations.append(observation)
-        frames.append(choose_frame(observation, model, observation.data_unit, observation.spectral_unit))
+        inputs.append([prepared_inputs(component, observation) for component in model.components])
+        frames.append(choose_frame(observation, model, inputs[-1]))
     grid = observations[0].grid
     for observation in observations[1:]:
         if observation.grid.shape != grid.shape:
@@ -159,8 +160,10 @@ def build_problem(
         frames = [Frame(o.data_unit, o.spectral_unit) for o in observations]
     layout = Layout(models, frames)
     terms = [
-        Term.prepare(observation, model, layout, number, frame)
-        for number, (observation, model, frame) in enumerate(zip(observations, models, frames, strict=True))
+        Term.prepare(observation, model, layout, number, frame, own)
+        for number, (observation, model, frame, own) in enumerate(
+            zip(observations, models, frames, inputs, strict=True)
+        )
     ]
     bound = [bind_prior(prior, layout, grid, models) for prior in priors]
     coupled = any(p.couples_pixels for p, _ in bound) or bool(layout.shared.any()) or any(t.mixes_pixels for t in terms)

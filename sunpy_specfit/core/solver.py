@@ -55,10 +55,17 @@ class Solver(Configurable):
         ``solver="auto"`` takes the accepted solver of highest preference.
     whole_map : bool
         Whether it needs all pixels at once. Where not, the engine hands it blocks of pixels.
+    needs_start : bool
+        Whether it matters where it starts: where not, nobody looks for start values.
     """
 
     preference: ClassVar[int] = 0
     whole_map: ClassVar[bool] = True
+    needs_start: ClassVar[bool] = True
+
+    def suits(self, problem) -> str | None:
+        """None if it can solve each pixel of the problem by itself, else the reason; couplings are not looked at."""
+        return None
 
     def accepts(self, problem) -> str | None:
         """None if it can solve the problem, else the reason why not, as a sentence that says what to use instead."""

@@ -15,7 +15,10 @@ from .layout import Layout
 from .model import Model
 from .observation import Observation
 
-__all__ = ["Term", "choose_frame"]
+__all__ = ["Term", "choose_frame", "prepared_inputs"]
+
+# Pixels on which a model is tried out.
+_PROBES = 4
 
 
 @dataclass
@@ -31,7 +34,8 @@ class Term:
         Which of the layout's models this is.
     frame : `Frame`
     auxiliary : list of dict of str to `torch.Tensor`
-        For each component of the term, its auxiliary inputs in the internal frame, float64, pixels last.
+        For each component of the term, its auxiliary inputs in physical numbers, pixels last, as `Model.prepare` gave
+        them.
     batched : list of `BatchedModel`
     learned : mapping
         Operator number -> weights that a solver learned, in place of the operator's own.
@@ -47,15 +51,21 @@ class Term:
     learned: Mapping[int, Mapping[str, torch.Tensor]] = field(default_factory=dict)
 
     @classmethod
-    def prepare(cls, observation: Observation, model: Model, layout: Layout, number: int, frame: Frame) -> Term:
-        """Ask the model for its auxiliary inputs and find out how it can be batched."""
-        auxiliary, batched = [], []
-        for component in model.components:
-            inputs = internal_auxiliary(component, component.prepare(observation), frame)
-            auxiliary.append(inputs)
+    def prepare(
+        cls, observation: Observation, model: Model, layout: Layout, number: int, frame: Frame, auxiliary
+    ) -> Term:
+        """Find out how the model can be batched, with the auxiliary inputs that it asked for."""
+        batched = []
+        for component, prepared in zip(model.components, auxiliary, strict=True):
             x = _probe_axis(observation, frame)
+            inputs = internal_auxiliary(component, few_pixels(prepared), frame)
             batched.append(BatchedModel.choose(component, x, probe(component, x, frame), inputs))
         return cls(observation, model, layout, number, frame, auxiliary, batched)
+
+    def auxiliary_of(self, component: int, index, dtype: torch.dtype, device) -> dict[str, torch.Tensor]:
+        """Auxiliary inputs of one component for some pixels, in the internal frame."""
+        part = {name: v if v.shape[-1] == 1 else v[..., index] for name, v in self.auxiliary[component].items()}
+        return internal_auxiliary(self.model.components[component], part, self.frame, dtype, device)
 
     @property
     def component_indices(self) -> list[int]:
@@ -114,24 +124,38 @@ class Term:
         return axes
 
 
-def internal_auxiliary(component: Model, prepared, frame: Frame) -> dict[str, torch.Tensor]:
-    """Auxiliary inputs moved from physical numbers to the internal frame."""
+def prepared_inputs(component: Model, observation: Observation) -> dict[str, torch.Tensor]:
+    """What a component asks of the observation, in physical numbers; every input with a pixel axis."""
     inputs = {}
-    for name, value in prepared.items():
-        value = torch.as_tensor(value, dtype=torch.float64)
-        declared = component.auxiliaries.get(name)
-        if declared is not None:
-            value = (value - frame.offset(declared)) / frame.factor(declared)
+    for name, value in component.prepare(observation).items():
+        value = torch.as_tensor(value)
+        value = value if value.is_floating_point() else value.double()
         inputs[name] = value if value.ndim else value[None]
     return inputs
 
 
-def choose_frame(observation: Observation, model: Model, data_unit, spectral_unit) -> Frame:
+def internal_auxiliary(
+    component: Model, inputs: Mapping[str, torch.Tensor], frame: Frame, dtype=torch.float64, device=None
+) -> dict[str, torch.Tensor]:
+    """Auxiliary inputs moved from physical numbers to the internal frame; centred before they are rounded."""
+    moved = {}
+    for name, value in inputs.items():
+        declared = component.auxiliaries.get(name)
+        if declared is not None:
+            offset, factor = frame.offset(declared), frame.factor(declared)
+            value = value.to(device) - offset if offset else value.to(device)
+            value = value / factor if factor != 1.0 else value
+        moved[name] = value.to(dtype=dtype, device=device)
+    return moved
+
+
+def choose_frame(observation: Observation, model: Model, auxiliary) -> Frame:
     """The internal frame of a term: centred and scaled, unless the model's physics forbids it.
 
     A model may hold constants of nature or a rest wavelength. Whether it commutes with the change of frame is
     found by evaluating it in both; if not, its numbers stay physical.
     """
+    data_unit, spectral_unit = observation.data_unit, observation.spectral_unit
     physical = Frame(data_unit, spectral_unit)
     data_scale = observation.typical if np.isfinite(observation.typical) else 1.0
     if model.data_axis == "spectral":
@@ -141,8 +165,7 @@ def choose_frame(observation: Observation, model: Model, data_unit, spectral_uni
     else:
         origin, scale = 0.0, 1.0
     frame = Frame(data_unit, spectral_unit, origin, scale, data_scale)
-    for component in model.components:
-        prepared = component.prepare(observation)
+    for component, prepared in zip(model.components, auxiliary, strict=True):
         lights = []
         for trial in (frame, physical):
             x = _probe_axis(observation, frame)
@@ -153,8 +176,7 @@ def choose_frame(observation: Observation, model: Model, data_unit, spectral_uni
                     name: v * frame.factor(component.parameters[name]) + frame.offset(component.parameters[name])
                     for name, v in values.items()
                 }
-            inputs = internal_auxiliary(component, prepared, trial)
-            inputs = {k: v if v.shape[-1] == 1 else v[..., : x.shape[-1]] for k, v in inputs.items()}
+            inputs = internal_auxiliary(component, few_pixels(prepared), trial)
             light = BatchedModel(component, "loop", analytic=False).light(x, values, inputs)
             lights.append(light / data_scale if trial is physical else light)
         peak = lights[1].nan_to_num().abs().amax().clamp_min(1e-30)
@@ -165,10 +187,17 @@ def choose_frame(observation: Observation, model: Model, data_unit, spectral_uni
     return frame
 
 
+def few_pixels(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Auxiliary inputs of as many pixels as `probe` has numbers for."""
+    return {
+        name: v if v.shape[-1] == 1 else v[..., torch.arange(_PROBES) % v.shape[-1]] for name, v in inputs.items()
+    }
+
+
 def _probe_axis(observation: Observation, frame: Frame) -> torch.Tensor:
     x = np.asarray(observation.x, float)
-    x = x[:, None] if x.ndim == 1 else x[:, :4]
-    x = np.repeat(x, 4, axis=1) if x.shape[1] == 1 else np.resize(x.T, (4, x.shape[0])).T
+    x = x[:, None] if x.ndim == 1 else x[:, :_PROBES]
+    x = np.repeat(x, _PROBES, axis=1) if x.shape[1] == 1 else np.resize(x.T, (_PROBES, x.shape[0])).T
     return torch.as_tensor((x - frame.origin) / frame.scale)
 
 
@@ -201,5 +230,5 @@ def probe(component: Model, x: torch.Tensor, frame: Frame) -> dict[str, torch.Te
             value = ((high - low) * spread / 4).clamp_min(1e-3)
         else:
             value = 2 * spread
-        values[name] = value.expand(*parameter.shape, 4).clone()
+        values[name] = value.expand(*parameter.shape, _PROBES).clone()
     return values

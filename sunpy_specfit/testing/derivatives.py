@@ -103,7 +103,7 @@ def _check_analytic(scenario: Scenario, who: str, light, derivatives) -> None:
 
 def check_linear(scenario: Scenario, who: str) -> None:
     """What is declared linear enters so, all of it together."""
-    linear = [name for name in scenario.model.linear if name in scenario.parameters]
+    linear = [name for name in scenario.model.linear_parameters if name in scenario.parameters]
     if not linear:
         return
     light = scenario.light()
@@ -114,7 +114,7 @@ def check_linear(scenario: Scenario, who: str) -> None:
         what = repr(names[0]) if len(names) == 1 else f"{', '.join(map(repr, names))} together"
         require(
             error < 1e-9,
-            f"{who}.linear: the light is not linear in {what}, off by {error:.1e} of the peak: take it out of `linear`",
+            f"{who}.linear_parameters: the light is not linear in {what}, off by {error:.1e} of the peak: take it out of `linear_parameters`",
         )
 
 

@@ -126,7 +126,7 @@ def _check_declarations(model: Model, who: str) -> None:
         f"{who}.stokes is {model.stokes!r}; expected some of the letters I, Q, U, V, each once",
     )
     for what, names, known in (
-        ("linear", model.linear, parameters),
+        ("linear_parameters", model.linear_parameters, parameters),
         ("smooth", model.smooth or (), {**parameters, **derived}),
     ):
         require(not isinstance(names, str), f"{who}.{what} is a string: write a tuple, ({names!r},)")

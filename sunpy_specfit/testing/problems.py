@@ -30,7 +30,7 @@ class _Ramp(Model):
     """Linear in all that it has."""
 
     name = "ramp"
-    linear = ("level", "slope")
+    linear_parameters = ("level", "slope")
     level = Parameter("data")
     slope = Parameter("data / spectral")
     pivot = Parameter("spectral", location=True, default=_PIVOT * u.nm, fixed=True)
@@ -43,7 +43,7 @@ class _Line(Model):
     """A line of constant shape on nothing."""
 
     name = "line"
-    linear = ("amplitude",)
+    linear_parameters = ("amplitude",)
     amplitude = Parameter("data", lower=0)
     center = Parameter("spectral", location=True)
     width = Parameter("spectral", lower=0.01 * u.nm, upper=0.5 * u.nm)

@@ -245,7 +245,7 @@ class Scaled(Model):
     """A copy of each pixel's own profile, scaled: the profile is an input, not a parameter."""
 
     name = "scaled"
-    linear = ("factor",)
+    linear_parameters = ("factor",)
     factor = Parameter(u.dimensionless_unscaled, default=1.0)
     profile = Auxiliary("data")
 
@@ -269,7 +269,7 @@ class Bins(Model):
 
     name = "bins"
     data_axis = "channel"
-    linear = ("dem",)
+    linear_parameters = ("dem",)
 
     def __init__(self, response):
         self.response = response

@@ -34,7 +34,7 @@ def test_light_and_jacobian(degree, per_pixel):
 
 def test_everything_is_linear_and_named_by_power():
     model = Polynomial(2)
-    assert tuple(model.parameters) == model.linear == ("c0", "c1", "c2")
+    assert tuple(model.parameters) == model.linear_parameters == ("c0", "c1", "c2")
     assert [p.unit for p in model.parameters.values()] == ["data", "data / spectral", "data / spectral**2"]
 
 

@@ -13,7 +13,7 @@ from sunpy_specfit.testing import check_model, check_operator, check_prior, chec
 
 class Lorentzian(Model):
     name = "lorentzian"
-    linear = ("amplitude",)
+    linear_parameters = ("amplitude",)
     derived = {"fwhm": "spectral"}
     amplitude = Parameter("data", lower=0)
     center = Parameter("spectral", location=True)
@@ -80,8 +80,8 @@ MODEL_MISTAKES = {
     "no parameters": (variant(Model, evaluate=lambda self, x: 0 * x)(), "has no parameters"),
     "unknown axis": (variant(Lorentzian, data_axis="wavelength")(), "data_axis is 'wavelength'"),
     "unknown Stokes": (variant(Lorentzian, stokes="IV2")(), "letters I, Q, U, V"),
-    "tuple forgotten": (variant(Lorentzian, linear="amplitude")(), "write a tuple"),
-    "unknown linear": (variant(Lorentzian, linear=("height",))(), r"linear names \['height'\]"),
+    "tuple forgotten": (variant(Lorentzian, linear_parameters="amplitude")(), "write a tuple"),
+    "unknown linear": (variant(Lorentzian, linear_parameters=("height",))(), r"linear_parameters names \['height'\]"),
     "one name twice": (variant(Lorentzian, derived={"width": "spectral"})(), "both as parameter and as derived"),
     "bad unit": (variant(Lorentzian, width=Parameter("spektral"))(), "unit of 'width', 'spektral', cannot be read"),
     "bad bound": (variant(Lorentzian, width=Parameter("spectral", lower=1 * u.s))(), "lower of 'width' is in s"),
@@ -110,7 +110,7 @@ MODEL_MISTAKES = {
         "automatic differentiation knows nothing of|differs from finite differences",
     ),
     "wrong Jacobian": (variant(Lorentzian, linearize=jacobian(-1.0))(), "linearize: its derivative to 'width' differs"),
-    "not linear": (variant(Lorentzian, linear=("amplitude", "width"))(), "not linear in 'width'"),
+    "not linear": (variant(Lorentzian, linear_parameters=("amplitude", "width"))(), "not linear in 'width'"),
     "no location": (variant(Lorentzian, center=Parameter("spectral", default=500.05 * u.nm))(), "location=True"),
     "width as location": (
         variant(Lorentzian, width=Parameter("spectral", location=True))(),

@@ -112,6 +112,10 @@ class ExternalModel(Model):
     def evaluate(self, x, **parameters):
         return _Foreign.apply(self, x, *(parameters[name] for name in self._parameters))[0]
 
+    @property
+    def linear_parameters(self) -> tuple[str, ...]:
+        return self.linear
+
     def linearize(self, x, **parameters):
         values = [_numpy(parameters[name]) for name in self._parameters]
         axis = _numpy(x)

@@ -38,7 +38,7 @@ class SpectralLine(Model):
     width = Parameter("spectral", lower=0, description="standard deviation of the Gaussian")
     rest = Auxiliary("spectral", location=True)
 
-    linear = ("amplitude",)
+    linear_parameters = ("amplitude",)
 
     def _set_line(self, rest_wavelength: u.Quantity, label: str | None, absorption: bool) -> None:
         positive_quantity(rest_wavelength, "length", f"{type(self).__name__}: rest_wavelength", "195.119 * u.AA")

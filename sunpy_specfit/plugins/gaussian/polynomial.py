@@ -61,7 +61,7 @@ class Polynomial(Model):
         return {f"c{i}": Parameter(units[i]) for i in range(self.degree + 1)}
 
     @property
-    def linear(self) -> tuple[str, ...]:
+    def linear_parameters(self) -> tuple[str, ...]:
         return tuple(f"c{i}" for i in range(self.degree + 1))
 
     @property

@@ -9,7 +9,7 @@ class Lorentzian(Model):
     """A Lorentzian emission line."""
 
     name = "lorentzian"
-    linear = ("amplitude",)
+    linear_parameters = ("amplitude",)
     derived = {"fwhm": "spectral", "intensity": "data * spectral"}
 
     amplitude = Parameter("data", lower=0)

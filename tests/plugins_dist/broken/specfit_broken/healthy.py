@@ -7,7 +7,7 @@ class Flat(Model):
     """A constant."""
 
     name = "flat"
-    linear = ("level",)
+    linear_parameters = ("level",)
     level = Parameter("data")
 
     def evaluate(self, x, level):

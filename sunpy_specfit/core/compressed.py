@@ -1,0 +1,136 @@
+"""Linear models without their spectra: what the data say of a pixel is one small quadratic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..numerics import packed
+from .pixels import PixelBlock, TermData, chosen
+
+__all__ = ["CompressedBlock", "compress"]
+
+
+@dataclass(frozen=True)
+class CompressedBlock(PixelBlock):
+    """Pixels whose misfit is chi² = constant - 2 bᵀ f + fᵀ A f in the free numbers f, by `Model.quadratic`.
+
+    It answers as a `PixelBlock` does, at the cost of a few numbers a pixel, and holds no spectra.
+
+    Attributes
+    ----------
+    constant : `torch.Tensor`
+        ``(pixels,)``.
+    matrix : `torch.Tensor`
+        A, packed ``(k (k + 1) / 2, pixels)``.
+    vector : `torch.Tensor`
+        b, ``(k, pixels)``.
+    valid : `torch.Tensor`
+        Samples in use, ``(pixels,)``.
+    peak : `torch.Tensor`
+        The largest signal-to-noise ratio of a sample, ``(pixels,)``.
+    """
+
+    constant: torch.Tensor = None
+    matrix: torch.Tensor = None
+    vector: torch.Tensor = None
+    valid: torch.Tensor = None
+    peak: torch.Tensor = None
+
+    _PIXELS = ("constant", "matrix", "vector", "valid", "peak")
+
+    def select(self, index) -> CompressedBlock:
+        part = super().select(index)
+        return replace(part, **{name: chosen(getattr(self, name), index) for name in self._PIXELS})
+
+    @property
+    def pieces(self):
+        return [(slice(0, self.n_pixels), self)]
+
+    def chi2(self, free: torch.Tensor) -> torch.Tensor:
+        return self.constant + (free * (packed.matvec(self.matrix, free) - 2 * self.vector)).sum(0)
+
+    def linearize(self, free: torch.Tensor, *, priors: bool = True):
+        product = packed.matvec(self.matrix, free)
+        objective = 0.5 * (self.constant + (free * (product - 2 * self.vector)).sum(0))
+        matrix, vector = self.matrix.clone(), self.vector - product
+        if priors and self.priors:
+            objective = objective + self._add_priors(self.theta(free), matrix, vector)
+        return torch.where(torch.isfinite(objective), objective, torch.inf), matrix, vector
+
+    @property
+    def signal(self) -> torch.Tensor:
+        return self.peak
+
+    @property
+    def n_valid(self) -> torch.Tensor:
+        return self.valid
+
+    def to(self, dtype: torch.dtype) -> CompressedBlock:
+        """The same in another precision."""
+        names = ("transform", "base", "lower", "upper", "constant", "matrix", "vector", "peak")
+        return replace(self, **{name: getattr(self, name).to(dtype) for name in names})
+
+    @classmethod
+    def join(cls, blocks: list[CompressedBlock]) -> CompressedBlock:
+        """Several blocks side by side."""
+        first = blocks[0]
+        if len(blocks) == 1:
+            return first
+        rows = {name: torch.cat([getattr(b, name) for b in blocks], -1) for name in (*cls._PIXELS, "flags")}
+        if first.base.shape[-1] > 1:
+            rows["base"] = torch.cat([b.base for b in blocks], -1)
+        return replace(first, **rows)
+
+
+def compress(block: PixelBlock) -> CompressedBlock:
+    """A block of linear models as quadratics, worked out piece by piece in the processor's cache."""
+    parts = [_quadratic(piece) for _, piece in block.pieces]
+    constant, matrix, vector = (torch.cat(rows, -1) if len(parts) > 1 else rows[0] for rows in zip(*parts, strict=True))
+    return CompressedBlock(
+        terms=[],
+        transform=block.transform,
+        base=block.base,
+        lower=block.lower,
+        upper=block.upper,
+        flags=block.flags,
+        loss=block.loss,
+        priors=block.priors,
+        simple=block.simple,
+        memo=block.memo,
+        constant=constant,
+        matrix=matrix,
+        vector=vector,
+        valid=block.n_valid,
+        peak=block.signal,
+    )
+
+
+def _quadratic(block: PixelBlock) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    total = None
+    for data in block.terms:
+        own = _of_term(data, block)
+        total = own if total is None else tuple(a + b for a, b in zip(total, own, strict=True))
+    return total
+
+
+def _of_term(data: TermData, block: PixelBlock):
+    """Constant, A and b of one term in the free numbers: θ = base + T · free."""
+    term = data.term
+    constant, matrix, vector = term.model.components[0].quadratic(data.x, data.data, data.weight, **data.auxiliary[0])
+    index = term.component_indices[0]
+    keys = term.layout.keys[index]
+    own = [
+        row
+        for name in term.layout.components[index].parameters
+        for row in range(term.layout.rows[keys[name]].start, term.layout.rows[keys[name]].stop)
+    ]
+    if block.simple and own == list(range(block.n_free)):
+        return constant, matrix, vector
+    transform, base = block.transform[own], block.base[own]
+    at_base = packed.matvec(matrix, base.expand(vector.shape))
+    constant = constant + (base * (at_base - 2 * vector)).sum(0)
+    vector = vector - at_base
+    full = torch.einsum("ai,pab,bj->pij", transform, packed.unpack(matrix), transform)
+    return constant, packed.pack(full), transform.T @ vector

@@ -1,0 +1,110 @@
+"""What the weak-field approximation reads off the intensity: line centres and widths."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+__all__ = ["LineWindow", "assign_samples"]
+
+# Pixels whose mean profile tells the width of a line.
+_SAMPLE = 4096
+# The Doppler width of a Gaussian profile, in units of its full width at half maximum.
+_DOPPLER = 1 / (2 * np.sqrt(np.log(2)))
+
+
+def assign_samples(x: np.ndarray, rests: np.ndarray, names: list[str]) -> np.ndarray:
+    """To which line each sample belongs: the nearest.
+
+    Parameters
+    ----------
+    x : `numpy.ndarray`
+        ``(n,)``.
+    rests : `numpy.ndarray`
+        ``(lines,)``, in the unit of ``x``.
+    names : list of str
+
+    Returns
+    -------
+    `numpy.ndarray`
+        Numbers of lines, ``(n,)``.
+
+    Raises
+    ------
+    ValueError
+        If a line does not lie among the wavelengths, or has fewer than three samples for itself.
+    """
+    owner = np.abs(x[:, None] - rests).argmin(1)
+    for number, (rest, name) in enumerate(zip(rests, names, strict=True)):
+        count = int((owner == number).sum())
+        if not x.min() <= rest <= x.max() or count < 3:
+            raise ValueError(
+                f"{name} at {rest:.8g} has {count} samples of its own among the wavelengths from {x.min():.8g} to "
+                f"{x.max():.8g}: the weak-field approximation needs the line, with three samples or more. Is the rest "
+                "wavelength in the medium (air or vacuum) and unit of the data?"
+            )
+    return owner
+
+
+class LineWindow:
+    """The samples of one line.
+
+    Parameters
+    ----------
+    x : `numpy.ndarray`
+        ``(m,)``: the wavelengths of the line's samples.
+    rest : float
+    intensity : `torch.Tensor`
+        ``(m, pixels)``.
+
+    Attributes
+    ----------
+    center : `torch.Tensor`
+        Centre of gravity of each pixel's profile below (or above) the continuum, float64 ``(pixels,)``; where there
+        is none within the window, the median of the others.
+    doppler_width : float
+        Of the mean profile.
+    """
+
+    def __init__(self, x: np.ndarray, rest: float, intensity: torch.Tensor):
+        order = np.argsort(x)
+        self.x, self.rest = x[order], rest
+        self.intensity = intensity if np.array_equal(order, np.arange(len(x))) else intensity[torch.as_tensor(order)]
+        self.center = self._centers()
+        self.doppler_width = self._doppler_width()
+
+    def _centers(self) -> torch.Tensor:
+        """λ₀ = Σ λ (I_c - I) Δλ / Σ (I_c - I) Δλ, with I_c the mean of the first and the last sample."""
+        place = self.x - self.rest
+        steps = np.gradient(self.x)
+        ends = np.zeros_like(place)
+        ends[[0, -1]] = 0.5
+        depth = ends * steps.sum() - steps
+        moment = ends * (place * steps).sum() - place * steps
+        # Both sums at once, in the precision of the data.
+        both = torch.as_tensor(np.stack([depth, moment])).to(self.intensity) @ self.intensity
+        depth, moment = both.double()
+        center = moment / depth
+        inside = (center >= place.min()) & (center <= place.max())
+        usual = center[inside].median() if bool(inside.any()) else torch.zeros((), dtype=torch.float64)
+        return torch.where(inside, center, usual) + self.rest
+
+    def _doppler_width(self) -> float:
+        some = self.intensity[:, :: max(1, self.intensity.shape[1] // _SAMPLE)].double().nanmean(1).numpy()
+        spacing = float(np.median(np.diff(self.x)))
+        away = some - 0.5 * (some[0] + some[-1])
+        peak = int(np.abs(away).argmax())
+        half = np.abs(away) - 0.5 * abs(away[peak])
+        if not np.isfinite(half).all() or abs(away[peak]) == 0:
+            return 2 * spacing
+        left, right = self._crossing(half, peak, -1), self._crossing(half, peak, 1)
+        return max(float(right - left) * _DOPPLER, 0.5 * spacing)
+
+    def _crossing(self, half: np.ndarray, peak: int, step: int) -> float:
+        i = peak
+        while 0 <= i + step < len(half) and half[i + step] > 0:
+            i += step
+        j = i + step
+        if not 0 <= j < len(half):
+            return self.x[i]
+        return self.x[i] + (self.x[j] - self.x[i]) * half[i] / (half[i] - half[j])
