@@ -163,17 +163,17 @@ def transverse_lande_factor(lower: Level, upper: Level, lower_g: float, upper_g:
 
 
 def _components(lower: Level, upper: Level, change: int) -> ZeemanComponents:
-    """The components with M_u = M_l + change, from blue to red, by the closed forms of the 3j symbols."""
+    """The components with M_u = M_l + change, from blue to red, by the 3j symbols up to a common factor."""
     J = lower.J
     m_lower = np.arange(-J, J + 1)
     # For M_u = M_l - 1 the strengths are those of M_u = M_l + 1 with both substates mirrored.
     m = -m_lower if change < 0 else m_lower
     if upper.J == J + 1:
-        strengths = (J + m + 1) * (J + m + 2) if change else 2 * (J - m + 1) * (J + m + 1)
+        strengths = (J + m + 1) * (J + m + 2) if change else (J - m + 1) * (J + m + 1)
     elif upper.J == J:
-        strengths = (J - m) * (J + m + 1) if change else 2 * m**2
+        strengths = (J - m) * (J + m + 1) if change else m**2
     else:
-        strengths = (J - m) * (J - m - 1) if change else 2 * (J - m) * (J + m)
+        strengths = (J - m) * (J - m - 1) if change else (J - m) * (J + m)
     shifts = lower.lande_factor * m_lower - upper.lande_factor * (m_lower + change)
     there = strengths > 0
     shifts, strengths = shifts[there], strengths[there] / strengths.sum()
