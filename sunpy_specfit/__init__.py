@@ -19,12 +19,14 @@ from .plugins.external import ExternalModel
 from .plugins.gaussian import Gaussian, Polynomial, Voigt
 from .plugins.noise import CountNoise
 from .plugins.priors import Hinge, Penalty, Ridge, Smooth, TotalVariation
-from .plugins.solvers import LBFGS, Adam, GaussNewton, LevenbergMarquardt
+from .plugins.solvers import LBFGS, Adam, ClosedForm, GaussNewton, LevenbergMarquardt
+from .plugins.wfa import WeakField
 
 __all__ = [
     "LBFGS",
     "Adam",
     "Auxiliary",
+    "ClosedForm",
     "Comparison",
     "CountNoise",
     "ExternalModel",
@@ -50,6 +52,7 @@ __all__ = [
     "Status",
     "TotalVariation",
     "Voigt",
+    "WeakField",
     "compare",
     "fit",
     "hookimpl",

@@ -41,3 +41,9 @@ class Status(IntFlag):
     """The line is narrower than the thermal width: no non-thermal velocity exists."""
     FAILED = 2048
     """The model gave no finite value from any start: the values are NaN."""
+    STRONG_FIELD = 4096
+    """The field splits the line too much for the approximation that was used."""
+    NO_POLARIZATION = 8192
+    """No polarisation above three sigma."""
+    FLAT_PROFILE = 16384
+    """The intensity shows no line to measure with."""

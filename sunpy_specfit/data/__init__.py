@@ -3,6 +3,7 @@
 from .atomic_line import AtomicLine
 from .lines import line, list_lines
 from .synthetic import gaussian_cube, spectral_wcs
+from .weak_field import stokes_wcs, weak_field_cube
 from .zeeman import Level, ZeemanComponents, ZeemanPattern
 
 __all__ = [
@@ -14,4 +15,6 @@ __all__ = [
     "line",
     "list_lines",
     "spectral_wcs",
+    "stokes_wcs",
+    "weak_field_cube",
 ]

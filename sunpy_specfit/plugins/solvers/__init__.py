@@ -2,13 +2,14 @@
 
 from ...core.hooks import hookimpl
 from .adam import Adam
+from .closed_form import ClosedForm
 from .gauss_newton import GaussNewton
 from .lbfgs import LBFGS
 from .levenberg_marquardt import LevenbergMarquardt
 
-__all__ = ["LBFGS", "Adam", "GaussNewton", "LevenbergMarquardt"]
+__all__ = ["LBFGS", "Adam", "ClosedForm", "GaussNewton", "LevenbergMarquardt"]
 
 
 @hookimpl
 def specfit_plugins():
-    return [Adam, GaussNewton, LBFGS, LevenbergMarquardt]
+    return [Adam, ClosedForm, GaussNewton, LBFGS, LevenbergMarquardt]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import astropy.units as u
@@ -13,8 +12,9 @@ from ...core.model import Model
 from ...core.parameter import Auxiliary, Parameter
 from ...core.status import Status
 from ...data import AtomicLine, line
+from ...numerics import packed
 from ...numerics.derivative import derivative_matrix
-from . import normal_equations
+from .normal_equations import Shape, even_modes, fit_modes, fit_shapes
 from .profile import LineWindow, assign_samples
 
 __all__ = ["WeakField"]
@@ -133,6 +133,8 @@ class WeakField(Model):
     splitting = Auxiliary("spectral")
     squared_splitting = Auxiliary("spectral2")
     core = Auxiliary("spectral")
+    strongest = Auxiliary(u.G)
+    flat = Auxiliary(u.G)
 
     def __init__(
         self,
@@ -149,7 +151,7 @@ class WeakField(Model):
         label: str | None = None,
     ):
         self.lines = lines
-        # "linear" is also what a model calls its linear parameters.
+        self.linear = linear
         self.core_width = core_width
         self.medium = medium
         self.offset = bool(offset)
@@ -158,7 +160,6 @@ class WeakField(Model):
         self.stokes_sign = stokes_sign
         self.stokes_reference = stokes_reference
         self.label = label
-        self._linear_part = linear
         self._check(linear)
         given = [lines] if isinstance(lines, (str, AtomicLine)) else list(lines)
         if not given:
@@ -189,9 +190,6 @@ class WeakField(Model):
         if self.stokes_reference is not None and not u.Quantity(self.stokes_reference).unit.is_equivalent(u.deg):
             raise u.UnitConversionError(f"WeakField: stokes_reference is an angle, found {self.stokes_reference!r}")
 
-    def arguments(self) -> dict:
-        return super().arguments()
-
     @property
     def rest_wavelength(self) -> u.Quantity:
         """Of the first line; windows in km/s count from it."""
@@ -204,3 +202,234 @@ class WeakField(Model):
         if self.crosstalk:
             declared |= {f"crosstalk_{s}": Parameter(None, default=0.0, description="part of I") for s in "quv"}
         return declared
+
+    @property
+    def linear_parameters(self) -> tuple[str, ...]:
+        return tuple(self.declare())
+
+    # -- from the data -----------------------------------------------------------------------------
+
+    def prepare(self, observation) -> dict[str, torch.Tensor]:
+        """I and its variance, the matrices of its derivatives, and the centre and splitting of the line at each sample."""
+        intensity, variance = observation.with_stokes("I").samples()
+        x = np.asarray(observation.x, float)
+        mean = x if x.ndim == 1 else x.mean(1)
+        unit = observation.spectral_unit
+        rests = np.array([rest.to_value(unit) for rest in self._rests])
+        owner = assign_samples(mean, rests, [one.name for one in self._lines])
+        shift = torch.as_tensor(x - mean[:, None] if x.ndim > 1 else np.zeros((1, 1)))
+        centers, cores, strengths = [], [], []
+        for number, one in enumerate(self._lines):
+            own = owner == number
+            window = LineWindow(mean[own], rests[number], intensity[torch.as_tensor(np.flatnonzero(own))])
+            centers.append(window.center + shift.mean(0))
+            width = self.core_width.to_value(unit) if self.core_width is not None else window.doppler_width
+            lorentz = _LORENTZ * self._rests[number].to_value(u.AA) ** 2 * u.AA.to(unit)
+            cores.append(width)
+            strengths.append((lorentz * one.g_eff, lorentz**2 * self._transverse_factor(one), window.doppler_width))
+        index = torch.as_tensor(owner)
+        splitting, squared, doppler = (torch.tensor(v, dtype=torch.float64) for v in zip(*strengths, strict=True))
+        first, second = (self._matrix(x, order) for order in (1, 2))
+        center = torch.stack(centers)
+        return {
+            "intensity": intensity,
+            "variance": variance if variance.ndim > 1 else variance.reshape(1, 1),
+            "slope": first,
+            "bend": second,
+            # One line: one centre a pixel; several: that of the line that a sample belongs to.
+            "center": center if len(self._lines) == 1 else center[index],
+            "splitting": splitting[index][:, None],
+            "squared_splitting": squared[index][:, None],
+            "core": torch.tensor(cores, dtype=torch.float64)[index][:, None],
+            "strongest": (_STRONG * doppler / splitting.abs().clamp_min(1e-300)).amin()[None],
+            "flat": self._flat(first, splitting[index], intensity, variance, observation),
+        }
+
+    def _transverse_factor(self, one: AtomicLine) -> float:
+        # With b_q and b_u held fixed, a line needs no second-order factor.
+        if all(self.parameters[name].fixed for name in ("b_q", "b_u")):
+            return 0.0
+        return one.G
+
+    def _matrix(self, x: np.ndarray, order: int) -> torch.Tensor:
+        """A derivative matrix, ``(n, n, 1)``, or one for each pixel where grids differ by more than a shift."""
+        grids = [x] if x.ndim == 1 else list(x.T)
+        steps = np.diff(grids[0])
+        if len(grids) == 1 or all(np.allclose(np.diff(g), steps, rtol=1e-6) for g in grids[1:]):
+            grids = grids[:1]
+        return torch.as_tensor(
+            np.stack([derivative_matrix(g - g.mean(), order=order, method=self.derivative) for g in grids], -1)
+        )
+
+    @staticmethod
+    def _flat(matrix, splitting, intensity, variance, observation) -> torch.Tensor:
+        """The sigma of B_los where the derivative is twice what noise alone makes: above it a profile is flat."""
+        few = observation.with_stokes("V").block(np.arange(min(observation.grid.size, 256)))
+        weight = few.weight[few.weight > 0]
+        noise = float(weight.median()) ** -0.5 if weight.numel() else 1.0
+        own = float(variance.flatten()[:: max(1, variance.numel() // 4096)].median())
+        power = (splitting[:, None].square() * matrix[..., 0].square()).sum()
+        return (noise / (2 * own * power).sqrt())[None] if own > 0 else torch.full((1,), torch.inf).double()
+
+    def weigh(self, x, weight, *, center, core, **inputs):
+        """Q and U count only where their formula holds."""
+        if self.linear == "both":
+            return weight
+        inside = (x - center).abs() < core
+        kept = ~inside if self.linear == "wing" else inside
+        return torch.cat([weight[:2] * kept, weight[2:]])
+
+    # -- the physics --------------------------------------------------------------------------------
+
+    def evaluate(
+        self,
+        x,
+        b_los,
+        b_q,
+        b_u,
+        *,
+        intensity,
+        slope,
+        bend,
+        center,
+        splitting,
+        squared_splitting,
+        core,
+        **inputs,
+    ):
+        q, v = self._factors(x, center, splitting, squared_splitting, core)
+        first, second = _times(slope, intensity), _times(bend, intensity)
+        across = self._transverse(q, first, second)
+        kernels = {"q": across * self._sign("Q"), "u": across * self._sign("U"), "v": v * first * self._sign("V")}
+        light = []
+        for s, field in (("q", b_q), ("u", b_u), ("v", b_los)):
+            one = field * kernels[s]
+            if self.offset:
+                one = one + inputs[f"offset_{s}"]
+            if self.crosstalk:
+                one = one + inputs[f"crosstalk_{s}"] * intensity
+            light.append(one)
+        return torch.stack(light)
+
+    def _factors(self, x, center, splitting, squared_splitting, core):
+        """What multiplies the derivatives: the wing's and the core's for Q and U, and V's."""
+        away = x - center
+        inside = away.abs() < core
+        away = torch.where(away == 0, torch.ones_like(away), away)
+        wing = torch.where(inside, torch.zeros_like(away), 0.75 * squared_splitting / away)
+        middle = torch.where(inside, -0.25 * squared_splitting, torch.zeros_like(away))
+        if self.linear == "wing":
+            middle = None
+        elif self.linear == "core":
+            wing = None
+        return (wing, middle), -splitting
+
+    @staticmethod
+    def _transverse(factors, first, second):
+        parts = [f * d for f, d in zip(factors, (first, second), strict=True) if f is not None]
+        return sum(parts)
+
+    def _sign(self, name: str) -> int:
+        return (self.stokes_sign or {}).get(name, 1)
+
+    def linearize(self, x, **inputs):
+        """The light and its derivatives, which are the light of each parameter alone."""
+        names = list(self.declare())
+        zero, one = (torch.zeros_like(inputs[names[0]]), torch.ones_like(inputs[names[0]]))
+        auxiliary = {key: value for key, value in inputs.items() if key not in names}
+        columns = {
+            name: self.evaluate(x, **{n: one if n == name else zero for n in names}, **auxiliary) for name in names
+        }
+        return sum(inputs[name] * column for name, column in columns.items()), columns
+
+    def quadratic(
+        self,
+        x,
+        data,
+        weight,
+        *,
+        intensity,
+        variance,
+        slope,
+        bend,
+        center,
+        splitting,
+        squared_splitting,
+        core,
+        **inputs,
+    ):
+        factors, along = self._factors(x, center, splitting, squared_splitting, core)
+        derived = _times(slope, intensity), _times(bend, intensity) if factors[1] is not None else None
+        # Where each pixel has a grid of its own, the noise of the derivative is that on the mean grid.
+        matrices = slope.mean(-1), bend.mean(-1)
+        across = Shape(
+            [(f, m, d) for f, m, d in zip(factors, matrices, derived, strict=True) if f is not None], variance
+        )
+        others = ([torch.ones_like(x[:1, :1])] if self.offset else []) + ([intensity] if self.crosstalk else [])
+        found = []
+        for number, s in enumerate("QUV"):
+            shape = across if s != "V" else Shape([(along, matrices[0], derived[0])], variance)
+            if self._sign(s) < 0:
+                shape = shape.times(-1.0)
+            used = even_modes(shape, weight[number]) if s == "V" and not others else None
+            if used is None:
+                found.append(fit_shapes(shape, others, data[number], weight[number]))
+            else:
+                found.append(fit_modes(shape, used, data[number], weight[number]))
+        return self._assembled(found)
+
+    def _assembled(self, found) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """One quadratic of all parameters from those of Q, U and V, which have none in common."""
+        names = list(self.declare())
+        nuisances = [kind for kind, wanted in (("offset", self.offset), ("crosstalk", self.crosstalk)) if wanted]
+        pixels = found[0][0].shape[-1]
+        matrix = found[0][1].new_zeros((len(names) * (len(names) + 1) // 2, pixels))
+        vector = matrix.new_zeros((len(names), pixels))
+        for (_, own, right), field, s in zip(found, ("b_q", "b_u", "b_los"), "quv", strict=True):
+            rows = [names.index(field), *(names.index(f"{kind}_{s}") for kind in nuisances)]
+            for i, row in enumerate(rows):
+                vector[row] = right[i]
+                for j, other in enumerate(rows[: i + 1]):
+                    matrix[packed.index(row, other)] = own[packed.index(i, j)]
+        return sum(constant for constant, _, _ in found), matrix, vector
+
+    # -- what follows -------------------------------------------------------------------------------
+
+    def derive(self, b_q, b_u, **parameters):
+        reference = 0.0 if self.stokes_reference is None else float(u.Quantity(self.stokes_reference).to_value(u.deg))
+        azimuth = torch.rad2deg(0.5 * torch.atan2(b_u, b_q)) + reference
+        return {"b_trans": (b_q.square() + b_u.square()) ** 0.25, "azimuth": torch.remainder(azimuth, 180.0)}
+
+    def far_from_linear(self, values, sigma) -> torch.Tensor:
+        return _significance(values, sigma) < _LINEAR**2
+
+    def flag(self, values, sigma, *, strongest, flat) -> torch.Tensor:
+        linear = _significance(values, sigma)
+        seen = linear >= _LINEAR**2
+        across = torch.where(seen, (values["b_q"].square() + values["b_u"].square()).sqrt(), 0.0)
+        strong = values["b_los"].square() + across > strongest.square()
+        absent = (values["b_los"].abs() < _DETECTED * sigma["b_los"]) & (linear < _DETECTED**2)
+        bits = torch.zeros_like(values["b_los"], dtype=torch.int32)
+        for where, flag in (
+            (seen, Status.AMBIGUOUS),
+            (~seen, Status.NO_LINEAR_SIGNAL),
+            (strong, Status.STRONG_FIELD),
+            (absent, Status.NO_POLARIZATION),
+            (sigma["b_los"] > flat, Status.FLAT_PROFILE),
+        ):
+            bits[where] |= int(flag)
+        return bits
+
+
+def _times(matrix: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """A matrix ``(n, n[, 1 or pixels])`` times samples ``(n[, pixels])``."""
+    if matrix.ndim == 2:
+        return matrix @ values
+    if matrix.shape[-1] == 1:
+        return matrix[..., 0] @ values
+    return torch.einsum("ijp,jp->ip", matrix, values)
+
+
+def _significance(values, sigma) -> torch.Tensor:
+    """(b_q / σ)² + (b_u / σ)²; zero where nothing is known."""
+    return sum((values[name] / sigma[name]).square().nan_to_num(0.0) for name in ("b_q", "b_u"))
