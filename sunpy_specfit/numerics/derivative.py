@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.interpolate import CubicSpline
+from scipy.interpolate import make_interp_spline
 
-__all__ = ["derivative_matrix"]
+__all__ = ["METHODS", "derivative_matrix"]
+
+METHODS = ("spline", "cubic_spline", "three_point")
 
 
 def derivative_matrix(x: np.ndarray, *, order: int = 1, method: str = "spline") -> np.ndarray:
@@ -17,9 +19,9 @@ def derivative_matrix(x: np.ndarray, *, order: int = 1, method: str = "spline") 
         ``(n,)``, in any order and with any spacing, no place twice.
     order : {1, 2}
         First or second derivative.
-    method : {"spline", "three_point"}
-        A cubic spline through all samples (not-a-knot at the ends), or the parabola through each sample and its two
-        neighbours. Fewer than four samples have no spline and take the parabola.
+    method : {"spline", "cubic_spline", "three_point"}
+        A spline of fifth or third degree through all samples (not-a-knot at the ends), or the parabola through each
+        sample and its two neighbours. Too few samples for a spline take the next simpler method.
 
     Returns
     -------
@@ -44,12 +46,13 @@ def derivative_matrix(x: np.ndarray, *, order: int = 1, method: str = "spline") 
         raise ValueError(f"a derivative needs three samples or more, at different places; found {x}")
     sorting = np.argsort(x)
     ordered = x[sorting]
-    if method == "spline" and len(x) > 3:
-        matrix = CubicSpline(ordered, np.eye(len(x)))(ordered, order)
-    elif method in ("spline", "three_point"):
-        matrix = _parabolas(ordered, order)
+    if method not in METHODS:
+        raise ValueError(f"method is one of {', '.join(map(repr, METHODS))}; found {method!r}")
+    degree = {"spline": 5 if len(x) > 5 else 3, "cubic_spline": 3}.get(method)
+    if degree is not None and len(x) > degree:
+        matrix = make_interp_spline(ordered, np.eye(len(x)), k=degree)(ordered, nu=order)
     else:
-        raise ValueError(f"method is 'spline' or 'three_point', found {method!r}")
+        matrix = _parabolas(ordered, order)
     found = np.empty_like(matrix)
     found[np.ix_(sorting, sorting)] = matrix
     return found
