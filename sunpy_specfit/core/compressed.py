@@ -11,6 +11,9 @@ from .pixels import PixelBlock, TermData, chosen
 
 __all__ = ["CompressedBlock", "compress"]
 
+# Wavelengths times pixels worked on at a time.
+_CHUNK = 2**17
+
 
 @dataclass(frozen=True)
 class CompressedBlock(PixelBlock):
@@ -86,8 +89,11 @@ class CompressedBlock(PixelBlock):
 
 def compress(block: PixelBlock) -> CompressedBlock:
     """A block of linear models as quadratics, worked out piece by piece in the processor's cache."""
-    parts = [_quadratic(piece) for _, piece in block.pieces]
-    constant, matrix, vector = (torch.cat(rows, -1) if len(parts) > 1 else rows[0] for rows in zip(*parts, strict=True))
+    size = max(1, block.n_pixels if block.device.type != "cpu" else _CHUNK // block.terms[0].data.shape[-2])
+    pieces = [block.select(slice(i, i + size)) for i in range(0, block.n_pixels, size)]
+    parts = [(*_quadratic(piece), piece.signal) for piece in pieces]
+    rows = (torch.cat(rows, -1) if len(parts) > 1 else rows[0] for rows in zip(*parts, strict=True))
+    constant, matrix, vector, valid, peak = rows
     return CompressedBlock(
         terms=[],
         transform=block.transform,
@@ -102,12 +108,12 @@ def compress(block: PixelBlock) -> CompressedBlock:
         constant=constant,
         matrix=matrix,
         vector=vector,
-        valid=block.n_valid,
-        peak=block.signal,
+        valid=valid,
+        peak=peak,
     )
 
 
-def _quadratic(block: PixelBlock) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _quadratic(block: PixelBlock) -> tuple[torch.Tensor, ...]:
     total = None
     for data in block.terms:
         own = _of_term(data, block)
@@ -116,9 +122,9 @@ def _quadratic(block: PixelBlock) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
 
 
 def _of_term(data: TermData, block: PixelBlock):
-    """Constant, A and b of one term in the free numbers: θ = base + T · free."""
+    """Constant, A, b and the number of samples of one term in the free numbers: θ = base + T · free."""
     term = data.term
-    constant, matrix, vector = term.model.components[0].quadratic(data.x, data.data, data.weight, **data.auxiliary[0])
+    constant, matrix, vector, valid = term.model.components[0].quadratic(data.x, data.data, data.weight, **data.auxiliary[0])
     index = term.component_indices[0]
     keys = term.layout.keys[index]
     own = [
@@ -127,10 +133,10 @@ def _of_term(data: TermData, block: PixelBlock):
         for row in range(term.layout.rows[keys[name]].start, term.layout.rows[keys[name]].stop)
     ]
     if block.simple and own == list(range(block.n_free)):
-        return constant, matrix, vector
+        return constant, matrix, vector, valid
     transform, base = block.transform[own], block.base[own]
     at_base = packed.matvec(matrix, base.expand(vector.shape))
     constant = constant + (base * (at_base - 2 * vector)).sum(0)
     vector = vector - at_base
     full = torch.einsum("ai,pab,bj->pij", transform, packed.unpack(matrix), transform)
-    return constant, packed.pack(full), transform.T @ vector
+    return constant, packed.pack(full), transform.T @ vector, valid

@@ -13,6 +13,9 @@ from .layout import Layout
 
 __all__ = ["Propagation", "packed_row"]
 
+# Pixels drawn for at once.
+_AT_ONCE = 2**14
+
 
 def packed_row(i: int, j: int) -> int:
     """The row of entry (i, j) in a packed lower triangle (0,0), (1,0), (1,1), (2,0), ..."""
@@ -106,7 +109,24 @@ class Propagation:
                 if own in self.layout.derived:
                     sigma = self._deviation(gradients[name], value.shape) if gradients else None
                     self._derived[own] = (value, sigma)
+            if gradients and self.layout.components[index].far_from_linear is not None:
+                self._replace_by_draws(index)
         return self._derived[key]
+
+    def _replace_by_draws(self, index: int) -> None:
+        """Take errors from draws where derived quantities are no linear function within the errors of the parameters."""
+        from .sampling import spread_of_draws  # which is made of propagations itself
+
+        component, keys = self.layout.components[index], self.layout.keys[index]
+        names = [name for name, parameter in component.parameters.items() if not parameter.shape]
+        values, sigmas = (
+            {name: torch.as_tensor(np.array(what(keys[name]))) for name in names} for what in (self.value, self.sigma)
+        )
+        where = np.flatnonzero(component.far_from_linear(values, sigmas).numpy())
+        for first in range(0, len(where), _AT_ONCE):
+            some = where[first : first + _AT_ONCE]
+            for key, spread in spread_of_draws(self.select(some), index).items():
+                self._derived[key][1][..., some] = spread
 
     def _deviation(self, gradient, shape) -> np.ndarray:
         with np.errstate(invalid="ignore"):

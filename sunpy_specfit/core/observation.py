@@ -201,11 +201,10 @@ class Observation:
             raise ValueError("a model that takes part of the data as given needs their errors: give an uncertainty, not a noise model")
         whole = slice(0, self.grid.size)
         data = _as_tensor(self._gather("data", whole))
-        values = self.sigma.values
-        if all(stride == 0 for stride in values.strides) or values.size == 1:
-            variance = torch.tensor([float(values.flat[0])], dtype=torch.float64)
-        else:
-            variance = _as_tensor(self._gather("sigma", whole))
+        variance = None if self.sigma.uniform else _as_tensor(self._gather("sigma", whole))
+        if variance is None or bool(variance.amin() == variance.amax()):
+            first = self.sigma.values.flat[0] if variance is None else variance.flatten()[0]
+            variance = torch.tensor([float(first)], dtype=torch.float64)
         # As `to_weight` does, here in physical numbers.
         power, factor = self.sigma.power, self.sigma.factor
         variance = {1: lambda v: (v * factor) ** 2, 2: lambda v: v * factor, -2: lambda v: 1 / (v * factor)}[power](variance)
@@ -316,14 +315,15 @@ class Observation:
         if largest is None:
             largest = _WILD * self.typical if np.isfinite(self.typical) else np.inf
         largest = largest / data_scale
-        data = pixel_last(self._gather("data", index), dtype, device)
+        data = pixel_last(self._gather("data", index), dtype, device, scale=1 / data_scale)
         if self.sigma is None:
-            weight = torch.ones_like(data)
+            weight = torch.ones((), dtype=dtype, device=device).expand(data.shape)
+        elif self.sigma.uniform:
+            one = torch.full((), self.sigma.values.flat[0], dtype=torch.float64)
+            weight = to_weight(one, self.sigma, data_scale).to(dtype=dtype, device=device).expand(data.shape)
         else:
             weight = pixel_last(self._gather("sigma", index), dtype, device)
             weight = to_weight(weight, self.sigma, data_scale)
-        if data_scale != 1.0:
-            data /= data_scale
         masked = None
         for number in range(len(self.masks)):
             mask = pixel_last(self._gather(f"mask{number}", index), torch.bool, device)
@@ -350,7 +350,7 @@ class Observation:
             if masked is not None:
                 flags[~good.flatten(0, -2).any(0)] |= int(Status.MASKED)
             data.masked_fill_(~good, 0.0)
-            weight.masked_fill_(~good, 0.0)
+            weight = weight.masked_fill(~good, 0.0) if weight.stride(-1) == 0 else weight.masked_fill_(~good, 0.0)
         x = self.x[:, None] if self.x.ndim == 1 else self.x[:, index]
         x = torch.as_tensor((x - origin) / scale, dtype=dtype, device=device)
         return Block(data, weight, x, flags)
@@ -478,6 +478,6 @@ def _all_good(data: torch.Tensor, weight: torch.Tensor, largest: float) -> bool:
     """Whether every sample is a measurement and has a weight; two passes over memory instead of six."""
     if not data.numel():
         return True
-    low, high = torch.aminmax(weight)
+    low, high = torch.aminmax(weight if weight.stride(-1) else weight[..., :1])
     least, most = torch.aminmax(data)
     return bool((low > 0) & (high < torch.inf) & (least >= -largest) & (most <= largest) & torch.isfinite(most))

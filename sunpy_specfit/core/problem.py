@@ -144,13 +144,13 @@ class Problem:
             return self.spectra(index, dtype)
         # In the scaled frame single precision holds all that weights and signals say.
         scaled = all(not term.frame.is_identity for term in self.terms)
-        block = compress(self.spectra(index, torch.float32 if scaled else dtype))
+        block = compress(self.spectra(index, torch.float32 if scaled else dtype, compressed=True))
         if block.dtype == torch.float32 and block.peak_signal > FLOAT32_SIGNAL:
-            block = compress(self.spectra(index, torch.float64))
+            block = compress(self.spectra(index, torch.float64, compressed=True))
         return block.to(dtype)
 
-    def spectra(self, index: slice | np.ndarray, dtype: torch.dtype) -> PixelBlock:
-        """Some pixels as tensors, with all their samples."""
+    def spectra(self, index: slice | np.ndarray, dtype: torch.dtype, *, compressed: bool = False) -> PixelBlock:
+        """Some pixels as tensors, with all their samples; to be compressed, the weights are left as the data have them."""
         data, loaded_terms, flags = [], [], None
         for term in self.terms:
             frame = term.frame
@@ -177,10 +177,10 @@ class Problem:
         for term, loaded, auxiliary in loaded_terms:
             if torch.is_tensor(unknown):
                 auxiliary = [{name: _mended(value) for name, value in one.items()} for one in auxiliary]
-                loaded.weight[..., unknown] = 0.0
+                loaded = replace(loaded, weight=torch.where(unknown, 0.0, loaded.weight))
             weight = loaded.weight
             for component, own in zip(term.model.components, auxiliary, strict=True):
-                if component.weigh is not None:
+                if component.weigh is not None and not compressed:
                     weight = component.weigh(loaded.x, weight, **own)
             usable = None if term.observation.noise is None else (weight > 0).to(weight)
             data.append(TermData(term, loaded.x, loaded.data, weight, usable, auxiliary))

@@ -32,8 +32,8 @@ class Block:
     flags: torch.Tensor
 
 
-def pixel_last(part: np.ndarray, dtype: torch.dtype, device) -> torch.Tensor:
-    """A fresh tensor ``(..., pixels)`` from ``(pixels, ...)``; the input is never shared nor changed."""
+def pixel_last(part: np.ndarray, dtype: torch.dtype, device, *, scale: float = 1.0) -> torch.Tensor:
+    """A fresh tensor ``(..., pixels)`` from ``(pixels, ...)``, multiplied; the input is never shared nor changed."""
     if not part.dtype.isnative:
         part = part.astype(part.dtype.newbyteorder("="))
     if part.dtype.kind == "u" and part.dtype.itemsize > 1:
@@ -43,7 +43,10 @@ def pixel_last(part: np.ndarray, dtype: torch.dtype, device) -> torch.Tensor:
     if not part.flags.writeable or any(s < 0 for s in part.strides):
         part = part.copy()  # torch would warn of (or refuse) memory that it must not, or cannot, walk
     source = torch.from_numpy(part).movedim(0, -1)
-    return torch.empty(source.shape, dtype=dtype, device=device).copy_(source)
+    fresh = torch.empty(source.shape, dtype=dtype, device=device)
+    if scale == 1.0 or not source.is_floating_point() or device not in ("cpu", torch.device("cpu")):
+        return fresh.copy_(source).mul_(scale) if scale != 1.0 else fresh.copy_(source)
+    return torch.mul(source, scale, out=fresh)
 
 
 def to_weight(values: torch.Tensor, sigma: Sigma, data_scale: float) -> torch.Tensor:

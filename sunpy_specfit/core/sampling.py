@@ -10,8 +10,10 @@ import torch
 from .covariance import Propagation, packed_row
 from .metropolis import Metropolis
 
-__all__ = ["derived_draws", "draw"]
+__all__ = ["derived_draws", "draw", "spread_of_draws"]
 
+# Draws that tell a standard deviation to some seven per cent.
+_DRAWS = 100
 # Draws outside the bounds are drawn again this often; what is outside even then is moved onto the bound.
 _ROUNDS = 200
 # Pixels times draws that are derived at once.
@@ -169,6 +171,28 @@ def derived_draws(propagation: Propagation, draws: dict[str, np.ndarray]) -> dic
                 value = value.reshape(*value.shape[:-1], count, propagation.n_pixels).movedim(-2, 0)
                 parts[name].append(value.numpy())
         found |= {keys[name]: np.concatenate(part) for name, part in parts.items()}
+    return found
+
+
+def spread_of_draws(propagation: Propagation, index: int) -> dict[str, np.ndarray]:
+    """The standard deviation of a component's derived quantities over draws: key -> ``([k,] pixels)``.
+
+    Of an angle it is the circular one, σ = P / 2π √(-2 ln R), with R the length of the mean direction; at the most
+    that of an angle of which nothing is known, P / √12.
+    """
+    layout = propagation.layout
+    anywhere = np.full(layout.n_free, np.inf)
+    draws = derived_draws(propagation, draw(propagation, -anywhere, anywhere, _DRAWS, 0))
+    found = {}
+    for name in layout.components[index].derived:
+        key = layout.keys[index][name]
+        period = layout.components[index].periods.get(name)
+        if period is None:
+            found[key] = draws[key].std(0)
+        else:
+            length = np.abs(np.exp(2j * np.pi / period * draws[key]).mean(0))
+            spread = period / (2 * np.pi) * np.sqrt(-2 * np.log(np.clip(length, 1e-9, 1.0)))
+            found[key] = np.minimum(spread, period / np.sqrt(12))
     return found
 
 

@@ -37,6 +37,13 @@ class Sigma:
     power: int
     factor: float
 
+    @property
+    def uniform(self) -> bool:
+        """Whether one number stands for all samples."""
+        return isinstance(self.values, np.ndarray) and all(
+            stride == 0 or n == 1 for stride, n in zip(self.values.strides, self.values.shape, strict=True)
+        )
+
 
 def read_uncertainty(given, cube, unit: u.UnitBase) -> tuple[Sigma | Noise | None, str]:
     """What the user or the cube says of the noise, and who said it.

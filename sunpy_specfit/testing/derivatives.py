@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 
 from ..core.batching import BatchedModel
+from ..numerics import packed
 from .common import peak, require
 from .scenario import Scenario
 
-__all__ = ["check_derivatives", "check_linear"]
+__all__ = ["check_derivatives", "check_linear", "check_quadratic"]
 
 
 def check_derivatives(scenario: Scenario, who: str) -> None:
@@ -114,8 +115,49 @@ def check_linear(scenario: Scenario, who: str) -> None:
         what = repr(names[0]) if len(names) == 1 else f"{', '.join(map(repr, names))} together"
         require(
             error < 1e-9,
-            f"{who}.linear_parameters: the light is not linear in {what}, off by {error:.1e} of the peak: take it out of `linear_parameters`",
+            f"{who}.linear_parameters: the light is not linear in {what}, off by {error:.1e} of the peak: take it out "
+            "of `linear_parameters`",
         )
+
+
+def check_quadratic(scenario: Scenario, who: str) -> None:
+    """The model's own quadratic, on its own light without noise: at the truth nothing is left, and it knows no more
+    than the light does."""
+    model = scenario.model
+    if model.quadratic is None:
+        return
+    names = list(model.parameters)
+    require(
+        set(names) <= set(model.linear_parameters),
+        f"{who}.quadratic: not all parameters are linear: {set(names) - set(model.linear_parameters)}",
+    )
+    plain = BatchedModel(model, "loop", analytic=False)
+    light, derivatives = plain.linearize(scenario.x, scenario.parameters, scenario.auxiliary, tuple(names))
+    weight = torch.full_like(light, (100.0 / peak(light)) ** 2)
+    constant, matrix, vector, valid = model.quadratic(scenario.x, light, weight, **scenario.auxiliary)
+    truth = torch.cat([scenario.parameters[name].reshape(-1, light.shape[-1]) for name in names])
+    left = constant + (truth * (packed.matvec(matrix, truth) - 2 * vector)).sum(0)
+    whole = (light.square() * weight).flatten(0, -2).sum(0)
+    require(
+        bool((left.abs() <= 1e-6 * whole.clamp_min(1.0)).all()),
+        f"{who}.quadratic: of its own light {float((left / whole).abs().max()):.1e} of chi-squared is left at the true "
+        "parameters: constant - 2 vectorᵀ θ + θᵀ matrix θ should be nothing there",
+    )
+    counted = weight if model.weigh is None else model.weigh(scenario.x, weight, **scenario.auxiliary)
+    samples = (counted > 0).flatten(0, -2).sum(0)
+    require(
+        bool((valid == samples).all()),
+        f"{who}.quadratic counts {valid.tolist()} samples, `weigh` leaves {samples.tolist()}",
+    )
+    columns = torch.cat([derivatives[n].reshape(-1, *light.shape) for n in names]).flatten(1, -2)
+    known = torch.einsum("imp,jmp->pij", columns * counted.flatten(0, -2), columns)
+    found = packed.unpack(matrix)
+    scale = known.diagonal(dim1=-2, dim2=-1).clamp_min(1e-300).rsqrt()
+    excess = torch.linalg.eigvalsh((found - known) * scale[:, :, None] * scale[:, None, :])
+    require(
+        bool((excess <= 1e-6).all()) and bool((found.diagonal(dim1=-2, dim2=-1) > 0).all()),
+        f"{who}.quadratic claims more information than the samples hold: its matrix exceeds JᵀWJ",
+    )
 
 
 def _compare(what: str, expected: torch.Tensor, found: torch.Tensor, tolerance: float) -> None:

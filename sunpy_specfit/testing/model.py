@@ -12,7 +12,7 @@ from ..core.frame import Frame
 from ..core.model import Model, Sum
 from ..core.observation import Observation
 from .common import check_configurable, peak, require, unchanged
-from .derivatives import check_derivatives, check_linear
+from .derivatives import check_derivatives, check_linear, check_quadratic
 from .recovery import check_recovery
 from .scenario import Scenario
 from .scene import empty_cube
@@ -35,8 +35,8 @@ def check_model(
 
     Its arguments must be stored as given, its units be real, its light have the right shape and precision and be
     deterministic, its derivatives be right by automatic differentiation and its own Jacobian agree with them; what it
-    declares linear must be linear, what it declares a location must move with the axis; derived quantities must be
-    elementwise. Finally it is fitted to its own light with noise, and must find the truth again.
+    declares linear must be linear, and a quadratic of its own that of its light; what it declares a location must move
+    with the axis; derived quantities must be elementwise. Finally it is fitted to its own light with noise, and must find the truth again.
 
     Parameters
     ----------
@@ -101,6 +101,7 @@ def check_model(
     _check_evaluate(scenario, who)
     check_derivatives(scenario, who)
     check_linear(scenario, who)
+    check_quadratic(scenario, who)
     if equivariant:
         _check_locations(scenario, who)
     _check_derive(scenario, who)

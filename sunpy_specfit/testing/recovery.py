@@ -99,14 +99,19 @@ def _around(model, cube, generator):
     """The light of what fits a given cube, with noise of its own."""
     first = fit(cube, model, progress=False)
     light = first.model()
-    values = np.where(np.isfinite(light.data), light.data, 0.0)
-    sigma = np.full(values.shape, np.ptp(values) / _SIGNAL_TO_NOISE)
+    modelled = np.isfinite(light.data)
+    # What the model takes as given, such as Stokes I for the fit of V, stays as it is.
+    given = ~modelled & np.isfinite(cube.data)
+    values = np.where(modelled, light.data, np.where(given, cube.data, 0.0))
+    level = np.ptp(light.data[modelled]) / _SIGNAL_TO_NOISE
+    known = cube.uncertainty.represent_as(StdDevUncertainty).array if cube.uncertainty is not None else level
+    sigma = np.where(given, known, level)
     made = NDCube(
-        values + sigma * generator.standard_normal(values.shape),
+        values + np.where(modelled, level, 0.0) * generator.standard_normal(values.shape),
         wcs=cube.wcs,
         unit=light.unit,
         uncertainty=StdDevUncertainty(sigma),
-        mask=~np.isfinite(light.data),
+        mask=~(modelled | given),
     )
     return made, {name: u.Quantity(first[name].data, first[name].unit) for name in first.parameters}, None
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 
 from ...numerics import packed
 
-__all__ = ["Shape", "even_modes", "fit_modes", "fit_shapes"]
+__all__ = ["Modes", "Shape", "fit_shapes"]
 
 # Noise of the shape that adds less than this part to that of the data makes no difference.
 _NEGLIGIBLE = 0.01
@@ -28,6 +30,11 @@ class Shape:
         self.variance = variance
         self.values = sum(factor * derived for factor, _, derived in parts)
 
+    @cached_property
+    def most_noise(self) -> torch.Tensor:
+        """No sample of the shape has a larger variance: ``(1 or pixels,)``."""
+        return self.noise.amax(0)
+
     def times(self, number: float) -> Shape:
         """The shape multiplied by a number."""
         return self._like([(number * factor, matrix) for factor, matrix in self.operators], number * self.values)
@@ -47,6 +54,7 @@ class Shape:
         new.variance = self.variance if variance is None else variance
         return new
 
+    @cached_property
     def noise(self) -> torch.Tensor:
         """The variance of each sample of the shape, ``(n, 1 or pixels)``."""
         total = 0
@@ -58,18 +66,26 @@ class Shape:
             total = total + factor.square() * own
         return total
 
+    @cached_property
+    def squared(self) -> torch.Tensor:
+        """Σ s² over the samples, ``(pixels,)``."""
+        return _dot(self.values, self.values)
+
     def passed_on(self, columns: list[torch.Tensor]) -> torch.Tensor:
         """The covariance of the sums Σ column · s, packed ``(m (m + 1) / 2, pixels)``."""
         moved = [sum(matrix.T @ (factor * column) for factor, matrix in self.operators) for column in columns]
         return torch.stack([(self.variance * a * b).sum(0) for i, a in enumerate(moved) for b in moved[: i + 1]])
 
 
-def fit_shapes(shape: Shape, others: list[torch.Tensor], data: torch.Tensor, weight: torch.Tensor):
+def fit_shapes(
+    shape: Shape, others: list[torch.Tensor], data: torch.Tensor, weight: torch.Tensor, modes: Modes | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Constant, matrix and vector of chi² for data = θ₀ s + Σ θᵢ otherᵢ, errors of s included.
 
     The weights are those of the data; the covariance of their solution counts the noise of s, however that is
     correlated from sample to sample: cov = A⁻¹ (A + θ₀² N) A⁻¹ with N = Sᵀ W cov(s) W S. The quadratic returned has its
-    minimum at that solution, the inverse of that covariance as its curvature, and the misfit at its minimum.
+    minimum at that solution, the inverse of that covariance as its curvature, and the misfit at its minimum. With
+    ``modes`` it does better: every mode of the derivative then has the weight that it deserves.
 
     Parameters
     ----------
@@ -77,22 +93,39 @@ def fit_shapes(shape: Shape, others: list[torch.Tensor], data: torch.Tensor, wei
     others : list of `torch.Tensor`
         ``(n, pixels)`` or ``(1, 1)``: further shapes.
     data, weight : `torch.Tensor`
-        ``(n, pixels)``.
+        ``(n, pixels)``; the weight may be expanded from ``(1, 1)``.
+    modes : `Modes`, optional
+        Where there are no other shapes and noise is even.
     """
     columns = [shape.values, *others]
-    matrix, vector, constant = packed.normal_equations(columns, weight, data)
-    solution = packed.solve(matrix, vector)
-    noise = shape.noise()
-    added = solution[0].square() * _largest(weight, noise)
-    index = (added > _NEGLIGIBLE).nonzero()[:, 0]
+    even = weight.stride(-1) == 0 and weight.stride(-2) == 0
+    if even and not others:
+        one = weight[0, :1]
+        constant, matrix, vector = (one * v for v in (_dot(data, data), shape.squared, _dot(shape.values, data)))
+        matrix, vector = matrix[None], vector[None]
+        solution = torch.where(matrix > 0, vector / matrix, 0.0)
+    else:
+        matrix, vector, constant = packed.normal_equations(columns, weight, data)
+        solution = packed.solve(matrix, vector)
+    largest = weight[0, :1] if even else weight.amax(0)
+    added = solution[0].square() * (largest * shape.most_noise)
+    noisy = added > _NEGLIGIBLE
+    if modes is not None:
+        index = ((solution[0].square() * largest * modes.largest > _NEGLIGIBLE) & modes.even).nonzero()[:, 0]
+        if len(index):
+            one = largest if largest.shape[-1] == 1 else largest.index_select(-1, index)
+            found = modes.fit(shape.select(index), data.index_select(-1, index), one, solution[0, index])
+            matrix[:, index], vector[:, index], constant[index] = found
+        noisy &= ~modes.even
+    index = noisy.nonzero()[:, 0]
     if not len(index):
         return constant, matrix, vector
-    part, here = shape.select(index), solution[:, index]
-    w, y = weight.index_select(-1, index), data.index_select(-1, index)
+    w = weight[:, :1].expand(-1, len(index)) if even else weight.index_select(-1, index)
+    y, part, here = data.index_select(-1, index), shape.select(index), solution.index_select(-1, index)
     chosen = [c if c.shape[-1] == 1 else c.index_select(-1, index) for c in columns]
     amplitude = here[0].square()
     spread = amplitude * part.passed_on([w * c for c in chosen])
-    own = matrix[:, index]
+    own = matrix.index_select(-1, index)
     # The inverse of A⁻¹ (A + N) A⁻¹.
     if len(columns) == 1:
         curvature = own.square() / (own + spread).clamp_min(torch.finfo(own.dtype).tiny)
@@ -100,19 +133,15 @@ def fit_shapes(shape: Shape, others: list[torch.Tensor], data: torch.Tensor, wei
         full, both = packed.unpack(own.double()), packed.unpack((own + spread).double())
         curvature = packed.pack(full @ torch.linalg.solve(_lifted(both), full)).to(own)
     residual = y - sum(a * c for a, c in zip(here, chosen, strict=True))
-    noisy = noise if noise.shape[-1] == 1 else noise.index_select(-1, index)
-    misfit = (w * residual.square() / (1 + amplitude * noisy * w)).sum(0)
+    misfit = _dot(w * residual / (1 + amplitude * part.noise * w), residual)
     matrix[:, index] = curvature
     vector[:, index] = packed.matvec(curvature, here)
-    constant[index] = misfit + (here * vector[:, index]).sum(0)
+    constant[index] = misfit + (here * vector.index_select(-1, index)).sum(0)
     return constant, matrix, vector
 
 
-def _largest(weight: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """No less than the largest of weight · noise of each pixel."""
-    if noise.shape[-1] == 1:
-        return weight.amax(0) * noise.amax()
-    return (weight * noise).amax(0)
+def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return (a * b).sum(0)
 
 
 def _lifted(full: torch.Tensor) -> torch.Tensor:
@@ -121,37 +150,46 @@ def _lifted(full: torch.Tensor) -> torch.Tensor:
     return full + torch.diag_embed(empty.to(full))
 
 
-def even_modes(shape: Shape, weight: torch.Tensor) -> torch.Tensor | None:
-    """Which samples are used, bool ``(n,)``, if the noise of each pixel is the same in all of them and in I."""
-    (factor, _), *more = shape.operators
-    if more or shape.variance.numel() != 1 or factor.shape[-1] != 1:
-        return None
-    used = weight[:, 0] > 0
-    first = weight.amax(0)
-    same = torch.where(used[:, None], weight == first, weight == 0).all()
-    return used if bool(same) and bool(used.any()) else None
-
-
-def fit_modes(shape: Shape, used: torch.Tensor, data: torch.Tensor, weight: torch.Tensor):
-    """As `fit_shapes` for one shape and even noise: every mode of the derivative with the weight it deserves.
+class Modes:
+    """The modes of a shape whose noise is the same in every sample.
 
     The noise of data - θ s has the covariance σ² + θ² σ_I² K Kᵀ, with K = r D. In the eigenvectors of K Kᵀ it is
-    diagonal for every θ. One round of re-weighting, at the θ of equal weights.
+    diagonal for every θ.
+
+    Parameters
+    ----------
+    shape : `Shape`
+        With one derivative, and a factor that no pixel has for itself.
+    used : `torch.Tensor`
+        bool ``(n,)``: the samples in use.
+    even : `torch.Tensor`
+        bool ``(1 or pixels,)``: which pixels use just these, all with one noise.
     """
-    constant, matrix, vector = packed.normal_equations([shape.values], weight, data)
-    solution = packed.solve(matrix, vector)[0]
-    ((factor, derivative),) = shape.operators
-    kernel = (factor * derivative)[used]
-    values, modes = torch.linalg.eigh(kernel.double() @ kernel.double().T)
-    values, modes = values.clamp_min(0).to(data)[:, None] * shape.variance, modes.to(data)
-    precision = weight.amax(0)
-    amplitude = solution.square() * precision
-    index = (amplitude * values.amax() > _NEGLIGIBLE).nonzero()[:, 0]
-    if not len(index):
-        return constant, matrix, vector
-    s = modes.T @ shape.values[used][:, index]
-    y = modes.T @ data[used][:, index]
-    w = precision[index] / (1 + amplitude[index] * values)
-    a, b, c = packed.normal_equations([s], w, y)
-    matrix[:, index], vector[:, index], constant[index] = a, b, c
-    return constant, matrix, vector
+
+    def __init__(self, shape: Shape, used: torch.Tensor, even: torch.Tensor):
+        ((factor, derivative),) = shape.operators
+        kernel = (factor * derivative)[used].double()
+        values, vectors = torch.linalg.eigh(kernel @ kernel.T)
+        self.used, self.even, self.vectors = used, even, vectors.to(shape.values)
+        self.values = (values.clamp_min(0).to(shape.values) * shape.variance.reshape(()))[:, None]
+        self.largest = self.values.amax()
+
+    @classmethod
+    def of(cls, shape: Shape, weight: torch.Tensor) -> Modes | None:
+        """The modes, for pixels whose noise is the same in all samples that most pixels use, and for all in I."""
+        (factor, _), *more = shape.operators
+        if more or shape.variance.numel() != 1 or factor.shape[-1] != 1:
+            return None
+        if weight.stride(-1) == 0 and weight.stride(-2) == 0:
+            used, even = (weight[:, 0] > 0), torch.ones(1, dtype=torch.bool, device=weight.device)
+        else:
+            used = (weight > 0).double().mean(1) > 0.5
+            even = torch.where(used[:, None], weight == weight.amax(0), weight == 0).all(0)
+        return cls(shape, used, even) if bool(used.any()) else None
+
+    def fit(self, shape: Shape, data: torch.Tensor, weight: torch.Tensor, amplitude: torch.Tensor):
+        """Matrix, vector and constant with the weights that an amplitude ``(pixels,)`` of the shape gives the modes."""
+        s, y = (self.vectors.T @ (v if bool(self.used.all()) else v[self.used]) for v in (shape.values, data))
+        w = weight / (1 + amplitude.square() * weight * self.values)
+        weighted = w * s
+        return _dot(weighted, s)[None], _dot(weighted, y)[None], _dot(w * y, y)

@@ -14,7 +14,7 @@ from ...core.status import Status
 from ...data import AtomicLine, line
 from ...numerics import packed
 from ...numerics.derivative import METHODS, derivative_matrix
-from .normal_equations import Shape, even_modes, fit_modes, fit_shapes
+from .normal_equations import Modes, Shape, fit_shapes
 from .profile import LineWindow, assign_samples
 
 __all__ = ["WeakField"]
@@ -317,13 +317,11 @@ class WeakField(Model):
         """What multiplies the derivatives: the wing's and the core's for Q and U, and V's."""
         away = x - center
         inside = away.abs() < core
-        away = torch.where(away == 0, torch.ones_like(away), away)
-        wing = torch.where(inside, torch.zeros_like(away), 0.75 * squared_splitting / away)
-        middle = torch.where(inside, -0.25 * squared_splitting, torch.zeros_like(away))
-        if self.linear == "wing":
-            middle = None
-        elif self.linear == "core":
-            wing = None
+        wing = middle = None
+        if self.linear != "core":
+            wing = (0.75 * squared_splitting / away).masked_fill(inside, 0.0)
+        if self.linear != "wing":
+            middle = torch.where(inside, -0.25 * squared_splitting, 0.0 * away)
         return (wing, middle), -splitting
 
     @staticmethod
@@ -367,18 +365,25 @@ class WeakField(Model):
         across = Shape(
             [(f, m, d) for f, m, d in zip(factors, matrices, derived, strict=True) if f is not None], variance
         )
+        lengthwise = Shape([(along, matrices[0], derived[0])], variance)
         others = ([torch.ones_like(x[:1, :1])] if self.offset else []) + ([intensity] if self.crosstalk else [])
-        found = []
+        modes = None if others else Modes.of(lengthwise, weight[2])
+        # Outside its part a formula for Q and U is not used, and is zero: so must the data be.
+        kept = None if self.linear == "both" else sum((f != 0) for f in factors if f is not None)
+        even = weight.stride(-1) == 0 and weight.stride(-2) == 0
+        found, valid = [], 0
         for number, s in enumerate("QUV"):
-            shape = across if s != "V" else Shape([(along, matrices[0], derived[0])], variance)
+            shape, y, w = lengthwise if s == "V" else across, data[number], weight[number]
+            if s != "V" and kept is not None:
+                y, w = y * kept, w if even and not others else w * kept
             if self._sign(s) < 0:
                 shape = shape.times(-1.0)
-            used = even_modes(shape, weight[number]) if s == "V" and not others else None
-            if used is None:
-                found.append(fit_shapes(shape, others, data[number], weight[number]))
+            found.append(fit_shapes(shape, others, y, w, modes if s == "V" else None))
+            if even and s != "V" and kept is not None:
+                valid = valid + (kept.sum(0) if s == "Q" else 0) * 2 * (weight[0, 0, 0] > 0)
             else:
-                found.append(fit_modes(shape, used, data[number], weight[number]))
-        return self._assembled(found)
+                valid = valid + ((w > 0).sum(0) if not even else w.shape[0] * (w[0, :1] > 0))
+        return *self._assembled(found), (valid + torch.zeros_like(data[0, 0])).long()
 
     def _assembled(self, found) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """One quadratic of all parameters from those of Q, U and V, which have none in common."""

@@ -1,0 +1,364 @@
+"""The weak-field approximation: against truths of analytic profiles, by hand, and on bad input."""
+
+import astropy.units as u
+import numpy as np
+import pytest
+import torch
+from astropy.nddata import StdDevUncertainty
+from astropy.wcs import WCS
+from ndcube import NDCube
+
+import sunpy_specfit as specfit
+from sunpy_specfit import Status, WeakField
+from sunpy_specfit.core.observation import Observation
+from sunpy_specfit.data import AtomicLine, line, stokes_wcs, weak_field_cube
+
+IRON = "Fe I 6302.5"
+FIELDS = ("b_los", "b_q", "b_u")
+WAVELENGTHS = 6302.4931 + np.linspace(-0.30, 0.30, 29)
+
+
+def truths(cube):
+    """The three fitted maps that a cube was made with."""
+    truth = cube.meta["truth"]
+    twice = 2 * np.deg2rad(truth["azimuth"])
+    square = truth["b_trans"] ** 2
+    return {"b_los": truth["b_los"], "b_q": square * np.cos(twice), "b_u": square * np.sin(twice)}
+
+
+def pulls(result, cube):
+    return {k: (result[k].data - v) / result[k].uncertainty.array for k, v in truths(cube).items()}
+
+
+def like(cube, data=None, **changes):
+    """The same cube with some things changed."""
+    given = {"wcs": cube.wcs, "unit": cube.unit, "uncertainty": cube.uncertainty, "mask": cube.mask} | changes
+    return NDCube(cube.data.copy() if data is None else data, **given)
+
+
+@pytest.fixture(scope="module")
+def cube():
+    return weak_field_cube((12, 15), line=IRON, n_wavelengths=29, seed=4, dtype=np.float64)
+
+
+@pytest.fixture(scope="module")
+def result(cube):
+    return specfit.fit(cube, WeakField(IRON))
+
+
+@pytest.mark.parametrize(("name", "n"), [("Mg I 5172.7", 17), ("Ca II 8542.1", 25), (IRON, 29)])
+def test_fields_and_their_errors(name, n):
+    cube = weak_field_cube((60, 60), line=name, n_wavelengths=n, seed=1)
+    result = specfit.fit(cube, WeakField(name))
+    for key, pull in pulls(result, cube).items():
+        assert abs(pull.std() - 1) < 0.05, key
+        assert abs(pull.mean()) < 0.08, key
+    assert result.reduced_chi2.data.mean() == pytest.approx(1, abs=0.02)
+
+
+def test_strong_fields_have_right_errors_thanks_to_the_noise_of_the_derivative():
+    truth = {"b_los": np.full((50, 50), 1500.0), "b_trans": np.full((50, 50), 1200.0), "azimuth": np.full((50, 50), 30.0)}
+    cube = weak_field_cube((50, 50), line=IRON, n_wavelengths=29, truth=truth, seed=2)
+    result = specfit.fit(cube, WeakField(IRON))
+    for key, pull in pulls(result, cube).items():
+        assert abs(pull.std() - 1) < 0.05, key
+    # Without that noise the error would be this, from the slopes alone.
+    entry = line(IRON)
+    x = WAVELENGTHS
+    slope = np.gradient(cube.data[0].reshape(29, -1), x, axis=0)
+    naive = 1e-3 / (4.6686e-13 * 6302.4931**2 * entry.g_eff * np.sqrt((slope**2).sum(0)))
+    assert np.median(result["b_los"].uncertainty.array) > 1.5 * np.median(naive)
+    for key, period in (("b_trans", None), ("azimuth", 180.0)):
+        difference = result[key].data - truth[key]
+        difference = difference if period is None else (difference + 90) % 180 - 90
+        assert abs((difference / result[key].uncertainty.array).std() - 1) < 0.05, key
+
+
+def test_by_hand(cube, result):
+    """One pixel without noise in I: the textbook's least squares."""
+    quiet = like(cube, np.where(np.arange(4)[:, None, None, None] == 0, cube.data, cube.data))
+    sigma = np.full(cube.data.shape, 1e-3)
+    sigma[0] = 1e-9
+    found = specfit.fit(like(quiet, uncertainty=StdDevUncertainty(sigma)), WeakField(IRON, derivative="three_point"))
+    x = WAVELENGTHS
+    intensity, v = cube.data[0, :, 3, 4], cube.data[3, :, 3, 4]
+    slope = np.gradient(intensity, x, edge_order=2)
+    kernel = -4.6686e-13 * 6302.4931**2 * line(IRON).g_eff * slope
+    assert found["b_los"].data[3, 4] == pytest.approx((kernel @ v) / (kernel @ kernel), rel=1e-4)
+    assert found["b_los"].uncertainty.array[3, 4] == pytest.approx(1e-3 / np.sqrt(kernel @ kernel), rel=1e-4)
+
+
+def test_the_intensity_is_no_datum(result):
+    q_and_u = result.dof.data + 3 - 29
+    assert np.all(q_and_u % 2 == 0)
+    assert np.all((q_and_u > 0) & (q_and_u < 2 * 29))
+    assert np.all(np.isnan(result.model().data[0]))
+    assert np.all(np.isfinite(result.model().data[1:]))
+
+
+def test_signs():
+    entry = line(IRON)
+    x = np.linspace(-0.3, 0.3, 29)
+    dip = 0.6 * np.exp(-((x / 0.05) ** 2))
+    slope, bend = 2 * x / 0.05**2 * dip, (2 / 0.05**2 - 4 * x**2 / 0.05**4) * dip
+    lorentz = 4.6686e-13 * 6302.4931**2
+    across = np.where(np.abs(x) < 0.05, -0.25 * bend, 0.75 * slope / np.where(x == 0, 1, x))
+    stokes = np.stack([1 - dip, lorentz**2 * entry.G * 500**2 * across, 0 * x, -lorentz * entry.g_eff * 300 * slope])
+    # Towards the observer: V is positive in the blue wing of an absorption line. Azimuth 0: Q is negative in its core.
+    assert stokes[3, 12] > 0 > stokes[1, 14]
+    cube = NDCube(
+        stokes[:, :, None, None],
+        wcs=stokes_wcs((1, 1), (6302.4931 + x) * u.AA),
+        uncertainty=StdDevUncertainty(np.full((4, 29, 1, 1), 1e-4)),
+    )
+    for part in ("wing", "core", "both"):
+        found = specfit.fit(cube, WeakField(IRON, linear=part, core_width=0.05 * u.AA))
+        assert found["b_los"].data[0, 0] == pytest.approx(300, rel=0.01)
+        assert found["b_trans"].data[0, 0] == pytest.approx(500, rel=0.02)
+        assert min(found["azimuth"].data[0, 0], 180 - found["azimuth"].data[0, 0]) < 1
+    turned = specfit.fit(cube, WeakField(IRON, stokes_sign={"V": -1, "Q": -1}))
+    assert turned["b_los"].data[0, 0] == pytest.approx(-300, rel=0.01)
+    assert turned["azimuth"].data[0, 0] == pytest.approx(90, abs=1)
+    north = specfit.fit(cube, WeakField(IRON, stokes_reference=100 * u.deg))
+    assert north["azimuth"].data[0, 0] == pytest.approx(100, abs=1)
+
+
+def test_offsets_and_crosstalk(cube):
+    spoilt = cube.data.copy()
+    for number, (offset, part) in enumerate([(2e-3, 0.01), (-1e-3, -0.02), (3e-3, 0.015)], start=1):
+        spoilt[number] += offset + part * cube.data[0]
+    model = WeakField(IRON, offset=True, crosstalk=True)
+    found = specfit.fit(like(cube, spoilt), model)
+    for key, pull in pulls(found, cube).items():
+        assert 0.85 < pull.std() < 1.15, key
+        assert abs(pull.mean()) < 0.3, key
+    assert np.median(found["crosstalk_v"].data) == pytest.approx(0.015, abs=1e-3)
+    assert np.median(found["offset_v"].data) == pytest.approx(3e-3, abs=1e-3)
+    # In the wings alone, where I hardly varies, only the sum of both is known.
+    assert np.median((found["crosstalk_u"].data + found["offset_u"].data)) == pytest.approx(-0.021, abs=1e-3)
+    plain = pulls(specfit.fit(like(cube, spoilt), WeakField(IRON)), cube)
+    assert np.abs(plain["b_q"]).mean() > 5
+
+
+def test_several_lines_share_one_field():
+    truth = {"b_los": np.full((20, 20), 200.0), "b_trans": np.full((20, 20), 500.0), "azimuth": np.full((20, 20), 70.0)}
+    cubes = [
+        weak_field_cube((20, 20), line=name, n_wavelengths=29, truth=truth | {"velocity": np.zeros((20, 20))}, seed=i)
+        for i, name in enumerate(["Fe I 6301.5", IRON])
+    ]
+    x = [6301.4995 + np.linspace(-0.3, 0.3, 29), WAVELENGTHS]
+    data = np.concatenate([c.data for c in cubes], axis=1)
+    joint = NDCube(
+        data, wcs=cubes[0].wcs, unit=cubes[0].unit, uncertainty=StdDevUncertainty(np.full(data.shape, 1e-3))
+    )
+    found = specfit.fit(joint, WeakField(["Fe I 6301.5", IRON]), spectral_axis=np.concatenate(x) * u.AA)
+    alone = specfit.fit(cubes[1], WeakField(IRON))
+    assert np.mean(found["b_los"].data) == pytest.approx(200, abs=1)
+    ratio = np.median(found["b_los"].uncertainty.array) / np.median(alone["b_los"].uncertainty.array)
+    other = specfit.fit(cubes[0], WeakField("Fe I 6301.5"))
+    expected = (1 + (np.median(alone["b_los"].uncertainty.array) / np.median(other["b_los"].uncertainty.array)) ** 2) ** -0.5
+    assert ratio == pytest.approx(expected, rel=0.1)
+
+
+def test_axes_in_any_order(cube, result):
+    turned = NDCube(
+        cube.data.transpose(2, 3, 1, 0),
+        wcs=cube.wcs.sub([4, 3, 1, 2]),
+        unit=cube.unit,
+        uncertainty=StdDevUncertainty(np.full(cube.data.transpose(2, 3, 1, 0).shape, 1e-3)),
+    )
+    found = specfit.fit(turned, WeakField(IRON))
+    for key in FIELDS:
+        np.testing.assert_allclose(found[key].data, result[key].data, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("solver", ["closed_form", "levenberg_marquardt", "gauss_newton", "adam", "lbfgs"])
+def test_every_solver_finds_the_closed_form(cube, result, solver):
+    found = specfit.fit(cube, WeakField(IRON), solver=solver)
+    assert result.meta["solver"] == "ClosedForm()"
+    for key in FIELDS:
+        distance = np.abs(found[key].data - result[key].data) / result[key].uncertainty.array
+        assert distance.max() < 0.01, key
+
+
+def test_quadratics_are_those_of_the_residuals():
+    """Where I has no noise, what the quadratics say is what the samples say."""
+    cube = weak_field_cube((5, 6), line=IRON, n_wavelengths=29, seed=4, dtype=np.float64)
+    sigma = np.full(cube.data.shape, 1e-3)
+    sigma[0] = 1e-9
+    from sunpy_specfit.core.setup import build_problem
+
+    exact = like(cube, uncertainty=StdDevUncertainty(sigma))
+    for model in (WeakField(IRON), WeakField(IRON, linear="both"), WeakField(IRON, offset=True, crosstalk=True)):
+        problem = build_problem([exact], [model], dtype="float64")
+        free = torch.randn((problem.n_free, 30), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        free[:3] *= torch.tensor([300.0, 1e5, 1e5], dtype=torch.float64)[:, None]
+        free[3:] *= 1e-3
+        expected = problem.residual(free).square().sum(0)
+        torch.testing.assert_close(problem.whole().chi2(free), expected, rtol=1e-4, atol=1e-2)
+        assert float(problem.loss(free)) == pytest.approx(0.5 * float(expected.sum()), rel=1e-4)
+        samples = (problem.residual(free) != 0).sum(0)
+        assert torch.equal(problem.whole().n_valid, samples)
+
+
+def test_coupled_maps_are_smoother_and_nearer_to_the_truth():
+    cube = weak_field_cube((40, 40), line="Mg I 5172.7", noise=5e-3, seed=6)
+    alone = specfit.fit(cube, WeakField("Mg I 5172.7"))
+    coupled = specfit.fit(cube, WeakField("Mg I 5172.7"), priors=specfit.Smooth())
+    assert set(coupled.meta["prior_scales"]) == {f"smooth:{key}" for key in FIELDS}
+    for key, true in truths(cube).items():
+        before, after = (np.sqrt(np.mean((r[key].data - true) ** 2)) for r in (alone, coupled))
+        assert after < 0.6 * before, key
+        assert np.median(coupled[key].uncertainty.array) < 0.7 * np.median(alone[key].uncertainty.array)
+
+
+def test_flags(result, cube):
+    linear = (result.status.data & int(Status.NO_LINEAR_SIGNAL)) == 0
+    strength = sum((result[k].data / result[k].uncertainty.array) ** 2 for k in ("b_q", "b_u"))
+    np.testing.assert_array_equal(linear, strength >= 16)
+    np.testing.assert_array_equal((result.status.data & int(Status.AMBIGUOUS)) > 0, linear)
+    truth = cube.meta["truth"]
+    strong = (result.status.data & int(Status.STRONG_FIELD)) > 0
+    assert np.all(strong[np.hypot(truth["b_los"], truth["b_trans"]) > 650])
+    assert not np.any(strong[np.hypot(truth["b_los"], truth["b_trans"]) < 350])
+
+
+def test_no_polarisation_and_no_line():
+    rng = np.random.default_rng(0)
+    cube = weak_field_cube((10, 10), line=IRON, n_wavelengths=29, seed=1)
+    data = cube.data.copy()
+    data[:, :, 0] = 1e-3 * rng.normal(size=data[:, :, 0].shape)
+    data[0, :, 0] += 1.0
+    data[1:, :, 1] = 1e-3 * rng.normal(size=data[1:, :, 1].shape)
+    status = specfit.fit(like(cube, data), WeakField(IRON)).status.data
+    assert np.mean((status[0] & int(Status.FLAT_PROFILE)) > 0) > 0.8
+    assert np.mean((status[1] & int(Status.NO_POLARIZATION)) > 0) > 0.9
+    assert not np.any(status[1:] & int(Status.FLAT_PROFILE))
+
+
+def test_errors_from_draws_where_there_is_no_linear_signal():
+    cube = weak_field_cube((20, 20), line="Mg I 5172.7", seed=3)
+    found = specfit.fit(cube, WeakField("Mg I 5172.7"))
+    assert np.all(np.isfinite(found["azimuth"].uncertainty.array))
+    assert found["azimuth"].uncertainty.array.max() <= 180 / np.sqrt(12) + 1e-6
+    # b_q and b_u of pure noise: their length follows Rayleigh's law, and its root spreads by about a fifth of itself.
+    typical = np.sqrt(np.median(found["b_q"].uncertainty.array))
+    assert np.median(found["b_trans"].uncertainty.array) == pytest.approx(0.25 * typical, rel=0.35)
+
+
+@pytest.mark.parametrize("priors", [(), specfit.Smooth("b_los", scale=50 * u.G)])
+@pytest.mark.parametrize("where", [(0, 5), (3, 7)])
+def test_one_bad_sample_harms_no_other_pixel(cube, priors, where):
+    expected = specfit.fit(cube, WeakField(IRON))
+    for bad in (np.nan, np.inf, 1e30):
+        data = cube.data.copy()
+        data[(*where, 2, 3)] = bad
+        found = specfit.fit(like(cube, data), WeakField(IRON))
+        others = np.ones((12, 15), bool)
+        others[2, 3] = False
+        for key in FIELDS:
+            distance = np.abs(found[key].data - expected[key].data) / expected[key].uncertainty.array
+            assert distance[others].max() < 1e-3, (key, bad)
+        assert found.status.data[2, 3] & int(Status.BAD_DATA)
+        # A gap in I leaves no derivative; one in V costs a sample.
+        assert np.isnan(found["b_los"].data[2, 3]) == (where[0] == 0)
+
+
+def test_masks_and_windows(cube, result):
+    mask = np.zeros(cube.data.shape, bool)
+    mask[:, :, 5, 6] = True
+    found = specfit.fit(like(cube, mask=mask), WeakField(IRON))
+    assert np.isnan(found["b_los"].data[5, 6])
+    assert found.status.data[5, 6] & int(Status.MASKED)
+    np.testing.assert_allclose(found["b_los"].data[:5], result["b_los"].data[:5], rtol=1e-5)
+    narrow = specfit.fit(cube, WeakField(IRON), window=[-12, 12] * u.km / u.s)
+    assert np.median(narrow["b_los"].uncertainty.array) > np.median(result["b_los"].uncertainty.array)
+    assert narrow.dof.data.max() < result.dof.data.min()
+    pull = pulls(narrow, cube)["b_los"]
+    assert abs(pull.std() - 1) < 0.2
+
+
+def test_noise_of_each_sample(cube):
+    rng = np.random.default_rng(5)
+    factor = rng.uniform(0.5, 3.0, cube.data.shape)
+    noise = 1e-3 * factor * rng.normal(size=cube.data.shape)
+    noisy = like(cube, cube.data + noise, uncertainty=StdDevUncertainty(1e-3 * np.sqrt(1 + factor**2)))
+    for key, pull in pulls(specfit.fit(noisy, WeakField(IRON)), cube).items():
+        assert abs(pull.std() - 1) < 0.15, key
+
+
+def test_a_file_keeps_everything(result, cube, tmp_path):
+    result.save(tmp_path / "fields.asdf")
+    loaded = specfit.FitResult.load(tmp_path / "fields.asdf")
+    np.testing.assert_array_equal(loaded["azimuth"].data, result["azimuth"].data)
+    np.testing.assert_allclose(loaded.model().data, result.model().data, equal_nan=True)
+
+
+def test_a_line_of_ones_own(cube, result):
+    entry = line(IRON)
+    own = AtomicLine("mine", air=6302.4931 * u.AA, g_eff=entry.g_eff, G=entry.G)
+    np.testing.assert_allclose(specfit.fit(cube, WeakField(own))["b_los"].data, result["b_los"].data, rtol=1e-6)
+    longitudinal = AtomicLine("mine", air=6302.4931 * u.AA, g_eff=entry.g_eff)
+    with pytest.raises(ValueError, match="does not follow from g_eff alone"):
+        specfit.fit(cube, WeakField(longitudinal))
+    found = specfit.fit(cube, WeakField(longitudinal).fix(b_q=0.0, b_u=0.0))
+    np.testing.assert_allclose(found["b_los"].data, result["b_los"].data, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "words"),
+    [
+        (["Fe I 6320"], {}, KeyError, "Fe I 63"),
+        ([[]], {}, ValueError, "needs a line"),
+        ([5173.0], {}, TypeError, "not iterable|a line is a name"),
+        ([IRON], {"linear": "wings"}, ValueError, "linear is 'wing', 'core' or 'both'"),
+        ([IRON], {"core_width": 0.1}, ValueError, "core_width is a positive wavelength"),
+        ([IRON], {"derivative": "steffen"}, ValueError, "derivative is one of"),
+        ([IRON], {"stokes_sign": {"I": -1}}, ValueError, "stokes_sign maps"),
+        ([IRON], {"stokes_reference": 3 * u.AA}, u.UnitConversionError, "stokes_reference is an angle"),
+        (["He I 10830.25"], {}, ValueError, "blend"),
+    ],
+)
+def test_what_is_refused(arguments, options, error, words):
+    with pytest.raises(error, match=words):
+        WeakField(*arguments, **options)
+
+
+def test_cubes_that_do_not_fit(cube):
+    with pytest.warns(UserWarning, match="no line of the model"), pytest.raises(ValueError, match="6173.*samples of its own"):
+        specfit.fit(cube, WeakField("Fe I 6173.3"))
+    with pytest.raises(ValueError, match="no axis of physical type"):
+        specfit.fit(cube[3], WeakField(IRON))
+    header = cube.wcs.to_header()
+    header["CRVAL4"] = 2.0
+    with pytest.raises(ValueError, match="missing"):
+        specfit.fit(like(cube, wcs=WCS(header)), WeakField(IRON))
+    with pytest.raises(ValueError, match="need.* uncertainty"):
+        specfit.fit(like(cube, uncertainty=None), WeakField(IRON), uncertainty=specfit.CountNoise(1.0, 1.0))
+    sigma = np.full(cube.data.shape, 1e-3)
+    sigma[:, :, 1, 1] = 0.0
+    found = specfit.fit(like(cube, uncertainty=StdDevUncertainty(sigma)), WeakField(IRON))
+    assert np.isnan(found["b_los"].data[1, 1])
+    assert np.isfinite(found["b_los"].data[2:]).all()
+
+
+def test_inputs_stay_as_they_were(cube):
+    before = cube.data.copy()
+    specfit.fit(cube, WeakField(IRON))
+    np.testing.assert_array_equal(cube.data, before)
+
+
+def test_the_centre_of_gravity_of_each_pixel():
+    velocity = np.linspace(-8, 8, 30).reshape(5, 6)
+    zero = np.zeros((5, 6))
+    cube = weak_field_cube(
+        (5, 6),
+        line=IRON,
+        n_wavelengths=29,
+        noise=1e-5,
+        dtype=np.float64,
+        truth={"b_los": zero, "b_trans": zero, "azimuth": zero, "velocity": velocity},
+    )
+    observation = Observation.from_cube(cube, stokes="QUV", spectral_unit=u.AA)
+    center = WeakField(IRON).prepare(observation)["center"][0].numpy().reshape(5, 6)
+    np.testing.assert_allclose((center / 6302.4931 - 1) * 299792.458, velocity, atol=0.3)
