@@ -124,7 +124,9 @@ def _quadratic(block: PixelBlock) -> tuple[torch.Tensor, ...]:
 def _of_term(data: TermData, block: PixelBlock):
     """Constant, A, b and the number of samples of one term in the free numbers: θ = base + T · free."""
     term = data.term
-    constant, matrix, vector, valid = term.model.components[0].quadratic(data.x, data.data, data.weight, **data.auxiliary[0])
+    constant, matrix, vector, valid = term.model.components[0].quadratic(
+        data.x, data.data, data.weight, **data.auxiliary[0]
+    )
     index = term.component_indices[0]
     keys = term.layout.keys[index]
     own = [

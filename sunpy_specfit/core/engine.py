@@ -462,7 +462,11 @@ def _finish_whole(problem, solution, flags, outcome) -> None:
         covariance, undetermined = torch.cat([p[0] for p in parts], -1), torch.cat([p[1] for p in parts], -1)
         if leverage is None and whole.priors:
             leverage = _trace(covariance, problem.linearize(free, priors=False)[1].matrix)
-    chi2 = whole.chi2(free) if not problem.mixes_pixels else excess(problem.loss_name, problem.residual(free).square()).sum(0)
+    chi2 = (
+        whole.chi2(free)
+        if not problem.mixes_pixels
+        else excess(problem.loss_name, problem.residual(free).square()).sum(0)
+    )
     valid = whole.n_valid
     spent = leverage.double() if leverage is not None else torch.full_like(covariance[0], problem.n_free)
     status = solution.status.to(torch.int32) | flags | _flags(problem, whole, free.double(), covariance, undetermined)

@@ -198,7 +198,9 @@ class Observation:
             Where the noise depends on the light.
         """
         if self.noise is not None:
-            raise ValueError("a model that takes part of the data as given needs their errors: give an uncertainty, not a noise model")
+            raise ValueError(
+                "a model that takes part of the data as given needs their errors: give an uncertainty, not a noise model"
+            )
         whole = slice(0, self.grid.size)
         data = _as_tensor(self._gather("data", whole))
         variance = None if self.sigma.uniform else _as_tensor(self._gather("sigma", whole))
@@ -207,7 +209,9 @@ class Observation:
             variance = torch.tensor([float(first)], dtype=torch.float64)
         # As `to_weight` does, here in physical numbers.
         power, factor = self.sigma.power, self.sigma.factor
-        variance = {1: lambda v: (v * factor) ** 2, 2: lambda v: v * factor, -2: lambda v: 1 / (v * factor)}[power](variance)
+        variance = {1: lambda v: (v * factor) ** 2, 2: lambda v: v * factor, -2: lambda v: 1 / (v * factor)}[power](
+            variance
+        )
         bad = None
         for number in range(len(self.masks)):
             mask = torch.as_tensor(np.ascontiguousarray(self._gather(f"mask{number}", whole))).movedim(0, -1)

@@ -133,7 +133,9 @@ class Problem:
     def is_linear(self) -> bool:
         """Whether every free number enters the light linearly."""
         linear = {
-            keys[name] for c, keys in zip(self.layout.components, self.layout.keys, strict=True) for name in c.linear_parameters
+            keys[name]
+            for c, keys in zip(self.layout.components, self.layout.keys, strict=True)
+            for name in c.linear_parameters
         }
         return self.loss_name == "gaussian" and not self.has_noise_model and set(self.layout.free_keys) <= linear
 

@@ -189,9 +189,7 @@ def choose_frame(observation: Observation, model: Model, auxiliary) -> Frame:
 
 def few_pixels(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Auxiliary inputs of as many pixels as `probe` has numbers for."""
-    return {
-        name: v if v.shape[-1] == 1 else v[..., torch.arange(_PROBES) % v.shape[-1]] for name, v in inputs.items()
-    }
+    return {name: v if v.shape[-1] == 1 else v[..., torch.arange(_PROBES) % v.shape[-1]] for name, v in inputs.items()}
 
 
 def _probe_axis(observation: Observation, frame: Frame) -> torch.Tensor:

@@ -18,7 +18,12 @@ __all__ = ["stokes_wcs", "weak_field_cube"]
 # Splitting in Å of a unit Landé factor for 1 G and a wavelength of 1 Å.
 _LORENTZ = 4.6686e-13
 # Of common lines: half the range of wavelengths and the Doppler width, in Å.
-_SHAPES = {"Mg I 5172.7": (0.32, 0.12), "Ca II 8542.1": (0.96, 0.25), "Fe I 6302.5": (0.30, 0.05)}
+_SHAPES = {
+    "Mg I 5172.7": (0.32, 0.12),
+    "Ca II 8542.1": (0.96, 0.25),
+    "Fe I 6301.5": (0.30, 0.05),
+    "Fe I 6302.5": (0.30, 0.05),
+}
 
 
 def stokes_wcs(shape: tuple[int, int], wavelength: u.Quantity) -> WCS:

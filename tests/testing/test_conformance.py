@@ -8,6 +8,7 @@ import torch
 import sunpy_specfit as specfit
 from sunpy_specfit import Parameter
 from sunpy_specfit.core import registry
+from sunpy_specfit.data import weak_field_cube
 from sunpy_specfit.testing import check_model, check_operator, check_prior, check_solver
 
 
@@ -35,6 +36,11 @@ MODELS = [
     (specfit.ExternalModel(lorentzian, LORENTZIAN), {}),
     (specfit.ExternalModel(lorentzian, LORENTZIAN, vectorized=True, linear=["amplitude"]), {}),
     (specfit.Gaussian(195.119 * u.AA) + specfit.Polynomial(1), {}),
+    (specfit.WeakField("Mg I 5172.7"), {"cube": weak_field_cube((8, 8), dtype=np.float64)}),
+    (
+        specfit.WeakField("Fe I 6302.5", linear="both", offset=True, crosstalk=True, stokes_sign={"U": -1}),
+        {"cube": weak_field_cube((8, 8), line="Fe I 6302.5", n_wavelengths=29, dtype=np.float64), "fit": False},
+    ),
     (specfit.Gaussian(195.119 * u.AA, label="a") + specfit.Gaussian(195.179 * u.AA, label="b"), {}),
 ]
 OPERATORS = []
@@ -54,6 +60,7 @@ PRIORS = [
     (specfit.Penalty(("velocity", "width"), lambda v, w: torch.cosh(v - w)), {"units": UNITS}),
 ]
 SOLVERS = [
+    (specfit.ClosedForm(), {}),
     (specfit.LevenbergMarquardt(), {}),
     (specfit.GaussNewton(), {}),
     (specfit.Adam(), {}),

@@ -8,7 +8,7 @@ import torch
 
 from ...numerics import packed
 
-__all__ = ["Modes", "Shape", "fit_shapes"]
+__all__ = ["Modes", "Shape", "fit_shape", "fit_shapes"]
 
 # Noise of the shape that adds less than this part to that of the data makes no difference.
 _NEGLIGIBLE = 0.01
@@ -71,73 +71,112 @@ class Shape:
         """Σ s² over the samples, ``(pixels,)``."""
         return _dot(self.values, self.values)
 
-    def passed_on(self, columns: list[torch.Tensor]) -> torch.Tensor:
-        """The covariance of the sums Σ column · s, packed ``(m (m + 1) / 2, pixels)``."""
-        moved = [sum(matrix.T @ (factor * column) for factor, matrix in self.operators) for column in columns]
-        return torch.stack([(self.variance * a * b).sum(0) for i, a in enumerate(moved) for b in moved[: i + 1]])
+    def pulled_back(self, column: torch.Tensor) -> torch.Tensor:
+        """What each sample of I adds to Σ column · s, ``(n, pixels)``."""
+        return sum(matrix.T @ (factor * column) for factor, matrix in self.operators)
 
 
-def fit_shapes(
-    shape: Shape, others: list[torch.Tensor], data: torch.Tensor, weight: torch.Tensor, modes: Modes | None = None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Constant, matrix and vector of chi² for data = θ₀ s + Σ θᵢ otherᵢ, errors of s included.
-
-    The weights are those of the data; the covariance of their solution counts the noise of s, however that is
-    correlated from sample to sample: cov = A⁻¹ (A + θ₀² N) A⁻¹ with N = Sᵀ W cov(s) W S. The quadratic returned has its
-    minimum at that solution, the inverse of that covariance as its curvature, and the misfit at its minimum. With
-    ``modes`` it does better: every mode of the derivative then has the weight that it deserves.
+def fit_shape(shape: Shape, data: torch.Tensor, weight: torch.Tensor, modes: Modes):
+    """Constant, matrix and vector of chi² for data = θ s, every mode of the derivative with the weight that it deserves.
 
     Parameters
     ----------
     shape : `Shape`
-    others : list of `torch.Tensor`
-        ``(n, pixels)`` or ``(1, 1)``: further shapes.
     data, weight : `torch.Tensor`
         ``(n, pixels)``; the weight may be expanded from ``(1, 1)``.
-    modes : `Modes`, optional
-        Where there are no other shapes and noise is even.
+    modes : `Modes`
+        Pixels whose noise is not even have the errors of `fit_shapes`.
     """
-    columns = [shape.values, *others]
-    even = weight.stride(-1) == 0 and weight.stride(-2) == 0
-    if even and not others:
-        one = weight[0, :1]
-        constant, matrix, vector = (one * v for v in (_dot(data, data), shape.squared, _dot(shape.values, data)))
-        matrix, vector = matrix[None], vector[None]
-        solution = torch.where(matrix > 0, vector / matrix, 0.0)
-    else:
-        matrix, vector, constant = packed.normal_equations(columns, weight, data)
-        solution = packed.solve(matrix, vector)
-    largest = weight[0, :1] if even else weight.amax(0)
-    added = solution[0].square() * (largest * shape.most_noise)
-    noisy = added > _NEGLIGIBLE
-    if modes is not None:
-        index = ((solution[0].square() * largest * modes.largest > _NEGLIGIBLE) & modes.even).nonzero()[:, 0]
-        if len(index):
-            one = largest if largest.shape[-1] == 1 else largest.index_select(-1, index)
-            found = modes.fit(shape.select(index), data.index_select(-1, index), one, solution[0, index])
-            matrix[:, index], vector[:, index], constant[index] = found
-        noisy &= ~modes.even
-    index = noisy.nonzero()[:, 0]
+    constant, matrix, vector, solution = _plain(shape, [], data, weight)
+    largest = _largest(weight)
+    strong = solution[0].square() * largest * modes.largest > _NEGLIGIBLE
+    index = (strong & modes.even).nonzero()[:, 0]
+    if len(index):
+        one = largest if largest.shape[-1] == 1 else largest.index_select(-1, index)
+        found = modes.fit(shape.select(index), data.index_select(-1, index), one, solution[0, index])
+        matrix[:, index], vector[:, index], constant[index] = found
+    index = (strong & ~modes.even).nonzero()[:, 0]
+    if len(index):
+        part = fit_shapes([shape.select(index)], [], [data[:, index]], [weight[:, index]])
+        constant[index], matrix[:, index], vector[:, index] = part
+    return constant, matrix, vector
+
+
+def fit_shapes(shapes: list[Shape], others: list[torch.Tensor], data: list[torch.Tensor], weights: list[torch.Tensor]):
+    """Constant, matrix and vector of chi² for data_s = θ_s0 shape_s + Σ θ_si other_i, errors of the shapes included.
+
+    The weights are those of the data; the covariance of their solution counts the noise of the shapes, however that is
+    correlated from sample to sample and, as it comes from one I, from one set of data to the next:
+    cov = A⁻¹ (A + N) A⁻¹, with N the covariance of Sᵀ W (θ · noise of the shapes). The quadratic returned has its
+    minimum at that solution, the inverse of that covariance as its curvature, and the misfit at its minimum.
+
+    Parameters
+    ----------
+    shapes : list of `Shape`
+    others : list of `torch.Tensor`
+        ``(n, pixels)`` or ``(1, 1)``: further shapes, the same for all.
+    data, weights : list of `torch.Tensor`
+        ``(n, pixels)``; a weight may be expanded from ``(1, 1)``.
+
+    Returns
+    -------
+    constant, matrix, vector : `torch.Tensor`
+        Of the numbers of all sets of data, one set after the other.
+    """
+    parts = [_plain(shape, others, y, w) for shape, y, w in zip(shapes, data, weights, strict=True)]
+    m = len(others) + 1
+    constant = sum(part[0] for part in parts)
+    vector = torch.cat([part[2] for part in parts])
+    matrix = vector.new_zeros((m * len(parts) * (m * len(parts) + 1) // 2, vector.shape[-1]))
+    for number, part in enumerate(parts):
+        for i in range(m):
+            for j in range(i + 1):
+                matrix[packed.index(number * m + i, number * m + j)] = part[1][packed.index(i, j)]
+    added = [
+        part[3][0].square() * _largest(w) * shape.most_noise
+        for part, w, shape in zip(parts, weights, shapes, strict=True)
+    ]
+    index = (torch.stack(added).amax(0) > _NEGLIGIBLE).nonzero()[:, 0]
     if not len(index):
         return constant, matrix, vector
-    w = weight[:, :1].expand(-1, len(index)) if even else weight.index_select(-1, index)
-    y, part, here = data.index_select(-1, index), shape.select(index), solution.index_select(-1, index)
-    chosen = [c if c.shape[-1] == 1 else c.index_select(-1, index) for c in columns]
-    amplitude = here[0].square()
-    spread = amplitude * part.passed_on([w * c for c in chosen])
+    here = torch.cat([part[3].index_select(-1, index) for part in parts])
+    columns = [c if c.shape[-1] == 1 else c.index_select(-1, index) for c in others]
+    moved, misfit, variance = [], 0, None
+    for number, (shape, y, w) in enumerate(zip(shapes, data, weights, strict=True)):
+        part, own = shape.select(index), here[number * m : (number + 1) * m]
+        w = w[:, :1].expand(-1, len(index)) if _is_even(w) else w.index_select(-1, index)
+        mine, variance = [part.values, *columns], part.variance
+        moved += [own[0] * part.pulled_back(w * c) for c in mine]
+        residual = y.index_select(-1, index) - sum(a * c for a, c in zip(own, mine, strict=True))
+        misfit = misfit + _dot(w * residual / (1 + own[0].square() * part.noise * w), residual)
+    spread = torch.stack([(variance * a * b).sum(0) for i, a in enumerate(moved) for b in moved[: i + 1]])
     own = matrix.index_select(-1, index)
     # The inverse of A⁻¹ (A + N) A⁻¹.
-    if len(columns) == 1:
-        curvature = own.square() / (own + spread).clamp_min(torch.finfo(own.dtype).tiny)
-    else:
-        full, both = packed.unpack(own.double()), packed.unpack((own + spread).double())
-        curvature = packed.pack(full @ torch.linalg.solve(_lifted(both), full)).to(own)
-    residual = y - sum(a * c for a, c in zip(here, chosen, strict=True))
-    misfit = _dot(w * residual / (1 + amplitude * part.noise * w), residual)
+    full, both = packed.unpack(own.double()), packed.unpack((own + spread).double())
+    curvature = packed.pack(full @ torch.linalg.solve(_lifted(both), full)).to(own)
     matrix[:, index] = curvature
     vector[:, index] = packed.matvec(curvature, here)
     constant[index] = misfit + (here * vector.index_select(-1, index)).sum(0)
     return constant, matrix, vector
+
+
+def _plain(shape: Shape, others, data, weight) -> tuple[torch.Tensor, ...]:
+    """Constant, matrix, vector and solution, as if the shape had no noise."""
+    if _is_even(weight) and not others:
+        one = weight[0, :1]
+        constant, matrix, vector = (one * v for v in (_dot(data, data), shape.squared, _dot(shape.values, data)))
+        return constant, matrix[None], vector[None], torch.where(matrix > 0, vector / matrix, 0.0)[None]
+    matrix, vector, constant = packed.normal_equations([shape.values, *others], weight, data)
+    return constant, matrix, vector, packed.solve(matrix, vector)
+
+
+def _is_even(weight: torch.Tensor) -> bool:
+    """Whether one number in memory stands for all weights."""
+    return weight.stride(-1) == 0 and weight.stride(-2) == 0
+
+
+def _largest(weight: torch.Tensor) -> torch.Tensor:
+    return weight[0, :1] if _is_even(weight) else weight.amax(0)
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -180,7 +219,7 @@ class Modes:
         (factor, _), *more = shape.operators
         if more or shape.variance.numel() != 1 or factor.shape[-1] != 1:
             return None
-        if weight.stride(-1) == 0 and weight.stride(-2) == 0:
+        if _is_even(weight):
             used, even = (weight[:, 0] > 0), torch.ones(1, dtype=torch.bool, device=weight.device)
         else:
             used = (weight > 0).double().mean(1) > 0.5

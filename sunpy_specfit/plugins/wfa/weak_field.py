@@ -14,7 +14,7 @@ from ...core.status import Status
 from ...data import AtomicLine, line
 from ...numerics import packed
 from ...numerics.derivative import METHODS, derivative_matrix
-from .normal_equations import Modes, Shape, fit_shapes
+from .normal_equations import Modes, Shape, fit_shape, fit_shapes
 from .profile import LineWindow, assign_samples
 
 __all__ = ["WeakField"]
@@ -185,7 +185,9 @@ class WeakField(Model):
         if self.core_width is not None and not (
             isinstance(self.core_width, u.Quantity) and self.core_width.isscalar and self.core_width > 0 * u.AA
         ):
-            raise ValueError(f"WeakField: core_width is a positive wavelength such as 0.1 * u.AA, found {self.core_width!r}")
+            raise ValueError(
+                f"WeakField: core_width is a positive wavelength such as 0.1 * u.AA, found {self.core_width!r}"
+            )
         for name, sign in (self.stokes_sign or {}).items():
             if name not in ("Q", "U", "V") or sign not in (1, -1):
                 raise ValueError(f"WeakField: stokes_sign maps 'Q', 'U' or 'V' to 1 or -1, found {name!r}: {sign!r}")
@@ -367,38 +369,42 @@ class WeakField(Model):
         )
         lengthwise = Shape([(along, matrices[0], derived[0])], variance)
         others = ([torch.ones_like(x[:1, :1])] if self.offset else []) + ([intensity] if self.crosstalk else [])
-        modes = None if others else Modes.of(lengthwise, weight[2])
-        # Outside its part a formula for Q and U is not used, and is zero: so must the data be.
+        q, u, v = data
+        wq, wu, wv = weight
+        # Outside its part the formula for Q and U is not used, and is zero: so must the data be.
         kept = None if self.linear == "both" else sum((f != 0) for f in factors if f is not None)
-        even = weight.stride(-1) == 0 and weight.stride(-2) == 0
-        found, valid = [], 0
-        for number, s in enumerate("QUV"):
-            shape, y, w = lengthwise if s == "V" else across, data[number], weight[number]
-            if s != "V" and kept is not None:
-                y, w = y * kept, w if even and not others else w * kept
-            if self._sign(s) < 0:
-                shape = shape.times(-1.0)
-            found.append(fit_shapes(shape, others, y, w, modes if s == "V" else None))
-            if even and s != "V" and kept is not None:
-                valid = valid + (kept.sum(0) if s == "Q" else 0) * 2 * (weight[0, 0, 0] > 0)
-            else:
-                valid = valid + ((w > 0).sum(0) if not even else w.shape[0] * (w[0, :1] > 0))
-        return *self._assembled(found), (valid + torch.zeros_like(data[0, 0])).long()
+        used = [(w > 0) if kept is None else (w > 0) & kept for w in (wq, wu)] + [wv > 0]
+        valid = sum(one.sum(0) for one in used) + torch.zeros_like(q[0], dtype=torch.int64)
+        if kept is not None:
+            q, u = q * kept, u * kept
+            if others or weight.stride(-1):
+                wq, wu = wq * kept, wu * kept
+        signed = [across if self._sign(s) > 0 else across.times(-1.0) for s in "QU"]
+        lengthwise = lengthwise if self._sign("V") > 0 else lengthwise.times(-1.0)
+        linear = fit_shapes(signed, others, [q, u], [wq, wu])
+        modes = None if others else Modes.of(lengthwise, wv)
+        if modes is None:
+            circular = fit_shapes([lengthwise], others, [v], [wv])
+        else:
+            circular = fit_shape(lengthwise, v, wv, modes)
+        return *self._assembled(linear, circular), valid
 
-    def _assembled(self, found) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """One quadratic of all parameters from those of Q, U and V, which have none in common."""
+    def _assembled(self, linear, circular) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """One quadratic of all parameters from that of Q and U, and that of V."""
         names = list(self.declare())
         nuisances = [kind for kind, wanted in (("offset", self.offset), ("crosstalk", self.crosstalk)) if wanted]
-        pixels = found[0][0].shape[-1]
-        matrix = found[0][1].new_zeros((len(names) * (len(names) + 1) // 2, pixels))
-        vector = matrix.new_zeros((len(names), pixels))
-        for (_, own, right), field, s in zip(found, ("b_q", "b_u", "b_los"), "quv", strict=True):
-            rows = [names.index(field), *(names.index(f"{kind}_{s}") for kind in nuisances)]
-            for i, row in enumerate(rows):
+        rows = {
+            s: [names.index(field), *(names.index(f"{kind}_{s}") for kind in nuisances)]
+            for s, field in (("q", "b_q"), ("u", "b_u"), ("v", "b_los"))
+        }
+        vector = linear[2].new_zeros((len(names), linear[2].shape[-1]))
+        matrix = vector.new_zeros((len(names) * (len(names) + 1) // 2, vector.shape[-1]))
+        for (_, own, right), mine in ((linear, rows["q"] + rows["u"]), (circular, rows["v"])):
+            for i, row in enumerate(mine):
                 vector[row] = right[i]
-                for j, other in enumerate(rows[: i + 1]):
+                for j, other in enumerate(mine[: i + 1]):
                     matrix[packed.index(row, other)] = own[packed.index(i, j)]
-        return sum(constant for constant, _, _ in found), matrix, vector
+        return linear[0] + circular[0], matrix, vector
 
     # -- what follows -------------------------------------------------------------------------------
 

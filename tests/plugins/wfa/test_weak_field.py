@@ -57,7 +57,11 @@ def test_fields_and_their_errors(name, n):
 
 
 def test_strong_fields_have_right_errors_thanks_to_the_noise_of_the_derivative():
-    truth = {"b_los": np.full((50, 50), 1500.0), "b_trans": np.full((50, 50), 1200.0), "azimuth": np.full((50, 50), 30.0)}
+    truth = {
+        "b_los": np.full((50, 50), 1500.0),
+        "b_trans": np.full((50, 50), 1200.0),
+        "azimuth": np.full((50, 50), 30.0),
+    }
     cube = weak_field_cube((50, 50), line=IRON, n_wavelengths=29, truth=truth, seed=2)
     result = specfit.fit(cube, WeakField(IRON))
     for key, pull in pulls(result, cube).items():
@@ -135,7 +139,7 @@ def test_offsets_and_crosstalk(cube):
     assert np.median(found["crosstalk_v"].data) == pytest.approx(0.015, abs=1e-3)
     assert np.median(found["offset_v"].data) == pytest.approx(3e-3, abs=1e-3)
     # In the wings alone, where I hardly varies, only the sum of both is known.
-    assert np.median((found["crosstalk_u"].data + found["offset_u"].data)) == pytest.approx(-0.021, abs=1e-3)
+    assert np.median(found["crosstalk_u"].data + found["offset_u"].data) == pytest.approx(-0.021, abs=1e-3)
     plain = pulls(specfit.fit(like(cube, spoilt), WeakField(IRON)), cube)
     assert np.abs(plain["b_q"]).mean() > 5
 
@@ -148,15 +152,15 @@ def test_several_lines_share_one_field():
     ]
     x = [6301.4995 + np.linspace(-0.3, 0.3, 29), WAVELENGTHS]
     data = np.concatenate([c.data for c in cubes], axis=1)
-    joint = NDCube(
-        data, wcs=cubes[0].wcs, unit=cubes[0].unit, uncertainty=StdDevUncertainty(np.full(data.shape, 1e-3))
-    )
+    joint = NDCube(data, wcs=cubes[0].wcs, unit=cubes[0].unit, uncertainty=StdDevUncertainty(np.full(data.shape, 1e-3)))
     found = specfit.fit(joint, WeakField(["Fe I 6301.5", IRON]), spectral_axis=np.concatenate(x) * u.AA)
     alone = specfit.fit(cubes[1], WeakField(IRON))
     assert np.mean(found["b_los"].data) == pytest.approx(200, abs=1)
     ratio = np.median(found["b_los"].uncertainty.array) / np.median(alone["b_los"].uncertainty.array)
     other = specfit.fit(cubes[0], WeakField("Fe I 6301.5"))
-    expected = (1 + (np.median(alone["b_los"].uncertainty.array) / np.median(other["b_los"].uncertainty.array)) ** 2) ** -0.5
+    expected = (
+        1 + (np.median(alone["b_los"].uncertainty.array) / np.median(other["b_los"].uncertainty.array)) ** 2
+    ) ** -0.5
     assert ratio == pytest.approx(expected, rel=0.1)
 
 
@@ -325,7 +329,10 @@ def test_what_is_refused(arguments, options, error, words):
 
 
 def test_cubes_that_do_not_fit(cube):
-    with pytest.warns(UserWarning, match="no line of the model"), pytest.raises(ValueError, match="6173.*samples of its own"):
+    with (
+        pytest.warns(UserWarning, match="no line of the model"),
+        pytest.raises(ValueError, match="6173.*samples of its own"),
+    ):
         specfit.fit(cube, WeakField("Fe I 6173.3"))
     with pytest.raises(ValueError, match="no axis of physical type"):
         specfit.fit(cube[3], WeakField(IRON))
