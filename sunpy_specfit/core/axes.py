@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from copy import copy
 from dataclasses import dataclass
 
 import astropy.units as u
 import numpy as np
 from astropy.wcs import WCS
-from ndcube import NDCube
+from ndcube import ExtraCoords, NDCube
 from ndcube.wcs.wrappers import CompoundLowLevelWCS
 
 __all__ = [
     "Axes",
+    "behind_axes",
     "copy_coordinates",
     "drop_wavelengths",
     "find_axes",
@@ -21,6 +23,7 @@ __all__ = [
     "spectral_values",
     "stokes_index",
     "stokes_names",
+    "with_own_coordinates",
 ]
 
 _STOKES = {1: "I", 2: "Q", 3: "U", 4: "V"}
@@ -243,6 +246,27 @@ def drop_wavelengths(part: NDCube) -> None:
         for table in coordinates._dropped_tables or ()
         if not any(_is_spectral(physical_type) for physical_type in table.physical_types or ())
     ]
+
+
+def behind_axes(coordinates: ExtraCoords, n: int) -> ExtraCoords:
+    """Extra coordinates of a map for one that has ``n`` more array axes in front."""
+    moved = copy(coordinates)
+    # Tables are numbered from the first array axis; a WCS is numbered from the last, and stays what it is.
+    moved._lookup_tables = [
+        (tuple(int(axis) + n for axis in np.atleast_1d(axes)), table) for axes, table in coordinates._lookup_tables
+    ]
+    return moved
+
+
+def with_own_coordinates(cube: NDCube) -> NDCube:
+    """The same cube, whose extra and global coordinates are nobody else's.
+
+    Coordinates know their cube, and ndcube lets what is sliced or made from a cube take hold of those of the first:
+    the cube that a user has at hand would then answer for another.
+    """
+    own = copy(cube)
+    own._extra_coords, own._global_coords = copy(cube.extra_coords), copy(cube.global_coords)
+    return own
 
 
 def copy_coordinates(cube: NDCube, part: NDCube) -> None:

@@ -14,6 +14,7 @@ import torch
 from astropy.nddata import StdDevUncertainty
 from ndcube import NDCube
 
+from .axes import behind_axes, with_own_coordinates
 from .observation import Observation
 
 __all__ = ["Canvas"]
@@ -128,9 +129,9 @@ class Canvas:
         axis = self.spectral_axis
         if axis is not None and axis.ndim > 1:
             axis = axis[full]
-        observation = _observe(_noiseless(template[full]), axis, self.options, self.spectral_unit)
+        observation = _observe(_noiseless(with_own_coordinates(template)[full]), axis, self.options, self.spectral_unit)
         numbers = np.arange(self.observation.grid.size) if self.pixels is None else self.pixels
-        cube = None if self.cube is None else self.cube[full]
+        cube = None if self.cube is None else with_own_coordinates(self.cube)[full]
         return Canvas(observation, self.options, self.source, numbers[chosen.ravel()], cube), chosen.ravel()
 
     # -- data ------------------------------------------------------------------------------------
@@ -180,7 +181,7 @@ class Canvas:
             sigma = StdDevUncertainty(variance.sqrt().numpy())
         elif sigma is not None and factor != 1.0:
             sigma = StdDevUncertainty(sigma.represent_as(StdDevUncertainty).array * factor)
-        return light.to_nddata(
+        return with_own_coordinates(light).to_nddata(
             data=np.asarray(cube.data) * factor - light.data,
             uncertainty=sigma,
             mask=cube.mask,
@@ -218,8 +219,8 @@ class Canvas:
         small = plain["axes"]
         template = NDCube(np.broadcast_to(np.float32(0), tuple(plain["shape"])), wcs=small.wcs, unit=plain["data_unit"])
         if not small.extra_coords.is_empty:
-            template._extra_coords = copy(small.extra_coords)
-            template._extra_coords._ndcube = template
+            # ASDF gives lists of axes back where ndcube slices tuples only.
+            template._extra_coords = behind_axes(small.extra_coords, 0)
         for coordinate in plain["global_coords"]:
             template.global_coords.add(coordinate["name"], coordinate["physical_type"], coordinate["value"])
         options = dict(plain["options"])
@@ -229,7 +230,7 @@ class Canvas:
 
 def _empty(cube: NDCube) -> NDCube:
     """The same axes and coordinates, with data that take no memory."""
-    return cube.to_nddata(
+    return with_own_coordinates(cube).to_nddata(
         data=np.broadcast_to(np.float32(0), cube.data.shape),
         uncertainty=None,
         mask=None,

@@ -142,9 +142,9 @@ class Model(Configurable):
         """Further quantities, elementwise over pixels, from parameters and auxiliaries in physical units."""
         return {}
 
-    def vector_axis(self, name: str) -> tuple[str, u.Quantity]:
-        """The world axis of a vector parameter's map: its name, and the places along it (by default 0, 1, ...)."""
-        return name, np.arange(self.parameters[name].size) * u.dimensionless_unscaled
+    def vector_axis(self, name: str) -> tuple[str, u.Quantity | None]:
+        """The world axis of a vector's map, fitted or derived: its name, and the places along it (None: 0, 1, ...)."""
+        return name, None
 
     def declare(self) -> Mapping[str, Parameter]:
         """The parameters of this instance; override it where they depend on constructor arguments."""

@@ -11,11 +11,23 @@ import astropy.units as u
 import numpy as np
 import torch
 from astropy.nddata import StdDevUncertainty
+from astropy.wcs.wcsapi import SlicedLowLevelWCS
 from ndcube import NDCube
 from ndcube.extra_coords import QuantityTableCoordinate
 from ndcube.wcs.wrappers import CompoundLowLevelWCS
 
-from .axes import Axes, copy_coordinates, drop_wavelengths, find_axes, map_wcs, plain_wcs, spectral_values, stokes_index
+from .axes import (
+    Axes,
+    behind_axes,
+    copy_coordinates,
+    drop_wavelengths,
+    find_axes,
+    map_wcs,
+    plain_wcs,
+    spectral_values,
+    stokes_index,
+    with_own_coordinates,
+)
 from .eis import corrected_unit, corrected_wavelengths
 from .grid import Grid
 from .mask import read_mask
@@ -290,7 +302,7 @@ class Observation:
         """A cube of the map's axes, to be filled."""
         item = tuple(slice(None) if i in self.axes.grid else 0 for i in range(self.cube.data.ndim))
         # Slicing a cube of nothing spares the slicing, and copying, of what stands in it.
-        bare = self.cube.to_nddata(
+        bare = with_own_coordinates(self.cube).to_nddata(
             data=np.broadcast_to(np.float64(0), self.cube.data.shape),
             uncertainty=None,
             mask=None,
@@ -317,43 +329,38 @@ class Observation:
         copy_coordinates(self.cube, template)
         return template
 
-    def map_cube(self, values, unit, *, sigma=None, mask=None, leading=None) -> NDCube:
+    def map_cube(
+        self, values, unit, *, sigma=None, mask=None, leading: Sequence[tuple[str, u.Quantity]] = ()
+    ) -> NDCube:
         """A map as an NDCube on the cube's celestial (and time) axes.
 
         Parameters
         ----------
         values : `numpy.ndarray`
-            ``(pixels,)`` or shaped as the map; with ``leading`` ``(k, pixels)``.
+            ``(pixels,)`` or shaped as the map; with ``leading`` ``(k, ..., pixels)``.
         unit : `~astropy.units.Unit`
         sigma, mask : `numpy.ndarray`, optional
             As ``values``.
-        leading : tuple of (str, `~astropy.units.Quantity`), optional
-            Name and values of a world axis in front, ``(k,)``.
+        leading : sequence of (str, `~astropy.units.Quantity`)
+            Name and values of each world axis in front, ``(k,)``.
         """
-        lead = () if leading is None else (len(leading[1]),)
+        lead = tuple(len(places) for _, places in leading)
 
         def shaped(array):
             return None if array is None else np.asarray(array).reshape(*lead, *self.grid.shape)
 
-        data = shaped(values)
         errors = None if sigma is None else StdDevUncertainty(shaped(sigma))
-        if self.axes.grid and leading is None:
-            return self._template.to_nddata(
-                data=data,
-                unit=unit,
-                uncertainty=errors,
-                mask=shaped(mask),
-                meta={},
-                nddata_type=NDCube,
-                extra_coords="copy",
-                global_coords="copy",
-            )
-        wcs = self._template.wcs if self.axes.grid else plain_wcs()
-        if leading is not None:
-            name, places = leading
-            table = QuantityTableCoordinate(places, names=name, physical_types=f"custom:{name}").wcs
-            wcs = CompoundLowLevelWCS(wcs.low_level_wcs, table)
-        return NDCube(data, wcs=wcs, unit=unit, uncertainty=errors, mask=shaped(mask), meta={})
+        contents = {"data": shaped(values), "unit": unit, "uncertainty": errors, "mask": shaped(mask), "meta": {}}
+        if not self.axes.grid:
+            return NDCube(wcs=_with_tables(plain_wcs(), leading), **contents)
+        template = with_own_coordinates(self._template)
+        return template.to_nddata(
+            wcs=_with_tables(template.wcs, leading),
+            nddata_type=NDCube,
+            extra_coords=behind_axes(template.extra_coords, len(leading)) if leading else "copy",
+            global_coords="copy",
+            **contents,
+        )
 
     def light_cube(self, values, unit) -> NDCube:
         """Light as an NDCube on the cube's own axes; NaN at Stokes parameters that were not used.
@@ -381,7 +388,7 @@ class Observation:
         mask = None
         if self.masks:
             mask = np.logical_or.reduce([np.broadcast_to(m, self.cube.data.shape) for m in self.masks])
-        return self.cube.to_nddata(
+        return with_own_coordinates(self.cube).to_nddata(
             data=out,
             unit=unit,
             uncertainty=None,
@@ -391,6 +398,25 @@ class Observation:
             extra_coords="copy",
             global_coords="copy",
         )
+
+
+def _with_tables(wcs, axes: Sequence[tuple[str, u.Quantity]]):
+    """A WCS with further world axes, each a table, in front of its array axes."""
+    if not axes:
+        return wcs
+    wcs = getattr(wcs, "low_level_wcs", wcs)
+    tables = [_table(name, places) for name, places in reversed(axes)]
+    if isinstance(wcs, SlicedLowLevelWCS):
+        # ASDF knows slices of a compound, but no compound of slices.
+        whole = CompoundLowLevelWCS(wcs._wcs, *tables)
+        return SlicedLowLevelWCS(whole, [*[slice(None)] * len(tables), *wcs._slices_array])
+    return CompoundLowLevelWCS(wcs, *tables)
+
+
+def _table(name: str, places: u.Quantity):
+    # ndcube's own way with a table of one entry cannot be stored in ASDF: a second one that no pixel reaches can.
+    places = places if len(places) > 1 else u.Quantity([places[0].value, places[0].value + 1], places.unit)
+    return QuantityTableCoordinate(places, names=name, physical_types=f"custom:{name}").wcs
 
 
 def _all_good(data: torch.Tensor, weight: torch.Tensor) -> bool:

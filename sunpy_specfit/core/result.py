@@ -143,8 +143,7 @@ class FitResult(Mapping):
     def _make_map(self, key: str) -> NDCube:
         value, sigma = self._value(key), self._propagation.sigma(key)
         # Copies, so that whoever changes a map does not change what other maps are made from.
-        leading = self._vector_axis(key) if value.ndim > 1 else None
-        return self._map(value.copy(), self._unit(key), None if sigma is None else sigma.copy(), leading)
+        return self._map(value.copy(), self._unit(key), None if sigma is None else sigma.copy(), of=(key,))
 
     def _value(self, key: str) -> np.ndarray:
         """The numbers of a quantity, a velocity's from its zero point."""
@@ -160,18 +159,29 @@ class FitResult(Mapping):
         new._meta, new._maps = {k: v for k, v in (self._meta | changes).items() if v is not None}, {}
         return new
 
-    def _vector_axis(self, key: str) -> tuple[str, u.Quantity]:
-        for component, keys in zip(self._layout.components, self._layout.keys, strict=True):
-            for name, own in keys.items():
-                if own == key:
-                    return component.vector_axis(name)
-        raise AssertionError(f"{key!r} belongs to no component")
+    def _leading_axes(self, keys: Sequence[str]) -> list[tuple[str, u.Quantity]]:
+        """The axes, name and places, that vectors among some quantities bring to a map of them."""
+        axes = []
+        for key in keys:
+            value = self._propagation.value(key)
+            if value.ndim == 1:
+                continue
+            component, own = self._layout.origin(key)
+            name, places = component.vector_axis(own)
+            if places is None:
+                places = np.arange(len(value)) * u.dimensionless_unscaled
+            # A vector's covariance with itself has its axis twice.
+            times = sum(known.rpartition("_")[0] == name or known == name for known, _ in axes)
+            axes.append((f"{name}_{times + 1}" if times else name, places))
+        return axes
 
-    def _map(self, value: np.ndarray, unit, sigma: np.ndarray | None = None, leading=None) -> NDCube:
+    def _map(self, value: np.ndarray, unit, sigma: np.ndarray | None = None, *, of: Sequence[str] = ()) -> NDCube:
+        """A map ``([k, ...] pixels)`` of some quantities; the vectors among them give it its leading axes."""
         mask = np.broadcast_to((self._status & _NO_VALUE) > 0, value.shape)
         if value.dtype.kind == "f":
             mask = mask | np.isnan(value)
-        return self._canvases[0].map_cube(value, unit, sigma=sigma, mask=mask.copy(), leading=leading)
+        axes = self._leading_axes(of)
+        return self._canvases[0].map_cube(value, unit, sigma=sigma, mask=mask.copy(), leading=axes)
 
     # -- how good it is --------------------------------------------------------------------------
 
@@ -198,8 +208,8 @@ class FitResult(Mapping):
         for component, keys in zip(self._layout.components, self._layout.keys, strict=True):
             for name, flag in component.undefined.items():
                 if name in component.derived:
-                    nowhere = np.isnan(self._propagation.value(keys[name])) & ((status & _NO_VALUE) == 0)
-                    status[nowhere] |= int(flag)
+                    nowhere = np.isnan(np.atleast_2d(self._propagation.value(keys[name]))).any(0)
+                    status[nowhere & ((status & _NO_VALUE) == 0)] |= int(flag)
         return self._canvases[0].map_cube(status, u.dimensionless_unscaled)
 
     @property

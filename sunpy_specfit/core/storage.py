@@ -128,7 +128,7 @@ def _array(value) -> np.ndarray | None:
 def _map_for_others(result, key: str) -> NDCube:
     """A map that shares its numbers with the rest of the file, with what ndcube can store."""
     value, sigma = result._value(key), result._propagation.sigma(key)
-    cube = result._map(value, result._unit(key), sigma)
+    cube = result._map(value, result._unit(key), sigma, of=(key,))
     cube.meta = None
     # Coordinates hold on to a cube: one that holds on to them too is a circle that asdf cannot always read.
     own = GlobalCoords(NDCube(np.zeros((1,), np.float32), wcs=WCS(naxis=1)))

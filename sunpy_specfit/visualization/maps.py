@@ -61,10 +61,11 @@ def plot_maps(
     4
     """
     names = [*result, "reduced_chi2"] if names is None else names
+    n = result.status.data.ndim
     panels = [
         panel
         for name in names
-        for panel in _panels(name, result.reduced_chi2 if name == "reduced_chi2" else result[name])
+        for panel in _panels(name, result.reduced_chi2 if name == "reduced_chi2" else result[name], n)
     ]
     shape = panels[0][1].shape
     if len(shape) == 1:
@@ -117,10 +118,9 @@ def color_limits(values: np.ndarray, name: str, unit: u.UnitBase) -> tuple[float
     return low, high, "viridis"
 
 
-def _panels(name: str, cube: NDCube) -> list[tuple[str, NDCube]]:
-    """The two-dimensional (or one-dimensional) pictures of a quantity, with what they are called."""
-    vector = getattr(cube, "meta", None) and cube.meta.get("leading_axis")
-    if vector:
+def _panels(name: str, cube: NDCube, n: int) -> list[tuple[str, NDCube]]:
+    """The two-dimensional (or one-dimensional) pictures of a quantity on n map axes, with what they are called."""
+    if cube.data.ndim > n:
         k = cube.shape[0]
         chosen = np.unique(np.linspace(0, k - 1, min(k, _MOST_ROWS_OF_A_VECTOR)).round().astype(int))
         return [(f"{name}[{i}]", _frame(cube[int(i)])) for i in chosen]

@@ -1,9 +1,12 @@
 """What a result holds, and that its numbers agree with each other."""
 
+import asdf
 import astropy.units as u
 import numpy as np
 import pytest
+import torch
 from astropy.nddata import StdDevUncertainty
+from astropy.time import Time
 from ndcube import NDCollection, NDCube
 
 import sunpy_specfit as specfit
@@ -282,3 +285,88 @@ def test_a_line_narrower_than_its_thermal_width_has_no_nonthermal_velocity():
     np.testing.assert_array_equal(np.isnan(velocity.data), below)
     np.testing.assert_array_equal(velocity.mask, below)
     np.testing.assert_allclose(velocity.data[~below], np.sqrt(speed_squared[~below]), rtol=1e-4)
+
+
+# -- vectors -------------------------------------------------------------------------------------
+
+
+class Waves(specfit.Model):
+    """A mean and two waves, a vector parameter that enters linearly, and a vector that follows from it."""
+
+    name = "waves"
+    b = specfit.Parameter("data", shape=(3,))
+    linear = ("b",)
+    derived = {"twice": "data"}  # noqa: RUF012
+
+    def evaluate(self, x, b):
+        return b[0] + b[1] * torch.sin(40 * x) + b[2] * torch.cos(40 * x)
+
+    def derive(self, b):
+        return {"twice": 2 * b}
+
+    def vector_axis(self, name):
+        return ("temperature", [1, 2, 4] * u.MK) if name == "b" else super().vector_axis(name)
+
+
+@pytest.fixture(scope="module")
+def waves():
+    cube = gaussian_cube((6, 7), seed=1)
+    cube.extra_coords.add("time", 1, Time("2021-03-06T06:44:44") + np.arange(7) * 30 * u.s)
+    return cube, specfit.fit(cube, Waves() + specfit.Gaussian(REST).fix(center=REST, width=30 * u.mAA))
+
+
+def test_covariances_of_a_vector_are_those_of_weighted_least_squares(waves):
+    cube, result = waves
+    x = result._canvases[0].x
+    columns = np.stack([np.ones_like(x), np.sin(40 * x), np.cos(40 * x), np.exp(-0.5 * ((x - REST.value) / 0.03) ** 2)])
+    weight = cube.uncertainty.array[2, 3] ** -2.0
+    truth = np.linalg.inv((columns * weight) @ columns.T)
+    vector = result.covariance["b", "b"]
+    assert vector.shape == (3, 3, 6, 7)
+    assert vector.unit == cube.unit**2
+    np.testing.assert_allclose(vector.data[..., 2, 3], truth[:3, :3], rtol=1e-4, atol=1e-6 * truth[0, 0])
+    for pair in (("b", "amplitude"), ("amplitude", "b")):
+        mixed = result.covariance[pair]
+        assert mixed.shape == (3, 6, 7)
+        np.testing.assert_allclose(mixed.data[:, 2, 3], truth[:3, 3], rtol=1e-4, atol=1e-6 * truth[0, 0])
+    assert result.covariance["twice", "amplitude"].data[1, 2, 3] == pytest.approx(2 * truth[1, 3], rel=1e-4)
+
+
+# Astropy on the wavelength that a slice of an astropy WCS holds on to.
+@pytest.mark.filterwarnings("ignore:target cannot be converted to ICRS")
+def test_axes_of_a_vector(waves):
+    _, result = waves
+    places = [1, 2, 4] * u.MK
+    for cube in (result["b"], result.covariance["b", "amplitude"], result[1:3]["b"]):
+        assert cube.wcs.low_level_wcs.world_axis_physical_types[-1] == "custom:temperature"
+        assert u.allclose(cube.axis_world_coords("custom:temperature")[0], places)
+        times = cube.axis_world_coords("time", wcs=cube.extra_coords)[0]
+        assert len(times) == cube.shape[-1]
+        assert cube.array_axis_physical_types[-1][-1] == "time"
+    square = result.covariance["b", "b"].axis_world_coords()
+    assert [len(one) for one in square[1:]] == [3, 3]
+    assert u.allclose(result["twice"].axis_world_coords("custom:twice")[0], [0, 1, 2] * u.one)
+
+
+@pytest.mark.parametrize("index", [slice(None), (0, 0)])
+def test_vectors_survive_a_file_and_are_drawn(waves, tmp_path, index):
+    _, result = waves
+    result = result[index]
+    result.save(tmp_path / "waves.asdf")
+    again = specfit.FitResult.load(tmp_path / "waves.asdf", model=result._layout.models[0])
+    np.testing.assert_array_equal(again["b"].data, result["b"].data)
+    np.testing.assert_array_equal(again["b"].uncertainty.array, result["b"].uncertainty.array)
+    with asdf.open(tmp_path / "waves.asdf") as file:
+        assert file["maps"]["b"].shape == result["b"].shape
+
+
+def test_a_fit_leaves_the_coordinates_of_the_cube_alone():
+    cube = gaussian_cube((3, 4), seed=1)
+    coordinates = cube.extra_coords
+    result = specfit.fit(cube, line())
+    result["velocity"], result.model()[0], result.residual()[0], result[0, 0].model(), result.plot()
+    assert cube.extra_coords is coordinates
+    assert coordinates._ndcube is cube
+    assert cube.global_coords._ndcube is cube
+    coordinates.add("time", 1, Time("2021-03-06T06:44:44") + np.arange(4) * 30 * u.s)
+    assert cube.array_axis_physical_types[1][-1] == "time"
