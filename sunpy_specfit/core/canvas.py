@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,10 @@ from astropy.nddata import StdDevUncertainty
 from ndcube import NDCube
 
 from .axes import behind_axes, with_own_coordinates
+from .expression import from_plain, to_plain
+from .noise import Noise
 from .observation import Observation
+from .warnings import SpecfitWarning
 
 __all__ = ["Canvas"]
 
@@ -36,6 +40,9 @@ class Canvas:
         Which pixels of the source these are; None means all of them.
     cube : `~ndcube.NDCube` or None
         The data as given, of this part.
+    uncertainty : `Noise`, `~astropy.units.Quantity`, "given" or None
+        What `Observation.from_cube` needs to find the errors again that were fitted with: nothing where they are the
+        cube's; where they were given as an array, that word alone, for nobody would keep them twice.
     """
 
     observation: Observation
@@ -43,12 +50,13 @@ class Canvas:
     source: Observation | None = None
     pixels: np.ndarray | None = None
     cube: NDCube | None = field(default=None, repr=False)
+    uncertainty: Noise | u.Quantity | str | None = None
 
     @classmethod
     def of(cls, observation: Observation, model) -> Canvas:
         """The canvas of an observation that a model was fitted to."""
         options = {"data_axis": model.data_axis, "stokes": model.stokes}
-        return cls(observation, options, observation, None, observation.cube)
+        return cls(observation, options, observation, None, observation.cube, _uncertainty_of(observation))
 
     # -- drawing ---------------------------------------------------------------------------------
 
@@ -132,7 +140,8 @@ class Canvas:
         observation = _observe(_noiseless(with_own_coordinates(template)[full]), axis, self.options, self.spectral_unit)
         numbers = np.arange(self.observation.grid.size) if self.pixels is None else self.pixels
         cube = None if self.cube is None else with_own_coordinates(self.cube)[full]
-        return Canvas(observation, self.options, self.source, numbers[chosen.ravel()], cube), chosen.ravel()
+        part = replace(self, observation=observation, pixels=numbers[chosen.ravel()], cube=cube)
+        return part, chosen.ravel()
 
     # -- data ------------------------------------------------------------------------------------
 
@@ -144,12 +153,30 @@ class Canvas:
         ValueError
             If the cube has another shape.
         """
-        found = _observe(cube, self.spectral_axis, self.options, self.spectral_unit)
+        given = self.uncertainty
+        lost = isinstance(given, str) and (self.source is None or self.pixels is not None)
+        if lost:
+            warnings.warn(
+                "this result was fitted with an array given as uncertainty=, which it no longer holds: "
+                "the uncertainty of the cube stands in for it",
+                SpecfitWarning,
+                stacklevel=4,
+            )
+        stand_in = StdDevUncertainty(np.float32(1)) if isinstance(given, str) and not lost else None
+        options = {**self.options, "uncertainty": stand_in if isinstance(given, str) else given}
+        found = _observe(cube, self.spectral_axis, options, self.spectral_unit)
         if (found.grid.shape, found.sample_shape) != (self.shape, self.observation.sample_shape):
             raise ValueError(
                 f"the cube given as data has maps of shape {found.grid.shape} with {found.sample_shape} samples, "
                 f"this result {self.shape} with {self.observation.sample_shape}: give the cube that was fitted"
             )
+        if found.data_unit != self.data_unit:
+            raise u.UnitConversionError(
+                f"the cube given as data is in {found.data_unit}, this result in {self.data_unit}: give the cube that "
+                "was fitted"
+            )
+        if isinstance(given, str) and not lost:
+            found = replace(found, sigma=self.source.sigma, noise_origin=given)
         return replace(self, source=found, pixels=None, cube=cube)
 
     def samples(self, pixel: int, light: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
@@ -172,19 +199,19 @@ class Canvas:
         return block.data[..., 0].numpy(), sigma, used
 
     def minus(self, light: NDCube) -> NDCube:
-        """The data minus light, with the data's mask and uncertainty, or that of the light by a noise model."""
-        cube = self.cube
-        factor = 1.0 if cube.unit is None else cube.unit.to(self.data_unit)
-        sigma = cube.uncertainty
-        if self.source is not None and self.source.noise is not None:
-            variance = self.source.noise.variance(torch.as_tensor(light.data, dtype=torch.float64))
-            sigma = StdDevUncertainty(variance.sqrt().numpy())
-        elif sigma is not None and factor != 1.0:
-            sigma = StdDevUncertainty(sigma.represent_as(StdDevUncertainty).array * factor)
+        """The data minus light, with the errors and the masks that were fitted with."""
+        chosen = slice(None) if self.pixels is None else self.pixels
+        if self.source.noise is not None:
+            sigma = self.source.noise.variance(torch.as_tensor(light.data, dtype=torch.float64)).sqrt().numpy()
+        else:
+            sigma = self.observation.light_array(self.source.deviations(chosen))
+        mask = self.source.masked(chosen)
         return with_own_coordinates(light).to_nddata(
-            data=np.asarray(cube.data) * factor - light.data,
-            uncertainty=sigma,
-            mask=cube.mask,
+            # Not in the cube's unit, which may be mislabelled: that of the light is what the values are in.
+            data=np.asarray(self.cube.data) - light.data,
+            uncertainty=StdDevUncertainty(sigma),
+            # Stokes parameters that were not fitted have no residual.
+            mask=None if mask is None else self.observation.light_array(mask) != 0,
             nddata_type=NDCube,
             extra_coords="copy",
             global_coords="copy",
@@ -211,6 +238,7 @@ class Canvas:
             "spectral_unit": self.spectral_unit,
             "spectral_axis": self.spectral_axis,
             "options": dict(self.options),
+            "uncertainty": to_plain(self.uncertainty),
         }
 
     @classmethod
@@ -225,7 +253,7 @@ class Canvas:
             template.global_coords.add(coordinate["name"], coordinate["physical_type"], coordinate["value"])
         options = dict(plain["options"])
         observation = _observe(_noiseless(template), plain["spectral_axis"], options, plain["spectral_unit"])
-        return cls(observation, options)
+        return cls(observation, options, uncertainty=from_plain(plain.get("uncertainty"), strict=False))
 
 
 def _empty(cube: NDCube) -> NDCube:
@@ -249,6 +277,15 @@ def _noiseless(template: NDCube) -> NDCube:
 
 def _observe(cube: NDCube, spectral_axis, options, spectral_unit) -> Observation:
     return Observation.from_cube(cube, spectral_axis=spectral_axis, spectral_unit=spectral_unit, **options)
+
+
+def _uncertainty_of(observation: Observation) -> Noise | u.Quantity | str | None:
+    if observation.noise is not None:
+        return observation.noise
+    values = observation.sigma.values
+    if observation.noise_origin != "cube" and not any(getattr(values, "strides", (1,))):
+        return u.Quantity(float(observation.sigma.deviations(values.flat[0])), observation.data_unit)
+    return None if observation.noise_origin == "cube" else observation.noise_origin
 
 
 def _spelled_out(items: tuple, n: int) -> tuple:

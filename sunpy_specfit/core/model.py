@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 import astropy.units as u
-import numpy as np
 import torch
 
 from .arguments import Configurable

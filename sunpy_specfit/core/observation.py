@@ -295,6 +295,15 @@ class Observation:
         x = torch.as_tensor((x - origin) / scale, dtype=dtype, device=device)
         return Block(data, weight, x, flags)
 
+    def deviations(self, index: slice | np.ndarray = slice(None)) -> np.ndarray | None:
+        """The stored standard deviation of some pixels' samples, ``([stokes,] n, pixels)``; None with a noise model."""
+        return None if self.sigma is None else np.moveaxis(self.sigma.deviations(self._gather("sigma", index)), 0, -1)
+
+    def masked(self, index: slice | np.ndarray = slice(None)) -> np.ndarray | None:
+        """Which samples of some pixels the cube or the user masked, ``([stokes,] n, pixels)``; None where no mask is."""
+        found = [self._gather(f"mask{number}", index) for number in range(len(self.masks))]
+        return np.moveaxis(np.logical_or.reduce(found), 0, -1) if found else None
+
     # -- the way back ----------------------------------------------------------------------------
 
     @cached_property
@@ -370,6 +379,22 @@ class Observation:
         values : `numpy.ndarray`
             ``([stokes,] n, pixels)``.
         """
+        mask = None
+        if self.masks:
+            mask = np.logical_or.reduce([np.broadcast_to(m, self.cube.data.shape) for m in self.masks])
+        return with_own_coordinates(self.cube).to_nddata(
+            data=self.light_array(values),
+            unit=unit,
+            uncertainty=None,
+            mask=mask,
+            meta={},
+            nddata_type=NDCube,
+            extra_coords="copy",
+            global_coords="copy",
+        )
+
+    def light_array(self, values) -> np.ndarray:
+        """Numbers ``([stokes,] n, pixels)`` along the cube's own axes; NaN at Stokes parameters that were not used."""
         values = np.asarray(values)
         out = np.full(self.cube.data.shape, np.nan, dtype=values.dtype if values.dtype.kind == "f" else float)
         view = out.transpose(self.axes.order)
@@ -385,19 +410,7 @@ class Observation:
             if len(self.stokes) == 1:
                 filled = np.expand_dims(filled, len(self.axes.grid))
             view[(*lead, list(self.stokes_index))] = filled
-        mask = None
-        if self.masks:
-            mask = np.logical_or.reduce([np.broadcast_to(m, self.cube.data.shape) for m in self.masks])
-        return with_own_coordinates(self.cube).to_nddata(
-            data=out,
-            unit=unit,
-            uncertainty=None,
-            mask=mask,
-            meta={},
-            nddata_type=NDCube,
-            extra_coords="copy",
-            global_coords="copy",
-        )
+        return out
 
 
 def _with_tables(wcs, axes: Sequence[tuple[str, u.Quantity]]):

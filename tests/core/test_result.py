@@ -5,7 +5,7 @@ import astropy.units as u
 import numpy as np
 import pytest
 import torch
-from astropy.nddata import StdDevUncertainty
+from astropy.nddata import InverseVariance, StdDevUncertainty, VarianceUncertainty
 from astropy.time import Time
 from ndcube import NDCollection, NDCube
 
@@ -296,7 +296,7 @@ class Waves(specfit.Model):
     name = "waves"
     b = specfit.Parameter("data", shape=(3,))
     linear = ("b",)
-    derived = {"twice": "data"}  # noqa: RUF012
+    derived = {"twice": "data"}
 
     def evaluate(self, x, b):
         return b[0] + b[1] * torch.sin(40 * x) + b[2] * torch.cos(40 * x)
@@ -370,3 +370,52 @@ def test_a_fit_leaves_the_coordinates_of_the_cube_alone():
     assert cube.global_coords._ndcube is cube
     coordinates.add("time", 1, Time("2021-03-06T06:44:44") + np.arange(4) * 30 * u.s)
     assert cube.array_axis_physical_types[1][-1] == "time"
+
+
+# -- residuals -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [StdDevUncertainty, VarianceUncertainty, InverseVariance, u.Quantity])
+def test_a_residual_has_the_errors_and_masks_that_were_fitted_with(kind):
+    cube = gaussian_cube((3, 4), seed=2)
+    sigma = 3 * cube.uncertainty.array.astype(float)
+    power = {VarianceUncertainty: 2, InverseVariance: -2}.get(kind, 1)
+    given = kind(sigma**power, cube.unit) if kind is u.Quantity else kind(sigma**power)
+    cube.mask = np.zeros(cube.shape, bool)
+    cube.mask[1, 1, 3] = True
+    own = cube.mask.copy()
+    more = np.zeros(cube.shape, bool)
+    more[1, 2] = True
+    result = specfit.fit(cube, line(), uncertainty=given, mask=more)
+    for part, item in ((result, ...), (result[1:, 1:3], np.s_[1:, 1:3])):
+        residual = part.residual()
+        assert type(residual.uncertainty) is StdDevUncertainty
+        np.testing.assert_allclose(residual.uncertainty.array, sigma[item], rtol=1e-12)
+        np.testing.assert_array_equal(residual.mask, (own | more)[item])
+        residual.mask[:] = True
+        residual.uncertainty.array[:] = 0
+    np.testing.assert_array_equal(cube.mask, own)
+    np.testing.assert_allclose(result.residual().uncertainty.array, sigma, rtol=1e-12)
+
+
+def test_errors_of_a_result_that_comes_from_a_file(tmp_path):
+    cube = gaussian_cube((3, 4), seed=2)
+    path = tmp_path / "result.asdf"
+    sigma = 3 * cube.uncertainty.array.astype(float)
+
+    def again(**options):
+        specfit.fit(cube, line(), **options).save(path)
+        return specfit.FitResult.load(path, data=cube).residual().uncertainty.array
+
+    np.testing.assert_allclose(again(), sigma / 3)
+    np.testing.assert_allclose(again(uncertainty=7 * cube.unit), 7)
+    noise = specfit.CountNoise(4, 3)
+    light = specfit.fit(cube, line(), uncertainty=noise).model().data
+    np.testing.assert_allclose(again(uncertainty=noise), np.sqrt(light / 4 + 9), rtol=1e-4)
+    with pytest.warns(specfit.SpecfitWarning, match="which it no longer holds"):
+        np.testing.assert_allclose(again(uncertainty=sigma * cube.unit), sigma / 3)
+    result = specfit.fit(cube, line(), uncertainty=sigma * cube.unit)
+    np.testing.assert_allclose(result.residual(cube).uncertainty.array, sigma)
+    other = cube.to_nddata(nddata_type=NDCube, unit=u.DN, uncertainty=None)
+    with pytest.raises(u.UnitConversionError, match="this result in"):
+        result.residual(other)
