@@ -14,7 +14,7 @@ import torch
 from .arguments import Configurable
 from .names import unknown_name
 from .operator import Operator
-from .parameter import Auxiliary, Parameter, Tie
+from .parameter import Auxiliary, Parameter, Tie, as_quantity
 from .status import Status
 
 __all__ = ["Instrumented", "Model", "Sum"]
@@ -217,8 +217,8 @@ class Model(Configurable):
         Parameters
         ----------
         values : mapping or str
-            Name to value (`~astropy.units.Quantity`, number, or an array over the map), or a bare name,
-            which holds the parameter at its ``init``.
+            Name to value (`~astropy.units.Quantity`, number, or an array or `~ndcube.NDCube` over the map, such as
+            one of an earlier result), or a bare name, which holds the parameter at its ``init``.
         *names : str
             Further bare names.
         **keywords
@@ -237,7 +237,9 @@ class Model(Configurable):
         changes = {**dict.fromkeys(names), **(values or {}), **keywords}
         return self._changed(
             changes,
-            lambda p, value: p.replace(fixed=True, tie=None, default=p.default if value is None else value),
+            lambda p, value: p.replace(
+                fixed=True, tie=None, default=p.default if value is None else as_quantity(value)
+            ),
         )
 
     def free(self, *names: str) -> Model:

@@ -300,7 +300,7 @@ class Observation:
         return None if self.sigma is None else np.moveaxis(self.sigma.deviations(self._gather("sigma", index)), 0, -1)
 
     def masked(self, index: slice | np.ndarray = slice(None)) -> np.ndarray | None:
-        """Which samples of some pixels the cube or the user masked, ``([stokes,] n, pixels)``; None where no mask is."""
+        """Which samples of some pixels are masked, ``([stokes,] n, pixels)``; None where there is no mask."""
         found = [self._gather(f"mask{number}", index) for number in range(len(self.masks))]
         return np.moveaxis(np.logical_or.reduce(found), 0, -1) if found else None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import astropy.units as u
 import numpy as np
 import torch
 
@@ -15,6 +14,7 @@ from .loss import LOSSES
 from .model import Model
 from .names import unknown_name
 from .observation import Observation
+from .parameter import as_quantity
 from .prior import Prior
 from .problem import Problem
 from .solver import Solver
@@ -125,7 +125,8 @@ def build_problem(
     Raises
     ------
     ValueError
-        If the cubes' maps differ in shape, a fixed parameter has no value, or bounds leave no room.
+        If the cubes' maps differ in shape, a fixed parameter has no value or one outside its bounds, bounds leave no
+        room, or no parameter is free.
     """
     if loss not in LOSSES:
         raise ValueError(f"loss is one of {', '.join(map(repr, LOSSES))}; found {loss!r}")
@@ -158,6 +159,11 @@ def build_problem(
         # One frame for all: a tied or common parameter must mean the same number in every term.
         frames = [Frame(o.data_unit, o.spectral_unit) for o in observations]
     layout = Layout(models, frames)
+    if not layout.n_free and not any(operator.weights for model in models for operator in model.operators):
+        raise ValueError(
+            f"nothing is left to fit: {', '.join(map(repr, layout.parameters))} are all fixed, or tied to what is; "
+            "free some, as in model.free(...)"
+        )
     terms = [
         Term.prepare(observation, model, layout, number, frame)
         for number, (observation, model, frame) in enumerate(zip(observations, models, frames, strict=True))
@@ -174,7 +180,7 @@ def build_problem(
         loss_name=loss,
         dtype=_choose_dtype(dtype, terms, coupled),
         device=device,
-        fixed=_fixed_values(layout, init or {}, grid),
+        fixed=_fixed_values(layout, init, grid),
         block_size=_block_size(chunks, samples, device),
         seed=seed,
     )
@@ -199,19 +205,43 @@ def _block_size(chunks, samples: int, device: torch.device) -> int:
     return int(chunks)
 
 
-def _fixed_values(layout: Layout, init: Mapping, grid) -> dict[str, np.ndarray]:
+def _fixed_values(layout: Layout, init, grid) -> dict[str, np.ndarray]:
+    """Internal values of the fixed parameters: as fixed, or from the start values where a bare name was fixed."""
+    given = start_from(layout, init, grid)
     values = {}
     for key in layout.fixed_keys:
-        value = layout.parameters[key].default
-        if value is None:
-            value = init.get(key)
-        if value is None:
+        parameter = layout.parameters[key]
+        component, name = layout.origin(key)
+        declared = component.declare()[name]
+        bare = not declared.fixed and parameter.default is declared.default
+        if key in given and (bare or parameter.default is None):
+            values[key] = given[key]
+        elif parameter.default is not None:
+            values[key] = _read_value(layout, key, parameter.default, grid, "fixed value")
+        else:
             raise ValueError(f"{key!r} is fixed but has no value: use fix({key}=...) or give it in init")
-        values[key] = spread(layout.to_internal(key, value), layout.parameters[key].shape, grid, key)
+        _check_within_bounds(layout, key, values[key])
     return values
 
 
-def spread(value: np.ndarray, shape: tuple[int, ...], grid, key: str) -> np.ndarray:
+def _check_within_bounds(layout: Layout, key: str, value: np.ndarray) -> None:
+    parameter = layout.parameters[key]
+    for bound, sign, word in ((parameter.lower, 1, "below its lower"), (parameter.upper, -1, "above its upper")):
+        if bound is None:
+            continue
+        limit = layout.to_internal(key, bound, what="bound")
+        limit = limit[..., None] if limit.ndim and value.ndim > limit.ndim else limit
+        # An earlier result may have kept a bound in single precision.
+        if np.any(sign * (value - limit) < -1e-6 * np.maximum(np.abs(limit), np.abs(value))):
+            raise ValueError(f"{key!r} is fixed {word} bound {bound}: fix it within its bounds, or change them")
+
+
+def _read_value(layout: Layout, key: str, value, grid, what: str) -> np.ndarray:
+    """A number, vector or map (an NDCube too) that a user gave for a parameter, in the internal frame."""
+    return spread(layout.to_internal(key, as_quantity(value), what=what), layout.parameters[key].shape, grid, key, what)
+
+
+def spread(value: np.ndarray, shape: tuple[int, ...], grid, key: str, what: str = "value") -> np.ndarray:
     """A number, a vector, or a map as ``shape`` or ``shape + (pixels,)``."""
     value = np.asarray(value, float)
     if value.shape == shape or (value.ndim == 0 and not shape):
@@ -221,7 +251,7 @@ def spread(value: np.ndarray, shape: tuple[int, ...], grid, key: str) -> np.ndar
     if value.shape == (*shape, *grid.shape):
         return value.reshape(*shape, grid.size)
     raise ValueError(
-        f"the value of {key!r} has shape {value.shape}; expected one number{' or ' + str(shape) if shape else ''}, "
+        f"the {what} of {key!r} has shape {value.shape}; expected one number{' or ' + str(shape) if shape else ''}, "
         f"or a map of shape {(*shape, *grid.shape)}"
     )
 
@@ -280,15 +310,5 @@ def start_from(layout: Layout, init, grid) -> dict[str, np.ndarray]:
             raise unknown_name(name, layout.parameters, kind="fitted parameter")
         if layout.parameters[key].tie is not None:
             continue
-        value = init[name]
-        if hasattr(value, "wcs"):
-            value = u.Quantity(np.asarray(value.data), value.unit, copy=False)
-            shape = layout.parameters[key].shape
-            if value.shape != (*shape, *grid.shape):
-                raise ValueError(
-                    f"the start map of {key!r} has shape {value.shape}, the data need {(*shape, *grid.shape)}"
-                )
-        values[key] = spread(
-            layout.to_internal(key, value, what="start value"), layout.parameters[key].shape, grid, key
-        )
+        values[key] = _read_value(layout, key, init[name], grid, "start value")
     return values
