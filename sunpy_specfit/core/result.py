@@ -29,7 +29,8 @@ class FitResult(Mapping):
     """An ordered, read-only mapping from the name of a fitted or derived quantity to its map.
 
     `fit` makes it. A map is an `~ndcube.NDCube` with unit, WCS, the standard deviation of every pixel and a mask
-    that is True where there is no trustworthy number; ``status`` says why.
+    that is True where there is no trustworthy number, be it for want of a value or because the data do not determine
+    it (an infinite standard deviation); ``status`` says why.
 
     Parameters
     ----------
@@ -178,8 +179,10 @@ class FitResult(Mapping):
     def _map(self, value: np.ndarray, unit, sigma: np.ndarray | None = None, *, of: Sequence[str] = ()) -> NDCube:
         """A map ``([k, ...] pixels)`` of some quantities; the vectors among them give it its leading axes."""
         mask = np.broadcast_to((self._status & _NO_VALUE) > 0, value.shape)
-        if value.dtype.kind == "f":
-            mask = mask | np.isnan(value)
+        # Nor is a number worth anything of which the data say nothing.
+        for numbers in (value, sigma):
+            if numbers is not None and numbers.dtype.kind == "f":
+                mask = mask | ~np.isfinite(numbers)
         axes = self._leading_axes(of)
         return self._canvases[0].map_cube(value, unit, sigma=sigma, mask=mask.copy(), leading=axes)
 

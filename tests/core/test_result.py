@@ -372,6 +372,33 @@ def test_a_fit_leaves_the_coordinates_of_the_cube_alone():
     assert cube.array_axis_physical_types[1][-1] == "time"
 
 
+# -- masks ---------------------------------------------------------------------------------------
+
+
+def test_what_the_data_do_not_determine_is_masked():
+    dark = gaussian_cube((3, 4), seed=1)
+    dark.data[:] = 0
+    result = specfit.fit(dark, line())
+    for name in ("center", "width", "velocity", "fwhm"):
+        assert np.isinf(result[name].uncertainty.array).all()
+        assert result[name].mask.all()
+    assert result.covariance["center", "velocity"].mask.all()
+    assert not result["c0"].mask.any()
+    assert (result.status.data & int(Status.UNCONSTRAINED)).all()
+
+
+def test_one_cube_of_two_without_data_masks_its_own_numbers_alone():
+    one, two = gaussian_cube((3, 4), seed=1), gaussian_cube((3, 4), seed=2)
+    two.data[1, 2] = np.nan
+    models = [specfit.Gaussian(REST, label="a"), specfit.Gaussian(REST, label="b")]
+    result = specfit.fit([one, two], models)
+    where = np.zeros((3, 4), bool)
+    where[1, 2] = True
+    for name in ("amplitude", "velocity"):
+        assert not result[f"a.{name}"].mask.any()
+        np.testing.assert_array_equal(result[f"b.{name}"].mask, where)
+
+
 # -- residuals -----------------------------------------------------------------------------------
 
 
