@@ -7,6 +7,7 @@ import pytest
 import torch
 from astropy.nddata import InverseVariance, StdDevUncertainty, VarianceUncertainty
 from astropy.time import Time
+from astropy.wcs import WCS
 from ndcube import NDCollection, NDCube
 
 import sunpy_specfit as specfit
@@ -332,8 +333,6 @@ def test_covariances_of_a_vector_are_those_of_weighted_least_squares(waves):
     assert result.covariance["twice", "amplitude"].data[1, 2, 3] == pytest.approx(2 * truth[1, 3], rel=1e-4)
 
 
-# Astropy on the wavelength that a slice of an astropy WCS holds on to.
-@pytest.mark.filterwarnings("ignore:target cannot be converted to ICRS")
 def test_axes_of_a_vector(waves):
     _, result = waves
     places = [1, 2, 4] * u.MK
@@ -446,3 +445,36 @@ def test_errors_of_a_result_that_comes_from_a_file(tmp_path):
     other = cube.to_nddata(nddata_type=NDCube, unit=u.DN, uncertainty=None)
     with pytest.raises(u.UnitConversionError, match="this result in"):
         result.residual(other)
+
+
+# -- coordinates ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keyword", ["pc", "cd"])
+def test_a_wavelength_that_depends_on_the_slit_leaves_the_maps_their_sky(keyword):
+    def with_matrix(matrix):
+        cube = gaussian_cube((6, 7), seed=1)
+        header = cube.wcs.to_header()
+        for i, j in np.ndindex(3, 3):
+            step = header[f"CDELT{i + 1}"] if keyword == "cd" else 1.0
+            header[f"{keyword}{i + 1}_{j + 1}"] = step * matrix[i][j]
+        if keyword == "cd":
+            del header["CDELT*"]
+        return cube.to_nddata(wcs=WCS(header), nddata_type=NDCube)
+
+    sky = [0, 1, 0], [0, 0.1, 1]
+    cube, straight = with_matrix([[1, 0, 0.3], *sky]), with_matrix([[1, 0, 0], *sky])
+    assert cube.wcs.axis_correlation_matrix[0].tolist() == [True, False, True]
+    result, plain = specfit.fit(cube, line()), specfit.fit(straight, line())
+    kinds = ["custom:pos.helioprojective.lon", "custom:pos.helioprojective.lat"]
+    for part, same in ((result, plain), (result[1:4, 2:6], plain[1:4, 2:6])):
+        velocity, other = part["velocity"], same["velocity"]
+        assert list(velocity.wcs.world_axis_physical_types) == kinds
+        np.testing.assert_allclose(velocity.axis_world_coords()[0].Tx, other.axis_world_coords()[0].Tx, atol=1e-9)
+        np.testing.assert_allclose(velocity.axis_world_coords()[0].Ty, other.axis_world_coords()[0].Ty, atol=1e-9)
+    assert list(result[2]["velocity"].wcs.world_axis_physical_types) == kinds
+    np.testing.assert_allclose(
+        result[2]["velocity"].wcs.low_level_wcs.pixel_to_world_values(3),
+        result["velocity"].wcs.low_level_wcs.pixel_to_world_values(3, 2),
+    )
+    assert result.to_map("velocity").data.shape == (6, 7)
