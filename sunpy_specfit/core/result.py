@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import astropy.units as u
@@ -15,7 +16,7 @@ from .canvas import Canvas
 from .covariance import Propagation
 from .layout import Layout
 from .observation import Observation
-from .prediction import Prediction, Profile
+from .prediction import Prediction, Profile, Surroundings
 from .sampling import derived_draws, draw
 from .status import Status
 from .summary import CovarianceView, summary_table
@@ -97,6 +98,7 @@ class FitResult(Mapping):
         self._chi2, self._dof, self._status = np.asarray(chi2), np.asarray(dof), np.asarray(status)
         self._n_valid = np.asarray(n_valid)
         self._priors, self._solver, self._sampler = tuple(priors), solver, sampler
+        self._surroundings: Surroundings | None = None
         self._meta = dict(meta or {})
         self._maps: dict[str, NDCube] = {}
 
@@ -225,7 +227,7 @@ class FitResult(Mapping):
     @property
     def _prediction(self) -> Prediction:
         weights = self._meta.get("operator_weights")
-        return Prediction(self._layout, self._propagation, self._canvases, weights)
+        return Prediction(self._layout, self._propagation, self._canvases, weights, self._surroundings)
 
     def model(self) -> NDCube | list[NDCube]:
         """The light that the model predicts, on the grid of the data; a list where cubes were fitted jointly."""
@@ -270,7 +272,13 @@ class FitResult(Mapping):
     def _part(self, item) -> FitResult:
         parts = [canvas.part(item) for canvas in self._canvases]
         pixels = parts[0][1]
-        return self._with([canvas for canvas, _ in parts], self._propagation.select(pixels), pixels)
+        part = self._with([canvas for canvas, _ in parts], self._propagation.select(pixels), pixels)
+        if any(operator.mixes_pixels for model in self._layout.models for operator in model.operators):
+            around = self._surroundings or Surroundings(
+                self._propagation, self._canvases, np.arange(self._propagation.n_pixels)
+            )
+            part._surroundings = replace(around, pixels=around.pixels[pixels])
+        return part
 
     def _with(self, canvases: Sequence[Canvas], propagation: Propagation, pixels) -> FitResult:
         new = copy(self)
