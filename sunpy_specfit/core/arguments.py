@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import inspect
+from numbers import Integral
 from typing import Any, ClassVar
 
-__all__ = ["Configurable"]
+__all__ = ["Configurable", "check_seed"]
+
+
+def check_seed(seed) -> None:
+    """Refuse what random numbers cannot start from.
+
+    Raises
+    ------
+    ValueError
+        If it is no whole number, or below zero.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+        raise ValueError(f"a seed is a whole number, zero or above; found {seed!r}")
 
 
 class Configurable:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import astropy.units as u
@@ -121,17 +122,21 @@ class Canvas:
         ----------
         item
             What one would index a map with: integers and slices.
+
+        Raises
+        ------
+        IndexError
+            If it is something else, leaves no pixel, or a slice has a step, which a WCS cannot have.
         """
         template, map_axes = self._template, self._map_axes
+        item = _from_the_front(item, self.shape)
         chosen = np.arange(self.observation.grid.size).reshape(self.shape)[item]
         if not chosen.size:
             raise IndexError(f"{item!r} leaves no pixel of a map of shape {self.shape}")
         if not map_axes:
             return self, chosen.ravel()
-        items = item if isinstance(item, tuple) else (item,)
-        items = _spelled_out(items, len(map_axes))
         full = [slice(None)] * template.data.ndim
-        for axis, one in zip(map_axes, items, strict=True):
+        for axis, one in zip(map_axes, item, strict=True):
             full[axis] = one
         full = tuple(full)
         axis = self.spectral_axis
@@ -288,9 +293,25 @@ def _uncertainty_of(observation: Observation) -> Noise | u.Quantity | str | None
     return None if observation.noise_origin == "cube" else observation.noise_origin
 
 
-def _spelled_out(items: tuple, n: int) -> tuple:
-    """One item for each of ``n`` axes."""
-    if Ellipsis in items:
-        where = items.index(Ellipsis)
-        items = (*items[:where], *[slice(None)] * (n - len(items) + 1), *items[where + 1 :])
-    return (*items, *[slice(None)] * (n - len(items)))
+def _from_the_front(item, shape: tuple[int, ...]) -> tuple[int | slice, ...]:
+    """One integer or slice for each axis, counted from its beginning: ndcube knows no others."""
+    items = item if isinstance(item, tuple) else (item,)
+    if any(one is Ellipsis for one in items):
+        where = next(number for number, one in enumerate(items) if one is Ellipsis)
+        items = (*items[:where], *[slice(None)] * (len(shape) - len(items) + 1), *items[where + 1 :])
+    if len(items) > len(shape):
+        raise IndexError(f"{item!r} has {len(items)} indices, a map of shape {shape} has {len(shape)} axes")
+    found = []
+    for one, n in zip((*items, *[slice(None)] * (len(shape) - len(items))), shape, strict=True):
+        if isinstance(one, slice):
+            begin, end, step = one.indices(n)
+            if step != 1:
+                raise IndexError(f"{item!r} has a step, and coordinates cannot be sliced with one: use a step of one")
+            found.append(slice(begin, max(begin, end)))
+        elif isinstance(one, Integral) and not isinstance(one, (bool, np.bool_)):
+            if not -n <= one < n:
+                raise IndexError(f"index {one} is out of bounds for an axis of {n} pixels")
+            found.append(int(one) % n)
+        else:
+            raise IndexError(f"a part of a result is cut with integers and slices, found {one!r}")
+    return tuple(found)

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 import astropy.units as u
+import numpy as np
 import torch
 
 from .arguments import Configurable
@@ -257,7 +258,7 @@ class Model(Configurable):
         Raises
         ------
         ValueError
-            If lower is not below upper.
+            If lower is not below upper, one is a plain number and the other has a unit, or one is an array.
         """
         return self._changed({**(values or {}), **keywords}, _with_bounds)
 
@@ -291,11 +292,36 @@ def _with_bounds(parameter: Parameter, limits) -> Parameter:
         lower, upper = limits
     except (TypeError, ValueError):
         raise ValueError(f"bounds are a pair (lower, upper), found {limits!r}; use None for no limit") from None
-    if lower is not None and upper is not None:
-        low, high = u.Quantity(lower), u.Quantity(upper)
-        if not low < high:
+    given = [limit for limit in (lower, upper) if limit is not None]
+    for limit in given:
+        if np.shape(limit) not in ((), parameter.shape):
+            expected = f" or, for this vector, {parameter.shape}" if parameter.shape else ""
+            raise ValueError(
+                f"a bound is one number for all pixels{expected}; found one of shape {np.shape(limit)}. "
+                "A limit cannot vary over the map"
+            )
+    if len(given) == 2:
+        # Zero and infinity are the same in any unit.
+        bare = [
+            limit
+            for limit in given
+            if not isinstance(limit, u.Quantity) and np.any(limit) and np.all(np.isfinite(limit))
+        ]
+        if bare and any(isinstance(limit, u.Quantity) for limit in given):
+            raise ValueError(f"the bounds ({lower}, {upper}) mix a plain number with a Quantity: give both their unit")
+        try:
+            below = np.all(_in_unit_of(lower, upper) < _in_unit_of(upper, lower))
+        except u.UnitConversionError:
+            raise u.UnitConversionError(f"the bounds ({lower}, {upper}) have units that do not convert") from None
+        if not below:
             raise ValueError(f"the lower bound must be below the upper one, found ({lower}, {upper})")
     return parameter.replace(lower=lower, upper=upper)
+
+
+def _in_unit_of(limit, other):
+    """A bound as a Quantity; a plain number (zero, infinity) in the unit of the other one."""
+    unit = other.unit if isinstance(other, u.Quantity) and not isinstance(limit, u.Quantity) else None
+    return u.Quantity(limit, unit)
 
 
 class _Composite(Model):

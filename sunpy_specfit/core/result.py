@@ -12,6 +12,7 @@ import numpy as np
 from astropy.table import Table
 from ndcube import NDCollection, NDCube
 
+from .arguments import check_seed
 from .canvas import Canvas
 from .covariance import Propagation
 from .layout import Layout
@@ -352,7 +353,7 @@ class FitResult(Mapping):
         result = load(cls, path, model)
         return result if data is None else result.with_data(data)
 
-    def plot(self, names: Sequence[str] | None = None, **options):
+    def plot(self, names: str | Sequence[str] | None = None, **options):
         """A figure of all maps; see `sunpy_specfit.visualization.plot_maps`."""
         from ..visualization import plot_maps
 
@@ -386,7 +387,7 @@ class FitResult(Mapping):
         Raises
         ------
         ValueError
-            If n is not a positive whole number, or there is no covariance to draw from.
+            If n is not a positive whole number or the seed no whole number, or there is no covariance to draw from.
 
         Notes
         -----
@@ -397,6 +398,7 @@ class FitResult(Mapping):
         """
         if not isinstance(n, (int, np.integer)) or n < 1:
             raise ValueError(f"n, the number of draws, is a positive whole number, found {n!r}")
+        check_seed(seed)
         unlike = (self._status & int(Status.LOW_SIGNAL)) > 0
         draws = draw(self._propagation, *self._physical_bounds(), int(n), seed, self._sampler, unlike)
         draws |= derived_draws(self._propagation, draws)

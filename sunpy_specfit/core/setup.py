@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 
 from . import registry
+from .arguments import check_seed
 from .frame import Frame
 from .layout import Layout
 from .loss import LOSSES
@@ -64,10 +65,9 @@ def _instantiate(given, kind: str, base: type):
 
 def as_priors(priors) -> tuple[Prior, ...]:
     """A tuple of priors from one, several, or none."""
-    if isinstance(priors, Prior):
-        return (priors,)
+    several = isinstance(priors, Iterable) and not isinstance(priors, (Prior, str, type))
     found = []
-    for prior in priors or ():
+    for prior in (priors if several else [priors]) if priors is not None else ():
         made = prior if isinstance(prior, Prior) else _instantiate(prior, "prior", Prior)
         if made is None:
             raise TypeError(
@@ -82,9 +82,17 @@ def choose_device(device) -> torch.device:
     """A torch device; "auto" takes CUDA where there is one."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device is 'auto', 'cpu', 'cuda' or such as 'cuda:1'; found {device!r}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("device='cuda' was asked for and this machine has no CUDA device; use device='auto' or 'cpu'")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"device={str(device)!r} cannot be used here: {reason}") from None
     return device
 
 
@@ -130,6 +138,7 @@ def build_problem(
     """
     if loss not in LOSSES:
         raise ValueError(f"loss is one of {', '.join(map(repr, LOSSES))}; found {loss!r}")
+    check_seed(seed)
     n = len(cubes)
     each = [_per_cube(value, n) for value in (uncertainty, mask, spectral_axis, window)]
     observations, frames = [], []

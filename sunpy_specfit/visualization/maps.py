@@ -26,7 +26,7 @@ _MOST_ROWS_OF_A_VECTOR = 6
 
 
 def plot_maps(
-    result, names: Sequence[str] | None = None, *, columns: int | None = None, figure: Figure | None = None
+    result, names: str | Sequence[str] | None = None, *, columns: int | None = None, figure: Figure | None = None
 ) -> Figure:
     """Draw maps side by side, each with its unit, its world coordinates and a colour bar.
 
@@ -34,7 +34,7 @@ def plot_maps(
     ----------
     result : `~sunpy_specfit.FitResult`
         Where a map has more than two axes, its first frame is drawn: slice the result for another.
-    names : sequence of str, optional
+    names : str or sequence of str, optional
         What to draw, in this order; by default every fitted and derived quantity, and ``"reduced_chi2"``.
     columns : int, optional
         Panels per row; by default what suits the shape of the maps.
@@ -60,7 +60,10 @@ def plot_maps(
     >>> len(figure.axes)  # two maps, two colour bars
     4
     """
-    names = [*result, "reduced_chi2"] if names is None else names
+    if names is None:
+        names = [*result, "reduced_chi2"]
+    elif isinstance(names, str):
+        names = [names]
     n = result.status.data.ndim
     panels = [
         panel
