@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from typing import Any, ClassVar
 
-__all__ = ["Configurable", "accepted"]
+__all__ = ["Configurable", "accepted", "check_seed"]
+
+
+def check_seed(seed) -> None:
+    """Refuse what random numbers cannot start from.
+
+    Raises
+    ------
+    ValueError
+        If it is no whole number, or below zero.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+        raise ValueError(f"a seed is a whole number, zero or above; found {seed!r}")
 
 
 class Configurable:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import astropy.units as u
 import numpy as np
 from astropy.wcs import WCS
-from ndcube import NDCube
+from astropy.wcs.wcsapi import SlicedLowLevelWCS
+from ndcube import ExtraCoords, NDCube
 from ndcube.wcs.wrappers import CompoundLowLevelWCS
 
 __all__ = [
     "Axes",
+    "behind_axes",
     "copy_coordinates",
     "drop_wavelengths",
     "find_axes",
@@ -21,6 +25,7 @@ __all__ = [
     "spectral_values",
     "stokes_index",
     "stokes_names",
+    "with_own_coordinates",
 ]
 
 _STOKES = {1: "I", 2: "Q", 3: "U", 4: "V"}
@@ -203,21 +208,37 @@ def plain_wcs() -> WCS:
 
 def map_wcs(cube: NDCube, axes: Axes):
     """A WCS of the map's axes alone, or None where slicing is the only way (and the dropped wavelength lingers)."""
-    wcs = cube.wcs
+    wcs = getattr(cube.wcs, "low_level_wcs", cube.wcs)
     if not axes.grid:
         return None
-    if isinstance(getattr(wcs, "low_level_wcs", None), CompoundLowLevelWCS):
-        return _map_of_compound(wcs.low_level_wcs, cube.data.ndim, axes)
-    if not isinstance(wcs, WCS):
-        return None
-    ndim = cube.data.ndim
-    kept_pixels = [ndim - 1 - i for i in axes.grid]
+    if isinstance(wcs, CompoundLowLevelWCS):
+        return _map_of_compound(wcs, cube.data.ndim, axes)
+    if isinstance(wcs, SlicedLowLevelWCS) and isinstance(wcs._wcs, WCS):
+        # The map of the whole, and then its slice.
+        slices = list(wcs._slices_array)
+        left = [number for number, one in enumerate(slices) if isinstance(one, slice)]
+        kept = [number for number in range(len(slices)) if number not in left or left.index(number) in axes.grid]
+        whole = _without(wcs._wcs, kept)
+        return None if whole is None else SlicedLowLevelWCS(whole, [slices[number] for number in kept])
+    return _without(wcs, axes.grid) if isinstance(wcs, WCS) else None
+
+
+def _without(wcs: WCS, kept: Sequence[int]) -> WCS | None:
+    """A FITS WCS of some of the array axes alone; None where what is left depends on the others."""
+    pixels = sorted(wcs.pixel_n_dim - 1 - axis for axis in kept)
+    others = [pixel for pixel in range(wcs.pixel_n_dim) if pixel not in pixels]
     matrix = wcs.axis_correlation_matrix
-    kept_worlds = [w for w in range(wcs.world_n_dim) if matrix[w, kept_pixels].any()]
-    dropped = [p for p in range(ndim) if p not in kept_pixels]
-    if len(kept_worlds) != len(kept_pixels) or matrix[np.ix_(kept_worlds, dropped)].any():
+    worlds = [w for w in range(wcs.world_n_dim) if matrix[w, pixels].any() and not matrix[w, others].any()]
+    if worlds != pixels or wcs.wcs.has_crota():
         return None
-    return wcs.sub([p + 1 for p in sorted(kept_pixels)])
+    # A wavelength that depends on the map's pixels (a tilted slit) goes with its axis; what it depended on stays.
+    separate = wcs.deepcopy()
+    coupled = np.ix_([world for world in range(wcs.world_n_dim) if world not in worlds], pixels)
+    name = "cd" if wcs.wcs.has_cd() else "pc"
+    linear = np.array(getattr(separate.wcs, name) if name == "cd" else separate.wcs.get_pc())
+    linear[coupled] = 0
+    setattr(separate.wcs, name, linear)
+    return separate.sub([pixel + 1 for pixel in pixels])
 
 
 def _map_of_compound(wcs: CompoundLowLevelWCS, ndim: int, axes: Axes):
@@ -243,6 +264,27 @@ def drop_wavelengths(part: NDCube) -> None:
         for table in coordinates._dropped_tables or ()
         if not any(_is_spectral(physical_type) for physical_type in table.physical_types or ())
     ]
+
+
+def behind_axes(coordinates: ExtraCoords, n: int) -> ExtraCoords:
+    """Extra coordinates of a map for one that has ``n`` more array axes in front."""
+    moved = copy(coordinates)
+    # Tables are numbered from the first array axis; a WCS is numbered from the last, and stays what it is.
+    moved._lookup_tables = [
+        (tuple(int(axis) + n for axis in np.atleast_1d(axes)), table) for axes, table in coordinates._lookup_tables
+    ]
+    return moved
+
+
+def with_own_coordinates(cube: NDCube) -> NDCube:
+    """The same cube, whose extra and global coordinates are nobody else's.
+
+    Coordinates know their cube, and ndcube lets what is sliced or made from a cube take hold of those of the first:
+    the cube that a user has at hand would then answer for another.
+    """
+    own = copy(cube)
+    own._extra_coords, own._global_coords = copy(cube.extra_coords), copy(cube.global_coords)
+    return own
 
 
 def copy_coordinates(cube: NDCube, part: NDCube) -> None:

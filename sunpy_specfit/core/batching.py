@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 
 from .model import Model
 
-__all__ = ["BatchedModel"]
+__all__ = ["BatchedModel", "check_light"]
 
 Tensors = Mapping[str, torch.Tensor]
 _PROBE = 4
@@ -47,9 +47,15 @@ class BatchedModel:
             ``(n, 1)`` or ``(n, pixels)``.
         parameters, auxiliary : dict of `torch.Tensor`
             Pixels last; the parameters should differ between pixels.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If what the model returns is no tensor, or not of the shape of the data.
         """
         pixels = min(_PROBE, next((v.shape[-1] for v in parameters.values()), 1))
         x, parameters, auxiliary = (_take(v, slice(0, pixels)) for v in (x, parameters, auxiliary))
+        check_light(model, x, parameters, auxiliary)
         expected = cls(model, "loop", analytic=False).light(x, parameters, auxiliary)
         analytic = model.linearize is not None
         if analytic:
@@ -144,6 +150,28 @@ class BatchedModel:
         # jacfwd puts the derivative's axis behind the light's: bring a vector's to the front.
         derivatives = {name: d if active[name].ndim == 1 else d.movedim(-2, 0) for name, d in jacobian.items()}
         return light, derivatives
+
+
+def check_light(model: Model, x, parameters, auxiliary) -> None:
+    """Call the plain function for one pixel, and say what is wrong with its answer.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no tensor, or not of the shape of the data.
+    """
+    light = model.evaluate(**{key: value[..., 0] for key, value in {"x": x, **parameters, **auxiliary}.items()})
+    if not torch.is_tensor(light):
+        raise TypeError(
+            f"{type(model).__name__}.evaluate returned {type(light).__name__} instead of a torch tensor: compute with "
+            "torch, or wrap a function of numpy arrays in ExternalModel"
+        )
+    expected = (len(model.stokes), x.shape[0]) if len(model.stokes) > 1 else (x.shape[0],)
+    if tuple(light.shape) != expected:
+        raise ValueError(
+            f"{model!r} gave light of shape {tuple(light.shape)} for one pixel, where {expected} was expected: "
+            f"a number for each of the {x.shape[0]} places on the data axis"
+        )
 
 
 def _pixels(x, parameters, auxiliary) -> int:

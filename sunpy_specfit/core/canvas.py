@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import astropy.units as u
@@ -14,7 +16,11 @@ import torch
 from astropy.nddata import StdDevUncertainty
 from ndcube import NDCube
 
+from .axes import behind_axes, with_own_coordinates
+from .expression import from_plain, to_plain
+from .noise import Noise
 from .observation import Observation
+from .warnings import SpecfitWarning
 
 __all__ = ["Canvas"]
 
@@ -35,6 +41,9 @@ class Canvas:
         Which pixels of the source these are; None means all of them.
     cube : `~ndcube.NDCube` or None
         The data as given, of this part.
+    uncertainty : `Noise`, `~astropy.units.Quantity`, "given" or None
+        What `Observation.from_cube` needs to find the errors again that were fitted with: nothing where they are the
+        cube's; where they were given as an array, that word alone, for nobody would keep them twice.
     """
 
     observation: Observation
@@ -42,12 +51,13 @@ class Canvas:
     source: Observation | None = None
     pixels: np.ndarray | None = None
     cube: NDCube | None = field(default=None, repr=False)
+    uncertainty: Noise | u.Quantity | str | None = None
 
     @classmethod
     def of(cls, observation: Observation, model) -> Canvas:
         """The canvas of an observation that a model was fitted to."""
         options = {"data_axis": model.data_axis, "stokes": model.stokes}
-        return cls(observation, options, observation, None, observation.cube)
+        return cls(observation, options, observation, None, observation.cube, _uncertainty_of(observation))
 
     # -- drawing ---------------------------------------------------------------------------------
 
@@ -112,26 +122,31 @@ class Canvas:
         ----------
         item
             What one would index a map with: integers and slices.
+
+        Raises
+        ------
+        IndexError
+            If it is something else, leaves no pixel, or a slice has a step, which a WCS cannot have.
         """
         template, map_axes = self._template, self._map_axes
+        item = _from_the_front(item, self.shape)
         chosen = np.arange(self.observation.grid.size).reshape(self.shape)[item]
         if not chosen.size:
             raise IndexError(f"{item!r} leaves no pixel of a map of shape {self.shape}")
         if not map_axes:
             return self, chosen.ravel()
-        items = item if isinstance(item, tuple) else (item,)
-        items = _spelled_out(items, len(map_axes))
         full = [slice(None)] * template.data.ndim
-        for axis, one in zip(map_axes, items, strict=True):
+        for axis, one in zip(map_axes, item, strict=True):
             full[axis] = one
         full = tuple(full)
         axis = self.spectral_axis
         if axis is not None and axis.ndim > 1:
             axis = axis[full]
-        observation = _observe(_noiseless(template[full]), axis, self.options, self.spectral_unit)
+        observation = _observe(_noiseless(with_own_coordinates(template)[full]), axis, self.options, self.spectral_unit)
         numbers = np.arange(self.observation.grid.size) if self.pixels is None else self.pixels
-        cube = None if self.cube is None else self.cube[full]
-        return Canvas(observation, self.options, self.source, numbers[chosen.ravel()], cube), chosen.ravel()
+        cube = None if self.cube is None else with_own_coordinates(self.cube)[full]
+        part = replace(self, observation=observation, pixels=numbers[chosen.ravel()], cube=cube)
+        return part, chosen.ravel()
 
     # -- data ------------------------------------------------------------------------------------
 
@@ -143,12 +158,30 @@ class Canvas:
         ValueError
             If the cube has another shape.
         """
-        found = _observe(cube, self.spectral_axis, self.options, self.spectral_unit)
+        given = self.uncertainty
+        lost = isinstance(given, str) and (self.source is None or self.pixels is not None)
+        if lost:
+            warnings.warn(
+                "this result was fitted with an array given as uncertainty=, which it no longer holds: "
+                "the uncertainty of the cube stands in for it",
+                SpecfitWarning,
+                stacklevel=4,
+            )
+        stand_in = StdDevUncertainty(np.float32(1)) if isinstance(given, str) and not lost else None
+        options = {**self.options, "uncertainty": stand_in if isinstance(given, str) else given}
+        found = _observe(cube, self.spectral_axis, options, self.spectral_unit)
         if (found.grid.shape, found.sample_shape) != (self.shape, self.observation.sample_shape):
             raise ValueError(
                 f"the cube given as data has maps of shape {found.grid.shape} with {found.sample_shape} samples, "
                 f"this result {self.shape} with {self.observation.sample_shape}: give the cube that was fitted"
             )
+        if found.data_unit != self.data_unit:
+            raise u.UnitConversionError(
+                f"the cube given as data is in {found.data_unit}, this result in {self.data_unit}: give the cube that "
+                "was fitted"
+            )
+        if isinstance(given, str) and not lost:
+            found = replace(found, sigma=self.source.sigma, noise_origin=given)
         return replace(self, source=found, pixels=None, cube=cube)
 
     def samples(self, pixel: int, light: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
@@ -171,19 +204,19 @@ class Canvas:
         return block.data[..., 0].numpy(), sigma, used
 
     def minus(self, light: NDCube) -> NDCube:
-        """The data minus light, with the data's mask and uncertainty, or that of the light by a noise model."""
-        cube = self.cube
-        factor = 1.0 if cube.unit is None else cube.unit.to(self.data_unit)
-        sigma = cube.uncertainty
-        if self.source is not None and self.source.noise is not None:
-            variance = self.source.noise.variance(torch.as_tensor(light.data, dtype=torch.float64))
-            sigma = StdDevUncertainty(variance.sqrt().numpy())
-        elif sigma is not None and factor != 1.0:
-            sigma = StdDevUncertainty(sigma.represent_as(StdDevUncertainty).array * factor)
-        return light.to_nddata(
-            data=np.asarray(cube.data) * factor - light.data,
-            uncertainty=sigma,
-            mask=cube.mask,
+        """The data minus light, with the errors and the masks that were fitted with."""
+        chosen = slice(None) if self.pixels is None else self.pixels
+        if self.source.noise is not None:
+            sigma = self.source.noise.variance(torch.as_tensor(light.data, dtype=torch.float64)).sqrt().numpy()
+        else:
+            sigma = self.observation.light_array(self.source.deviations(chosen))
+        mask = self.source.masked(chosen)
+        return with_own_coordinates(light).to_nddata(
+            # Not in the cube's unit, which may be mislabelled: that of the light is what the values are in.
+            data=np.asarray(self.cube.data) - light.data,
+            uncertainty=StdDevUncertainty(sigma),
+            # Stokes parameters that were not fitted have no residual.
+            mask=None if mask is None else self.observation.light_array(mask) != 0,
             nddata_type=NDCube,
             extra_coords="copy",
             global_coords="copy",
@@ -210,6 +243,7 @@ class Canvas:
             "spectral_unit": self.spectral_unit,
             "spectral_axis": self.spectral_axis,
             "options": dict(self.options),
+            "uncertainty": to_plain(self.uncertainty),
         }
 
     @classmethod
@@ -218,18 +252,18 @@ class Canvas:
         small = plain["axes"]
         template = NDCube(np.broadcast_to(np.float32(0), tuple(plain["shape"])), wcs=small.wcs, unit=plain["data_unit"])
         if not small.extra_coords.is_empty:
-            template._extra_coords = copy(small.extra_coords)
-            template._extra_coords._ndcube = template
+            # ASDF gives lists of axes back where ndcube slices tuples only.
+            template._extra_coords = behind_axes(small.extra_coords, 0)
         for coordinate in plain["global_coords"]:
             template.global_coords.add(coordinate["name"], coordinate["physical_type"], coordinate["value"])
         options = dict(plain["options"])
         observation = _observe(_noiseless(template), plain["spectral_axis"], options, plain["spectral_unit"])
-        return cls(observation, options)
+        return cls(observation, options, uncertainty=from_plain(plain.get("uncertainty"), strict=False))
 
 
 def _empty(cube: NDCube) -> NDCube:
     """The same axes and coordinates, with data that take no memory."""
-    return cube.to_nddata(
+    return with_own_coordinates(cube).to_nddata(
         data=np.broadcast_to(np.float32(0), cube.data.shape),
         uncertainty=None,
         mask=None,
@@ -250,9 +284,34 @@ def _observe(cube: NDCube, spectral_axis, options, spectral_unit) -> Observation
     return Observation.from_cube(cube, spectral_axis=spectral_axis, spectral_unit=spectral_unit, **options)
 
 
-def _spelled_out(items: tuple, n: int) -> tuple:
-    """One item for each of ``n`` axes."""
-    if Ellipsis in items:
-        where = items.index(Ellipsis)
-        items = (*items[:where], *[slice(None)] * (n - len(items) + 1), *items[where + 1 :])
-    return (*items, *[slice(None)] * (n - len(items)))
+def _uncertainty_of(observation: Observation) -> Noise | u.Quantity | str | None:
+    if observation.noise is not None:
+        return observation.noise
+    values = observation.sigma.values
+    if observation.noise_origin != "cube" and not any(getattr(values, "strides", (1,))):
+        return u.Quantity(float(observation.sigma.deviations(values.flat[0])), observation.data_unit)
+    return None if observation.noise_origin == "cube" else observation.noise_origin
+
+
+def _from_the_front(item, shape: tuple[int, ...]) -> tuple[int | slice, ...]:
+    """One integer or slice for each axis, counted from its beginning: ndcube knows no others."""
+    items = item if isinstance(item, tuple) else (item,)
+    if any(one is Ellipsis for one in items):
+        where = next(number for number, one in enumerate(items) if one is Ellipsis)
+        items = (*items[:where], *[slice(None)] * (len(shape) - len(items) + 1), *items[where + 1 :])
+    if len(items) > len(shape):
+        raise IndexError(f"{item!r} has {len(items)} indices, a map of shape {shape} has {len(shape)} axes")
+    found = []
+    for one, n in zip((*items, *[slice(None)] * (len(shape) - len(items))), shape, strict=True):
+        if isinstance(one, slice):
+            begin, end, step = one.indices(n)
+            if step != 1:
+                raise IndexError(f"{item!r} has a step, and coordinates cannot be sliced with one: use a step of one")
+            found.append(slice(begin, max(begin, end)))
+        elif isinstance(one, Integral) and not isinstance(one, (bool, np.bool_)):
+            if not -n <= one < n:
+                raise IndexError(f"index {one} is out of bounds for an axis of {n} pixels")
+            found.append(int(one) % n)
+        else:
+            raise IndexError(f"a part of a result is cut with integers and slices, found {one!r}")
+    return tuple(found)

@@ -123,6 +123,15 @@ class Layout:
             raise KeyError(f"{name!r} is ambiguous here: write {' or '.join(map(repr, several))}")
         raise unknown_name(name, [*self.parameters, *self.derived], kind="quantity")
 
+    def origin(self, key: str) -> tuple[Model, str]:
+        """The component that a quantity belongs to, and what it is called there."""
+        return next(
+            (component, name)
+            for component, keys in zip(self.components, self.keys, strict=True)
+            for name, known in keys.items()
+            if known == key
+        )
+
     def to_internal(self, key: str, value, *, what: str = "value", difference: bool = False) -> np.ndarray:
         """A physical value (Quantity or number in the parameter's unit) as internal number(s)."""
         parameter, frame = self.parameters[key], self.frame_of[key]

@@ -15,7 +15,7 @@ import torch
 from .arguments import Configurable
 from .names import unknown_name
 from .operator import Operator
-from .parameter import Auxiliary, Parameter, Tie
+from .parameter import Auxiliary, Parameter, Tie, as_quantity
 from .status import Status
 
 __all__ = ["Instrumented", "Model", "Sum"]
@@ -169,9 +169,9 @@ class Model(Configurable):
         """Further quantities, elementwise over pixels, from parameters and auxiliaries in physical units."""
         return {}
 
-    def vector_axis(self, name: str) -> tuple[str, u.Quantity]:
-        """The world axis of a vector parameter's map: its name, and the places along it (by default 0, 1, ...)."""
-        return name, np.arange(self.parameters[name].size) * u.dimensionless_unscaled
+    def vector_axis(self, name: str) -> tuple[str, u.Quantity | None]:
+        """The world axis of a vector's map, fitted or derived: its name, and the places along it (None: 0, 1, ...)."""
+        return name, None
 
     def declare(self) -> Mapping[str, Parameter]:
         """The parameters of this instance; override it where they depend on constructor arguments."""
@@ -245,8 +245,8 @@ class Model(Configurable):
         Parameters
         ----------
         values : mapping or str
-            Name to value (`~astropy.units.Quantity`, number, or an array over the map), or a bare name,
-            which holds the parameter at its ``init``.
+            Name to value (`~astropy.units.Quantity`, number, or an array or `~ndcube.NDCube` over the map, such as
+            one of an earlier result), or a bare name, which holds the parameter at its ``init``.
         *names : str
             Further bare names.
         **keywords
@@ -265,7 +265,9 @@ class Model(Configurable):
         changes = {**dict.fromkeys(names), **(values or {}), **keywords}
         return self._changed(
             changes,
-            lambda p, value: p.replace(fixed=True, tie=None, default=p.default if value is None else value),
+            lambda p, value: p.replace(
+                fixed=True, tie=None, default=p.default if value is None else as_quantity(value)
+            ),
         )
 
     def free(self, *names: str) -> Model:
@@ -283,7 +285,7 @@ class Model(Configurable):
         Raises
         ------
         ValueError
-            If lower is not below upper.
+            If lower is not below upper, one is a plain number and the other has a unit, or one is an array.
         """
         return self._changed({**(values or {}), **keywords}, _with_bounds)
 
@@ -317,11 +319,36 @@ def _with_bounds(parameter: Parameter, limits) -> Parameter:
         lower, upper = limits
     except (TypeError, ValueError):
         raise ValueError(f"bounds are a pair (lower, upper), found {limits!r}; use None for no limit") from None
-    if lower is not None and upper is not None:
-        low, high = u.Quantity(lower), u.Quantity(upper)
-        if not low < high:
+    given = [limit for limit in (lower, upper) if limit is not None]
+    for limit in given:
+        if np.shape(limit) not in ((), parameter.shape):
+            expected = f" or, for this vector, {parameter.shape}" if parameter.shape else ""
+            raise ValueError(
+                f"a bound is one number for all pixels{expected}; found one of shape {np.shape(limit)}. "
+                "A limit cannot vary over the map"
+            )
+    if len(given) == 2:
+        # Zero and infinity are the same in any unit.
+        bare = [
+            limit
+            for limit in given
+            if not isinstance(limit, u.Quantity) and np.any(limit) and np.all(np.isfinite(limit))
+        ]
+        if bare and any(isinstance(limit, u.Quantity) for limit in given):
+            raise ValueError(f"the bounds ({lower}, {upper}) mix a plain number with a Quantity: give both their unit")
+        try:
+            below = np.all(_in_unit_of(lower, upper) < _in_unit_of(upper, lower))
+        except u.UnitConversionError:
+            raise u.UnitConversionError(f"the bounds ({lower}, {upper}) have units that do not convert") from None
+        if not below:
             raise ValueError(f"the lower bound must be below the upper one, found ({lower}, {upper})")
     return parameter.replace(lower=lower, upper=upper)
+
+
+def _in_unit_of(limit, other):
+    """A bound as a Quantity; a plain number (zero, infinity) in the unit of the other one."""
+    unit = other.unit if isinstance(other, u.Quantity) and not isinstance(limit, u.Quantity) else None
+    return u.Quantity(limit, unit)
 
 
 class _Composite(Model):

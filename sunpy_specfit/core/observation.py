@@ -11,11 +11,23 @@ import astropy.units as u
 import numpy as np
 import torch
 from astropy.nddata import StdDevUncertainty
+from astropy.wcs.wcsapi import SlicedLowLevelWCS
 from ndcube import NDCube
 from ndcube.extra_coords import QuantityTableCoordinate
 from ndcube.wcs.wrappers import CompoundLowLevelWCS
 
-from .axes import Axes, copy_coordinates, drop_wavelengths, find_axes, map_wcs, plain_wcs, spectral_values, stokes_index
+from .axes import (
+    Axes,
+    behind_axes,
+    copy_coordinates,
+    drop_wavelengths,
+    find_axes,
+    map_wcs,
+    plain_wcs,
+    spectral_values,
+    stokes_index,
+    with_own_coordinates,
+)
 from .eis import corrected_unit, corrected_wavelengths
 from .grid import Grid
 from .mask import read_mask
@@ -359,6 +371,15 @@ class Observation:
         x = torch.as_tensor((x - origin) / scale, dtype=dtype, device=device)
         return Block(data, weight, x, flags)
 
+    def deviations(self, index: slice | np.ndarray = slice(None)) -> np.ndarray | None:
+        """The stored standard deviation of some pixels' samples, ``([stokes,] n, pixels)``; None with a noise model."""
+        return None if self.sigma is None else np.moveaxis(self.sigma.deviations(self._gather("sigma", index)), 0, -1)
+
+    def masked(self, index: slice | np.ndarray = slice(None)) -> np.ndarray | None:
+        """Which samples of some pixels are masked, ``([stokes,] n, pixels)``; None where there is no mask."""
+        found = [self._gather(f"mask{number}", index) for number in range(len(self.masks))]
+        return np.moveaxis(np.logical_or.reduce(found), 0, -1) if found else None
+
     # -- the way back ----------------------------------------------------------------------------
 
     @cached_property
@@ -366,7 +387,7 @@ class Observation:
         """A cube of the map's axes, to be filled."""
         item = tuple(slice(None) if i in self.axes.grid else 0 for i in range(self.cube.data.ndim))
         # Slicing a cube of nothing spares the slicing, and copying, of what stands in it.
-        bare = self.cube.to_nddata(
+        bare = with_own_coordinates(self.cube).to_nddata(
             data=np.broadcast_to(np.float64(0), self.cube.data.shape),
             uncertainty=None,
             mask=None,
@@ -393,43 +414,38 @@ class Observation:
         copy_coordinates(self.cube, template)
         return template
 
-    def map_cube(self, values, unit, *, sigma=None, mask=None, leading=None) -> NDCube:
+    def map_cube(
+        self, values, unit, *, sigma=None, mask=None, leading: Sequence[tuple[str, u.Quantity]] = ()
+    ) -> NDCube:
         """A map as an NDCube on the cube's celestial (and time) axes.
 
         Parameters
         ----------
         values : `numpy.ndarray`
-            ``(pixels,)`` or shaped as the map; with ``leading`` ``(k, pixels)``.
+            ``(pixels,)`` or shaped as the map; with ``leading`` ``(k, ..., pixels)``.
         unit : `~astropy.units.Unit`
         sigma, mask : `numpy.ndarray`, optional
             As ``values``.
-        leading : tuple of (str, `~astropy.units.Quantity`), optional
-            Name and values of a world axis in front, ``(k,)``.
+        leading : sequence of (str, `~astropy.units.Quantity`)
+            Name and values of each world axis in front, ``(k,)``.
         """
-        lead = () if leading is None else (len(leading[1]),)
+        lead = tuple(len(places) for _, places in leading)
 
         def shaped(array):
             return None if array is None else np.asarray(array).reshape(*lead, *self.grid.shape)
 
-        data = shaped(values)
         errors = None if sigma is None else StdDevUncertainty(shaped(sigma))
-        if self.axes.grid and leading is None:
-            return self._template.to_nddata(
-                data=data,
-                unit=unit,
-                uncertainty=errors,
-                mask=shaped(mask),
-                meta={},
-                nddata_type=NDCube,
-                extra_coords="copy",
-                global_coords="copy",
-            )
-        wcs = self._template.wcs if self.axes.grid else plain_wcs()
-        if leading is not None:
-            name, places = leading
-            table = QuantityTableCoordinate(places, names=name, physical_types=f"custom:{name}").wcs
-            wcs = CompoundLowLevelWCS(wcs.low_level_wcs, table)
-        return NDCube(data, wcs=wcs, unit=unit, uncertainty=errors, mask=shaped(mask), meta={})
+        contents = {"data": shaped(values), "unit": unit, "uncertainty": errors, "mask": shaped(mask), "meta": {}}
+        if not self.axes.grid:
+            return NDCube(wcs=_with_tables(plain_wcs(), leading), **contents)
+        template = with_own_coordinates(self._template)
+        return template.to_nddata(
+            wcs=_with_tables(template.wcs, leading),
+            nddata_type=NDCube,
+            extra_coords=behind_axes(template.extra_coords, len(leading)) if leading else "copy",
+            global_coords="copy",
+            **contents,
+        )
 
     def light_cube(self, values, unit) -> NDCube:
         """Light as an NDCube on the cube's own axes; NaN at Stokes parameters that were not used.
@@ -439,6 +455,22 @@ class Observation:
         values : `numpy.ndarray`
             ``([stokes,] n, pixels)``.
         """
+        mask = None
+        if self.masks:
+            mask = np.logical_or.reduce([np.broadcast_to(m, self.cube.data.shape) for m in self.masks])
+        return with_own_coordinates(self.cube).to_nddata(
+            data=self.light_array(values),
+            unit=unit,
+            uncertainty=None,
+            mask=mask,
+            meta={},
+            nddata_type=NDCube,
+            extra_coords="copy",
+            global_coords="copy",
+        )
+
+    def light_array(self, values) -> np.ndarray:
+        """Numbers ``([stokes,] n, pixels)`` along the cube's own axes; NaN at Stokes parameters that were not used."""
         values = np.asarray(values)
         out = np.full(self.cube.data.shape, np.nan, dtype=values.dtype if values.dtype.kind == "f" else float)
         view = out.transpose(self.axes.order)
@@ -454,19 +486,26 @@ class Observation:
             if len(self.stokes) == 1:
                 filled = np.expand_dims(filled, len(self.axes.grid))
             view[(*lead, list(self.stokes_index))] = filled
-        mask = None
-        if self.masks:
-            mask = np.logical_or.reduce([np.broadcast_to(m, self.cube.data.shape) for m in self.masks])
-        return self.cube.to_nddata(
-            data=out,
-            unit=unit,
-            uncertainty=None,
-            mask=mask,
-            meta={},
-            nddata_type=NDCube,
-            extra_coords="copy",
-            global_coords="copy",
-        )
+        return out
+
+
+def _with_tables(wcs, axes: Sequence[tuple[str, u.Quantity]]):
+    """A WCS with further world axes, each a table, in front of its array axes."""
+    if not axes:
+        return wcs
+    wcs = getattr(wcs, "low_level_wcs", wcs)
+    tables = [_table(name, places) for name, places in reversed(axes)]
+    if isinstance(wcs, SlicedLowLevelWCS):
+        # ASDF knows slices of a compound, but no compound of slices.
+        whole = CompoundLowLevelWCS(wcs._wcs, *tables)
+        return SlicedLowLevelWCS(whole, [*[slice(None)] * len(tables), *wcs._slices_array])
+    return CompoundLowLevelWCS(wcs, *tables)
+
+
+def _table(name: str, places: u.Quantity):
+    # ndcube's own way with a table of one entry cannot be stored in ASDF: a second one that no pixel reaches can.
+    places = places if len(places) > 1 else u.Quantity([places[0].value, places[0].value + 1], places.unit)
+    return QuantityTableCoordinate(places, names=name, physical_types=f"custom:{name}").wcs
 
 
 def _as_tensor(part: np.ndarray) -> torch.Tensor:

@@ -9,10 +9,17 @@ from typing import Any
 import astropy.units as u
 import numpy as np
 
-__all__ = ["Auxiliary", "Parameter", "Tie", "resolve_unit"]
+__all__ = ["Auxiliary", "Parameter", "Tie", "as_quantity", "resolve_unit"]
 
 _DATA = u.def_unit("data")
 _SPECTRAL = u.def_unit("spectral")
+
+
+def as_quantity(value):
+    """What an NDCube (a map of an earlier result) holds, as a Quantity; anything else as it is."""
+    if not hasattr(value, "wcs"):
+        return value
+    return u.Quantity(np.asarray(value.data), value.unit or u.dimensionless_unscaled, copy=False)
 
 
 def resolve_unit(expression, *, data: u.UnitBase, spectral: u.UnitBase | None) -> u.UnitBase:

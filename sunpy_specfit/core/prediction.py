@@ -16,7 +16,7 @@ from .layout import Layout
 from .model import Model
 from .term import probe
 
-__all__ = ["Prediction", "Profile"]
+__all__ = ["Prediction", "Profile", "Surroundings"]
 
 # Samples that are computed at once.
 _BATCH = 2**20
@@ -57,6 +57,24 @@ class Profile:
     spectral_unit: u.UnitBase | None
 
 
+@dataclass(frozen=True)
+class Surroundings:
+    """The whole maps that a part of a result was cut from: where light goes from pixel to pixel, theirs is needed.
+
+    Attributes
+    ----------
+    propagation : `Propagation`
+        The numbers of all pixels.
+    canvases : tuple of `Canvas`
+    pixels : `numpy.ndarray`
+        Which of them the part is.
+    """
+
+    propagation: Propagation
+    canvases: tuple[Canvas, ...]
+    pixels: np.ndarray
+
+
 class Prediction:
     """Light from numbers, in physical units and float64.
 
@@ -69,22 +87,38 @@ class Prediction:
         One for each model of the layout.
     weights : dict, optional
         Observation number -> operator number -> learned weights.
+    surroundings : `Surroundings`, optional
+        Of a part, where an operator mixes pixels.
     """
 
     def __init__(
-        self, layout: Layout, propagation: Propagation, canvases: Sequence[Canvas], weights: Mapping | None = None
+        self,
+        layout: Layout,
+        propagation: Propagation,
+        canvases: Sequence[Canvas],
+        weights: Mapping | None = None,
+        surroundings: Surroundings | None = None,
     ):
         self.layout = layout
         self.propagation = propagation
         self.canvases = tuple(canvases)
         self.weights = weights or {}
+        self.surroundings = surroundings
 
     def light(self, number: int) -> np.ndarray:
         """What one observation should look like, ``([stokes,] n, pixels)``."""
-        model, canvas = self.layout.models[number], self.canvases[number]
+        model = self.layout.models[number]
+        propagation, canvas, pixels = self._scene(number)
         axes = _axes(model, _axis(canvas))
-        parts = (self._component(self.propagation, index, axes[0]) for index in self.layout.term_components[number])
-        return self._through_instrument(number, sum(parts), axes, canvas.shape).numpy()
+        parts = (self._component(propagation, index, axes[0]) for index in self.layout.term_components[number])
+        return self._through_instrument(number, sum(parts), axes, canvas.shape).numpy()[..., pixels]
+
+    def _scene(self, number: int) -> tuple[Propagation, Canvas, np.ndarray | slice]:
+        """The maps that the light of one observation is made of, and which of their pixels are wanted."""
+        around = self.surroundings
+        if around is None or not any(operator.mixes_pixels for operator in self.layout.models[number].operators):
+            return self.propagation, self.canvases[number], slice(None)
+        return around.propagation, around.canvases[number], around.pixels
 
     def profile(self, number: int, pixel: int) -> Profile:
         """One pixel of one observation, with the data if they are at hand."""
@@ -93,7 +127,8 @@ class Prediction:
         x = _axis(canvas)
         own = x[:, pixel if x.shape[1] > 1 else 0, None]
         if any(operator.mixes_pixels for operator in model.operators):
-            propagation, shape, place = self.propagation, canvas.shape, pixel
+            propagation, scene, pixels = self._scene(number)
+            shape, place, x = scene.shape, np.arange(propagation.n_pixels)[pixels][pixel], _axis(scene)
         else:
             propagation, shape, place, x = self.propagation.select(np.array([pixel])), (1,), 0, own
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import astropy.units as u
@@ -11,11 +12,12 @@ import numpy as np
 from astropy.table import Table
 from ndcube import NDCollection, NDCube
 
+from .arguments import check_seed
 from .canvas import Canvas
 from .covariance import Propagation
 from .layout import Layout
 from .observation import Observation
-from .prediction import Prediction, Profile
+from .prediction import Prediction, Profile, Surroundings
 from .sampling import derived_draws, draw
 from .status import Status
 from .summary import CovarianceView, summary_table
@@ -29,7 +31,8 @@ class FitResult(Mapping):
     """An ordered, read-only mapping from the name of a fitted or derived quantity to its map.
 
     `fit` makes it. A map is an `~ndcube.NDCube` with unit, WCS, the standard deviation of every pixel and a mask
-    that is True where there is no trustworthy number; ``status`` says why.
+    that is True where there is no trustworthy number, be it for want of a value or because the data do not determine
+    it (an infinite standard deviation); ``status`` says why.
 
     Parameters
     ----------
@@ -96,6 +99,7 @@ class FitResult(Mapping):
         self._chi2, self._dof, self._status = np.asarray(chi2), np.asarray(dof), np.asarray(status)
         self._n_valid = np.asarray(n_valid)
         self._priors, self._solver, self._sampler = tuple(priors), solver, sampler
+        self._surroundings: Surroundings | None = None
         self._meta = dict(meta or {})
         self._maps: dict[str, NDCube] = {}
 
@@ -143,8 +147,7 @@ class FitResult(Mapping):
     def _make_map(self, key: str) -> NDCube:
         value, sigma = self._value(key), self._propagation.sigma(key)
         # Copies, so that whoever changes a map does not change what other maps are made from.
-        leading = self._vector_axis(key) if value.ndim > 1 else None
-        return self._map(value.copy(), self._unit(key), None if sigma is None else sigma.copy(), leading)
+        return self._map(value.copy(), self._unit(key), None if sigma is None else sigma.copy(), of=(key,))
 
     def _value(self, key: str) -> np.ndarray:
         """The numbers of a quantity, a velocity's from its zero point."""
@@ -160,18 +163,31 @@ class FitResult(Mapping):
         new._meta, new._maps = {k: v for k, v in (self._meta | changes).items() if v is not None}, {}
         return new
 
-    def _vector_axis(self, key: str) -> tuple[str, u.Quantity]:
-        for component, keys in zip(self._layout.components, self._layout.keys, strict=True):
-            for name, own in keys.items():
-                if own == key:
-                    return component.vector_axis(name)
-        raise AssertionError(f"{key!r} belongs to no component")
+    def _leading_axes(self, keys: Sequence[str]) -> list[tuple[str, u.Quantity]]:
+        """The axes, name and places, that vectors among some quantities bring to a map of them."""
+        axes = []
+        for key in keys:
+            value = self._propagation.value(key)
+            if value.ndim == 1:
+                continue
+            component, own = self._layout.origin(key)
+            name, places = component.vector_axis(own)
+            if places is None:
+                places = np.arange(len(value)) * u.dimensionless_unscaled
+            # A vector's covariance with itself has its axis twice.
+            times = sum(known.rpartition("_")[0] == name or known == name for known, _ in axes)
+            axes.append((f"{name}_{times + 1}" if times else name, places))
+        return axes
 
-    def _map(self, value: np.ndarray, unit, sigma: np.ndarray | None = None, leading=None) -> NDCube:
+    def _map(self, value: np.ndarray, unit, sigma: np.ndarray | None = None, *, of: Sequence[str] = ()) -> NDCube:
+        """A map ``([k, ...] pixels)`` of some quantities; the vectors among them give it its leading axes."""
         mask = np.broadcast_to((self._status & _NO_VALUE) > 0, value.shape)
-        if value.dtype.kind == "f":
-            mask = mask | np.isnan(value)
-        return self._canvases[0].map_cube(value, unit, sigma=sigma, mask=mask.copy(), leading=leading)
+        # Nor is a number worth anything of which the data say nothing.
+        for numbers in (value, sigma):
+            if numbers is not None and numbers.dtype.kind == "f":
+                mask = mask | ~np.isfinite(numbers)
+        axes = self._leading_axes(of)
+        return self._canvases[0].map_cube(value, unit, sigma=sigma, mask=mask.copy(), leading=axes)
 
     # -- how good it is --------------------------------------------------------------------------
 
@@ -198,8 +214,8 @@ class FitResult(Mapping):
         for component, keys in zip(self._layout.components, self._layout.keys, strict=True):
             for name, flag in component.undefined.items():
                 if name in component.derived:
-                    nowhere = np.isnan(self._propagation.value(keys[name])) & ((status & _NO_VALUE) == 0)
-                    status[nowhere] |= int(flag)
+                    nowhere = np.isnan(np.atleast_2d(self._propagation.value(keys[name]))).any(0)
+                    status[nowhere & ((status & _NO_VALUE) == 0)] |= int(flag)
         return self._canvases[0].map_cube(status, u.dimensionless_unscaled)
 
     @property
@@ -212,7 +228,7 @@ class FitResult(Mapping):
     @property
     def _prediction(self) -> Prediction:
         weights = self._meta.get("operator_weights")
-        return Prediction(self._layout, self._propagation, self._canvases, weights)
+        return Prediction(self._layout, self._propagation, self._canvases, weights, self._surroundings)
 
     def model(self) -> NDCube | list[NDCube]:
         """The light that the model predicts, on the grid of the data; a list where cubes were fitted jointly."""
@@ -257,7 +273,13 @@ class FitResult(Mapping):
     def _part(self, item) -> FitResult:
         parts = [canvas.part(item) for canvas in self._canvases]
         pixels = parts[0][1]
-        return self._with([canvas for canvas, _ in parts], self._propagation.select(pixels), pixels)
+        part = self._with([canvas for canvas, _ in parts], self._propagation.select(pixels), pixels)
+        if any(operator.mixes_pixels for model in self._layout.models for operator in model.operators):
+            around = self._surroundings or Surroundings(
+                self._propagation, self._canvases, np.arange(self._propagation.n_pixels)
+            )
+            part._surroundings = replace(around, pixels=around.pixels[pixels])
+        return part
 
     def _with(self, canvases: Sequence[Canvas], propagation: Propagation, pixels) -> FitResult:
         new = copy(self)
@@ -331,7 +353,7 @@ class FitResult(Mapping):
         result = load(cls, path, model)
         return result if data is None else result.with_data(data)
 
-    def plot(self, names: Sequence[str] | None = None, **options):
+    def plot(self, names: str | Sequence[str] | None = None, **options):
         """A figure of all maps; see `sunpy_specfit.visualization.plot_maps`."""
         from ..visualization import plot_maps
 
@@ -365,7 +387,7 @@ class FitResult(Mapping):
         Raises
         ------
         ValueError
-            If n is not a positive whole number, or there is no covariance to draw from.
+            If n is not a positive whole number or the seed no whole number, or there is no covariance to draw from.
 
         Notes
         -----
@@ -376,6 +398,7 @@ class FitResult(Mapping):
         """
         if not isinstance(n, (int, np.integer)) or n < 1:
             raise ValueError(f"n, the number of draws, is a positive whole number, found {n!r}")
+        check_seed(seed)
         unlike = (self._status & int(Status.LOW_SIGNAL)) > 0
         draws = draw(self._propagation, *self._physical_bounds(), int(n), seed, self._sampler, unlike)
         draws |= derived_draws(self._propagation, draws)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-import astropy.units as u
 import numpy as np
 import torch
 
 from . import registry
+from .arguments import check_seed
 from .frame import Frame
 from .layout import Layout
 from .loss import LOSSES
 from .model import Model
 from .names import unknown_name
 from .observation import Observation
+from .parameter import as_quantity
 from .prior import Prior
 from .problem import Problem
 from .solver import Solver
@@ -64,10 +65,9 @@ def _instantiate(given, kind: str, base: type):
 
 def as_priors(priors) -> tuple[Prior, ...]:
     """A tuple of priors from one, several, or none."""
-    if isinstance(priors, Prior):
-        return (priors,)
+    several = isinstance(priors, Iterable) and not isinstance(priors, (Prior, str, type))
     found = []
-    for prior in priors or ():
+    for prior in (priors if several else [priors]) if priors is not None else ():
         made = prior if isinstance(prior, Prior) else _instantiate(prior, "prior", Prior)
         if made is None:
             raise TypeError(
@@ -82,9 +82,17 @@ def choose_device(device) -> torch.device:
     """A torch device; "auto" takes CUDA where there is one."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device is 'auto', 'cpu', 'cuda' or such as 'cuda:1'; found {device!r}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("device='cuda' was asked for and this machine has no CUDA device; use device='auto' or 'cpu'")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"device={str(device)!r} cannot be used here: {reason}") from None
     return device
 
 
@@ -125,10 +133,12 @@ def build_problem(
     Raises
     ------
     ValueError
-        If the cubes' maps differ in shape, a fixed parameter has no value, or bounds leave no room.
+        If the cubes' maps differ in shape, a fixed parameter has no value or one outside its bounds, bounds leave no
+        room, or no parameter is free.
     """
     if loss not in LOSSES:
         raise ValueError(f"loss is one of {', '.join(map(repr, LOSSES))}; found {loss!r}")
+    check_seed(seed)
     n = len(cubes)
     each = [_per_cube(value, n) for value in (uncertainty, mask, spectral_axis, window)]
     observations, frames, inputs = [], [], []
@@ -159,6 +169,11 @@ def build_problem(
         # One frame for all: a tied or common parameter must mean the same number in every term.
         frames = [Frame(o.data_unit, o.spectral_unit) for o in observations]
     layout = Layout(models, frames)
+    if not layout.n_free and not any(operator.weights for model in models for operator in model.operators):
+        raise ValueError(
+            f"nothing is left to fit: {', '.join(map(repr, layout.parameters))} are all fixed, or tied to what is; "
+            "free some, as in model.free(...)"
+        )
     terms = [
         Term.prepare(observation, model, layout, number, frame, own)
         for number, (observation, model, frame, own) in enumerate(
@@ -177,7 +192,7 @@ def build_problem(
         loss_name=loss,
         dtype=_choose_dtype(dtype, terms, coupled),
         device=device,
-        fixed=_fixed_values(layout, init or {}, grid),
+        fixed=_fixed_values(layout, init, grid),
         block_size=_block_size(chunks, samples, device),
         seed=seed,
     )
@@ -202,19 +217,43 @@ def _block_size(chunks, samples: int, device: torch.device) -> int:
     return int(chunks)
 
 
-def _fixed_values(layout: Layout, init: Mapping, grid) -> dict[str, np.ndarray]:
+def _fixed_values(layout: Layout, init, grid) -> dict[str, np.ndarray]:
+    """Internal values of the fixed parameters: as fixed, or from the start values where a bare name was fixed."""
+    given = start_from(layout, init, grid)
     values = {}
     for key in layout.fixed_keys:
-        value = layout.parameters[key].default
-        if value is None:
-            value = init.get(key)
-        if value is None:
+        parameter = layout.parameters[key]
+        component, name = layout.origin(key)
+        declared = component.declare()[name]
+        bare = not declared.fixed and parameter.default is declared.default
+        if key in given and (bare or parameter.default is None):
+            values[key] = given[key]
+        elif parameter.default is not None:
+            values[key] = _read_value(layout, key, parameter.default, grid, "fixed value")
+        else:
             raise ValueError(f"{key!r} is fixed but has no value: use fix({key}=...) or give it in init")
-        values[key] = spread(layout.to_internal(key, value), layout.parameters[key].shape, grid, key)
+        _check_within_bounds(layout, key, values[key])
     return values
 
 
-def spread(value: np.ndarray, shape: tuple[int, ...], grid, key: str) -> np.ndarray:
+def _check_within_bounds(layout: Layout, key: str, value: np.ndarray) -> None:
+    parameter = layout.parameters[key]
+    for bound, sign, word in ((parameter.lower, 1, "below its lower"), (parameter.upper, -1, "above its upper")):
+        if bound is None:
+            continue
+        limit = layout.to_internal(key, bound, what="bound")
+        limit = limit[..., None] if limit.ndim and value.ndim > limit.ndim else limit
+        # An earlier result may have kept a bound in single precision.
+        if np.any(sign * (value - limit) < -1e-6 * np.maximum(np.abs(limit), np.abs(value))):
+            raise ValueError(f"{key!r} is fixed {word} bound {bound}: fix it within its bounds, or change them")
+
+
+def _read_value(layout: Layout, key: str, value, grid, what: str) -> np.ndarray:
+    """A number, vector or map (an NDCube too) that a user gave for a parameter, in the internal frame."""
+    return spread(layout.to_internal(key, as_quantity(value), what=what), layout.parameters[key].shape, grid, key, what)
+
+
+def spread(value: np.ndarray, shape: tuple[int, ...], grid, key: str, what: str = "value") -> np.ndarray:
     """A number, a vector, or a map as ``shape`` or ``shape + (pixels,)``."""
     value = np.asarray(value, float)
     if value.shape == shape or (value.ndim == 0 and not shape):
@@ -224,7 +263,7 @@ def spread(value: np.ndarray, shape: tuple[int, ...], grid, key: str) -> np.ndar
     if value.shape == (*shape, *grid.shape):
         return value.reshape(*shape, grid.size)
     raise ValueError(
-        f"the value of {key!r} has shape {value.shape}; expected one number{' or ' + str(shape) if shape else ''}, "
+        f"the {what} of {key!r} has shape {value.shape}; expected one number{' or ' + str(shape) if shape else ''}, "
         f"or a map of shape {(*shape, *grid.shape)}"
     )
 
@@ -283,18 +322,9 @@ def start_from(layout: Layout, init, grid) -> dict[str, np.ndarray]:
             raise unknown_name(name, layout.parameters, kind="fitted parameter")
         if layout.parameters[key].tie is not None:
             continue
-        value = init[name]
-        if hasattr(value, "wcs"):
-            value = u.Quantity(np.asarray(value.data), value.unit, copy=False)
-            shape = layout.parameters[key].shape
-            if value.shape != (*shape, *grid.shape):
-                raise ValueError(
-                    f"the start map of {key!r} has shape {value.shape}, the data need {(*shape, *grid.shape)}"
-                )
-        inner = layout.to_internal(key, value, what="start value")
+        values[key] = _read_value(layout, key, init[name], grid, "start value")
         if not earlier:
-            _check_inside(layout, key, inner)
-        values[key] = spread(inner, layout.parameters[key].shape, grid, key)
+            _check_inside(layout, key, values[key])
     return values
 
 

@@ -18,9 +18,11 @@ from astropy.wcs import WCS
 from ndcube import GlobalCoords, NDCube
 
 from .canvas import Canvas
+from .covariance import Propagation
 from .expression import from_plain, missing, model_from_plain, model_to_plain, to_plain
 from .frame import Frame
 from .layout import Layout
+from .prediction import Surroundings
 from .warnings import SpecfitWarning
 
 __all__ = ["load", "save"]
@@ -59,6 +61,14 @@ def save(result, path) -> None:
         "solver": to_plain(result._solver),
         "meta": to_plain(result.meta),
     }
+    around = result._surroundings
+    if around is not None:
+        contents["surroundings"] = {
+            "canvases": [canvas.to_plain() for canvas in around.canvases],
+            "values": [[key, value] for key, value in around.propagation.values.items()],
+            "auxiliary": to_plain(around.propagation.auxiliary),
+            "pixels": around.pixels,
+        }
     tree = {"sunpy_specfit": contents, "maps": maps}
     path = Path(path)
     # Written beside and then moved: a disk that fills up does not cost an earlier file.
@@ -109,7 +119,17 @@ def load(cls, path, model=None):
         result._propagation.remember(
             {key: (_array(value), _array(sigma)) for key, value, sigma in contents["derived"] if key in layout.derived}
         )
+        result._surroundings = _surroundings(contents.get("surroundings"), layout, result._propagation.transform)
         return result
+
+
+def _surroundings(plain, layout: Layout, transform: np.ndarray) -> Surroundings | None:
+    if plain is None:
+        return None
+    values = {key: np.array(value) for key, value in plain["values"]}
+    propagation = Propagation(layout, values, None, transform, from_plain(plain["auxiliary"]))
+    canvases = tuple(Canvas.from_plain(canvas) for canvas in plain["canvases"])
+    return Surroundings(propagation, canvases, np.array(plain["pixels"]))
 
 
 def _models(plain: list, given) -> list:
@@ -128,7 +148,7 @@ def _array(value) -> np.ndarray | None:
 def _map_for_others(result, key: str) -> NDCube:
     """A map that shares its numbers with the rest of the file, with what ndcube can store."""
     value, sigma = result._value(key), result._propagation.sigma(key)
-    cube = result._map(value, result._unit(key), sigma)
+    cube = result._map(value, result._unit(key), sigma, of=(key,))
     cube.meta = None
     # Coordinates hold on to a cube: one that holds on to them too is a circle that asdf cannot always read.
     own = GlobalCoords(NDCube(np.zeros((1,), np.float32), wcs=WCS(naxis=1)))

@@ -17,6 +17,9 @@ __all__ = ["CovarianceView", "summary_table"]
 class CovarianceView:
     """Covariances of a result by pairs of names.
 
+    A vector quantity of k numbers brings an axis of that length in front of the map's, ``(k, ny, nx)`` with a scalar
+    and ``(k, k, ny, nx)`` with itself, whose world coordinates are those of the vector's own map.
+
     Examples
     --------
     >>> import astropy.units as u
@@ -35,7 +38,8 @@ class CovarianceView:
         if not isinstance(names, tuple) or len(names) != 2:
             raise KeyError(f"a covariance belongs to two quantities, as in covariance['a', 'b']; found {names!r}")
         a, b = (result._layout.resolve(name) for name in names)
-        return result._map(result._propagation.covariance(a, b), result._unit(a) * result._unit(b))
+        value = result._propagation.covariance(a, b)
+        return result._map(value, result._unit(a) * result._unit(b), of=(a, b))
 
     def __repr__(self) -> str:
         return f"covariances of {', '.join(self._result)}, by pairs: covariance['a', 'b']"

@@ -9,7 +9,7 @@ import astropy.units as u
 import numpy as np
 import torch
 
-from .batching import BatchedModel
+from .batching import BatchedModel, check_light
 from .frame import Frame
 from .layout import Layout
 from .model import Model
@@ -177,6 +177,7 @@ def choose_frame(observation: Observation, model: Model, auxiliary) -> Frame:
                     for name, v in values.items()
                 }
             inputs = internal_auxiliary(component, few_pixels(prepared), trial)
+            check_light(component, x, values, inputs)
             light = BatchedModel(component, "loop", analytic=False).light(x, values, inputs)
             lights.append(light / data_scale if trial is physical else light)
         peak = lights[1].nan_to_num().abs().amax().clamp_min(1e-30)

@@ -44,6 +44,11 @@ class Sigma:
             stride == 0 or n == 1 for stride, n in zip(self.values.strides, self.values.shape, strict=True)
         )
 
+    def deviations(self, values: np.ndarray) -> np.ndarray:
+        """Some of the values as standard deviations in the data's unit, float64; NaN where there is none."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return (np.asarray(values, float) * self.factor) ** (1 / self.power)
+
 
 def read_uncertainty(given, cube, unit: u.UnitBase) -> tuple[Sigma | Noise | None, str]:
     """What the user or the cube says of the noise, and who said it.

@@ -26,7 +26,7 @@ _MOST_ROWS_OF_A_VECTOR = 6
 
 
 def plot_maps(
-    result, names: Sequence[str] | None = None, *, columns: int | None = None, figure: Figure | None = None
+    result, names: str | Sequence[str] | None = None, *, columns: int | None = None, figure: Figure | None = None
 ) -> Figure:
     """Draw maps side by side, each with its unit, its world coordinates and a colour bar.
 
@@ -34,7 +34,7 @@ def plot_maps(
     ----------
     result : `~sunpy_specfit.FitResult`
         Where a map has more than two axes, its first frame is drawn: slice the result for another.
-    names : sequence of str, optional
+    names : str or sequence of str, optional
         What to draw, in this order; by default every fitted and derived quantity, and ``"reduced_chi2"``.
     columns : int, optional
         Panels per row; by default what suits the shape of the maps.
@@ -60,11 +60,15 @@ def plot_maps(
     >>> len(figure.axes)  # two maps, two colour bars
     4
     """
-    names = [*result, "reduced_chi2"] if names is None else names
+    if names is None:
+        names = [*result, "reduced_chi2"]
+    elif isinstance(names, str):
+        names = [names]
+    n = result.status.data.ndim
     panels = [
         panel
         for name in names
-        for panel in _panels(name, result.reduced_chi2 if name == "reduced_chi2" else result[name])
+        for panel in _panels(name, result.reduced_chi2 if name == "reduced_chi2" else result[name], n)
     ]
     shape = panels[0][1].shape
     if len(shape) == 1:
@@ -117,10 +121,9 @@ def color_limits(values: np.ndarray, name: str, unit: u.UnitBase) -> tuple[float
     return low, high, "viridis"
 
 
-def _panels(name: str, cube: NDCube) -> list[tuple[str, NDCube]]:
-    """The two-dimensional (or one-dimensional) pictures of a quantity, with what they are called."""
-    vector = getattr(cube, "meta", None) and cube.meta.get("leading_axis")
-    if vector:
+def _panels(name: str, cube: NDCube, n: int) -> list[tuple[str, NDCube]]:
+    """The two-dimensional (or one-dimensional) pictures of a quantity on n map axes, with what they are called."""
+    if cube.data.ndim > n:
         k = cube.shape[0]
         chosen = np.unique(np.linspace(0, k - 1, min(k, _MOST_ROWS_OF_A_VECTOR)).round().astype(int))
         return [(f"{name}[{i}]", _frame(cube[int(i)])) for i in chosen]

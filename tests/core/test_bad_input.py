@@ -1,5 +1,7 @@
 """What cannot be fitted is refused with a sentence that helps, or flagged in its pixel; nothing is lost in silence."""
 
+import re
+
 import astropy.units as u
 import dask.array
 import numpy as np
@@ -378,3 +380,109 @@ def test_huge_and_tiny_numbers_fit_as_well(cube, expected):
             uncertainty=StdDevUncertainty(cube.uncertainty.array.astype(float) * factor),
         )
         close(specfit.fit(scaled, line()), expected)
+
+
+# -- sentences in place of what others would say ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limits", "error", "match"),
+    [
+        ((1, 20 * u.mAA), ValueError, "mix a plain number with a Quantity"),
+        ((1 * u.km, 20 * u.s), u.UnitConversionError, "do not convert"),
+        ((np.full((4, 5), 0.01), None), ValueError, r"one number for all pixels; found one of shape \(4, 5\)"),
+        ((np.full((4, 5), 0.01), np.full((4, 5), 0.1)), ValueError, "A limit cannot vary over the map"),
+    ],
+)
+def test_bounds_that_cannot_be(limits, error, match):
+    with pytest.raises(error, match=match):
+        specfit.Gaussian(REST).bound(width=limits)
+
+
+@pytest.mark.parametrize("limits", [(0, 60 * u.mAA), (10 * u.mAA, np.inf), (0.01, 0.06), (10 * u.mAA, 0.06 * u.AA)])
+def test_bounds_that_can_be(limits):
+    result = specfit.fit(gaussian_cube((2, 3)), specfit.Gaussian(REST).bound(width=limits))
+    assert (result["width"].data < 0.07).all()
+
+
+def test_a_vector_may_have_a_bound_for_each_of_its_numbers():
+    class Two(specfit.Model):
+        name = "two"
+        b = specfit.Parameter("data", shape=(2,))
+
+        def evaluate(self, x, b):
+            return b[0] + b[1] * (x - 195.119)
+
+    result = specfit.fit(gaussian_cube((2, 3)), Two().bound(b=([0, -1], [1e9, 1])))
+    assert (result["b"].data[1] >= -1).all()
+    assert (result["b"].data[1] <= 1).all()
+    with pytest.raises(ValueError, match=r"or, for this vector, \(2,\); found one of shape \(3,\)"):
+        Two().bound(b=([0, 0, 0], None))
+
+
+def test_one_registered_name_of_a_prior_is_as_good_as_a_list_of_it():
+    cube, model = gaussian_cube((3, 4), signal_to_noise=5), specfit.Gaussian(REST)
+    one, several = specfit.fit(cube, model, priors="smooth"), specfit.fit(cube, model, priors=["smooth"])
+    assert one.meta["priors"] == several.meta["priors"] == ["Smooth()"]
+    np.testing.assert_array_equal(one["velocity"].data, several["velocity"].data)
+    assert specfit.fit(cube, model, priors=specfit.Smooth).meta["priors"] == ["Smooth()"]
+    with pytest.raises(KeyError, match="no prior is called 'smoth'"):
+        specfit.fit(cube, model, priors="smoth")
+    with pytest.raises(TypeError, match="wrap a function"):
+        specfit.fit(cube, model, priors=lambda maps: 0)
+
+
+@pytest.mark.parametrize(("device", "match"), [("tpux", "device is 'auto', 'cpu'"), (3.2, "found 3.2")])
+def test_a_device_that_is_none(device, match):
+    with pytest.raises(ValueError, match=match):
+        specfit.fit(gaussian_cube((2, 3)), specfit.Gaussian(REST), device=device)
+
+
+@pytest.mark.parametrize("seed", ["a", 1.5, None, -1, True])
+def test_a_seed_that_is_none(seed):
+    cube = gaussian_cube((2, 3))
+    with pytest.raises(ValueError, match="a seed is a whole number"):
+        specfit.fit(cube, specfit.Gaussian(REST), seed=seed)
+    with pytest.raises(ValueError, match="a seed is a whole number"):
+        specfit.fit(cube, specfit.Gaussian(REST)).sample(2, seed=seed)
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 32), ()])
+def test_light_of_a_wrong_shape(shape):
+    model = specfit.ExternalModel(lambda x, a: a * np.ones(shape), {"a": specfit.Parameter("data")})
+    with pytest.raises(ValueError, match=re.escape(f"gave light of shape {shape} for one pixel, where (32,) was")):
+        specfit.fit(gaussian_cube((2, 3)), model)
+
+
+@pytest.mark.parametrize("light", [lambda x: np.ones(len(x)), lambda x: None, lambda x: [1.0] * len(x)])
+def test_light_that_is_no_tensor(light):
+    class Foreign(specfit.Model):
+        name = "foreign"
+        a = specfit.Parameter("data")
+
+        def evaluate(self, x, a):
+            return light(x)
+
+    with pytest.raises(TypeError, match=r"Foreign\.evaluate returned \w+ instead of a torch tensor"):
+        specfit.fit(gaussian_cube((2, 3)), Foreign())
+
+
+def test_parts_are_counted_from_either_end():
+    cube = gaussian_cube((4, 5), seed=1)
+    result = specfit.fit(cube, specfit.Gaussian(REST))
+    velocity = result["velocity"].data
+    np.testing.assert_array_equal(result[-1]["velocity"].data, velocity[-1])
+    np.testing.assert_array_equal(result[1:-1, -2:]["velocity"].data, velocity[1:-1, -2:])
+    np.testing.assert_array_equal(result[..., -1]["velocity"].data, velocity[:, -1])
+    np.testing.assert_allclose(result[-1].residual().data, result.residual().data[-1], rtol=1e-5, atol=1e-3)
+    for item, match in [
+        (np.s_[::2], "has a step"),
+        (np.s_[::-1], "has a step"),
+        (np.array([0, 1]), "with integers and slices, found array"),
+        (9, "index 9 is out of bounds for an axis of 4 pixels"),
+        (-5, "index -5 is out of bounds"),
+        ((1, 1, 1), "has 3 indices"),
+        (np.s_[2:1], "leaves no pixel"),
+    ]:
+        with pytest.raises(IndexError, match=match):
+            result[item]

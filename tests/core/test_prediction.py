@@ -1,5 +1,7 @@
 """The light of a result: against formulas in numpy, whole and pixel by pixel."""
 
+import warnings
+
 import astropy.units as u
 import numpy as np
 import pytest
@@ -45,3 +47,34 @@ def test_pieces_make_the_same_light(fitted, monkeypatch):
     whole = result.model().data
     monkeypatch.setattr(prediction, "_BATCH", 3 * whole.shape[-1])
     np.testing.assert_array_equal(result.model().data, whole)
+
+
+class Shift(specfit.Operator):
+    """Light of the neighbouring column, as a mirror off by a pixel would give: half here, half there."""
+
+    name = "shift"
+    mixes_pixels = True
+
+    def apply(self, light, x, shape):
+        image = light.reshape(*light.shape[:-1], *shape)
+        return (0.5 * (image + image.roll(1, -1))).reshape(light.shape)
+
+
+def test_a_part_sees_the_light_of_what_it_was_cut_from(tmp_path):
+    cube = gaussian_cube((4, 6), signal_to_noise=40, seed=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = specfit.fit(cube, (specfit.Gaussian(REST * u.AA) + specfit.Polynomial(0)) | Shift())
+    whole = result.model().data
+    part = result[:, 1:4]
+    np.testing.assert_allclose(part.model().data, whole[:, 1:4], rtol=1e-12)
+    np.testing.assert_allclose(part[1:3, 1:].model().data, whole[1:3, 2:4], rtol=1e-12)
+    np.testing.assert_allclose(part[2, 0].model().data, whole[2, 1], rtol=1e-12)
+    np.testing.assert_allclose(part.residual().data, result.residual().data[:, 1:4], rtol=1e-9, atol=1e-9)
+    profile = part._profile(0, (2, 1))
+    np.testing.assert_allclose(profile.light[0], whole[2, 2], rtol=1e-12)
+    np.testing.assert_allclose(profile.data[0], cube.data[2, 2], rtol=1e-6)
+    part.save(tmp_path / "part.asdf")
+    again = specfit.FitResult.load(tmp_path / "part.asdf", model=part._layout.models[0])
+    np.testing.assert_allclose(again.model().data, whole[:, 1:4], rtol=1e-12)
+    np.testing.assert_allclose(again[1:].model().data, whole[1:, 1:4], rtol=1e-12)

@@ -1,9 +1,13 @@
 """What a result holds, and that its numbers agree with each other."""
 
+import asdf
 import astropy.units as u
 import numpy as np
 import pytest
-from astropy.nddata import StdDevUncertainty
+import torch
+from astropy.nddata import InverseVariance, StdDevUncertainty, VarianceUncertainty
+from astropy.time import Time
+from astropy.wcs import WCS
 from ndcube import NDCollection, NDCube
 
 import sunpy_specfit as specfit
@@ -282,3 +286,195 @@ def test_a_line_narrower_than_its_thermal_width_has_no_nonthermal_velocity():
     np.testing.assert_array_equal(np.isnan(velocity.data), below)
     np.testing.assert_array_equal(velocity.mask, below)
     np.testing.assert_allclose(velocity.data[~below], np.sqrt(speed_squared[~below]), rtol=1e-4)
+
+
+# -- vectors -------------------------------------------------------------------------------------
+
+
+class Waves(specfit.Model):
+    """A mean and two waves, a vector parameter that enters linearly, and a vector that follows from it."""
+
+    name = "waves"
+    b = specfit.Parameter("data", shape=(3,))
+    linear = ("b",)
+    derived = {"twice": "data"}
+
+    def evaluate(self, x, b):
+        return b[0] + b[1] * torch.sin(40 * x) + b[2] * torch.cos(40 * x)
+
+    def derive(self, b):
+        return {"twice": 2 * b}
+
+    def vector_axis(self, name):
+        return ("temperature", [1, 2, 4] * u.MK) if name == "b" else super().vector_axis(name)
+
+
+@pytest.fixture(scope="module")
+def waves():
+    cube = gaussian_cube((6, 7), seed=1)
+    cube.extra_coords.add("time", 1, Time("2021-03-06T06:44:44") + np.arange(7) * 30 * u.s)
+    return cube, specfit.fit(cube, Waves() + specfit.Gaussian(REST).fix(center=REST, width=30 * u.mAA))
+
+
+def test_covariances_of_a_vector_are_those_of_weighted_least_squares(waves):
+    cube, result = waves
+    x = result._canvases[0].x
+    columns = np.stack([np.ones_like(x), np.sin(40 * x), np.cos(40 * x), np.exp(-0.5 * ((x - REST.value) / 0.03) ** 2)])
+    weight = cube.uncertainty.array[2, 3] ** -2.0
+    truth = np.linalg.inv((columns * weight) @ columns.T)
+    vector = result.covariance["b", "b"]
+    assert vector.shape == (3, 3, 6, 7)
+    assert vector.unit == cube.unit**2
+    np.testing.assert_allclose(vector.data[..., 2, 3], truth[:3, :3], rtol=1e-4, atol=1e-6 * truth[0, 0])
+    for pair in (("b", "amplitude"), ("amplitude", "b")):
+        mixed = result.covariance[pair]
+        assert mixed.shape == (3, 6, 7)
+        np.testing.assert_allclose(mixed.data[:, 2, 3], truth[:3, 3], rtol=1e-4, atol=1e-6 * truth[0, 0])
+    assert result.covariance["twice", "amplitude"].data[1, 2, 3] == pytest.approx(2 * truth[1, 3], rel=1e-4)
+
+
+def test_axes_of_a_vector(waves):
+    _, result = waves
+    places = [1, 2, 4] * u.MK
+    for cube in (result["b"], result.covariance["b", "amplitude"], result[1:3]["b"]):
+        assert cube.wcs.low_level_wcs.world_axis_physical_types[-1] == "custom:temperature"
+        assert u.allclose(cube.axis_world_coords("custom:temperature")[0], places)
+        times = cube.axis_world_coords("time", wcs=cube.extra_coords)[0]
+        assert len(times) == cube.shape[-1]
+        assert cube.array_axis_physical_types[-1][-1] == "time"
+    square = result.covariance["b", "b"].axis_world_coords()
+    assert [len(one) for one in square[1:]] == [3, 3]
+    assert u.allclose(result["twice"].axis_world_coords("custom:twice")[0], [0, 1, 2] * u.one)
+
+
+@pytest.mark.parametrize("index", [slice(None), (0, 0)])
+def test_vectors_survive_a_file_and_are_drawn(waves, tmp_path, index):
+    _, result = waves
+    result = result[index]
+    result.save(tmp_path / "waves.asdf")
+    again = specfit.FitResult.load(tmp_path / "waves.asdf", model=result._layout.models[0])
+    np.testing.assert_array_equal(again["b"].data, result["b"].data)
+    np.testing.assert_array_equal(again["b"].uncertainty.array, result["b"].uncertainty.array)
+    with asdf.open(tmp_path / "waves.asdf") as file:
+        assert file["maps"]["b"].shape == result["b"].shape
+
+
+def test_a_fit_leaves_the_coordinates_of_the_cube_alone():
+    cube = gaussian_cube((3, 4), seed=1)
+    coordinates = cube.extra_coords
+    result = specfit.fit(cube, line())
+    result["velocity"], result.model()[0], result.residual()[0], result[0, 0].model(), result.plot()
+    assert cube.extra_coords is coordinates
+    assert coordinates._ndcube is cube
+    assert cube.global_coords._ndcube is cube
+    coordinates.add("time", 1, Time("2021-03-06T06:44:44") + np.arange(4) * 30 * u.s)
+    assert cube.array_axis_physical_types[1][-1] == "time"
+
+
+# -- masks ---------------------------------------------------------------------------------------
+
+
+def test_what_the_data_do_not_determine_is_masked():
+    dark = gaussian_cube((3, 4), seed=1)
+    dark.data[:] = 0
+    result = specfit.fit(dark, line())
+    for name in ("center", "width", "velocity", "fwhm"):
+        assert np.isinf(result[name].uncertainty.array).all()
+        assert result[name].mask.all()
+    assert result.covariance["center", "velocity"].mask.all()
+    assert not result["c0"].mask.any()
+    assert (result.status.data & int(Status.UNCONSTRAINED)).all()
+
+
+def test_one_cube_of_two_without_data_masks_its_own_numbers_alone():
+    one, two = gaussian_cube((3, 4), seed=1), gaussian_cube((3, 4), seed=2)
+    two.data[1, 2] = np.nan
+    models = [specfit.Gaussian(REST, label="a"), specfit.Gaussian(REST, label="b")]
+    result = specfit.fit([one, two], models)
+    where = np.zeros((3, 4), bool)
+    where[1, 2] = True
+    for name in ("amplitude", "velocity"):
+        assert not result[f"a.{name}"].mask.any()
+        np.testing.assert_array_equal(result[f"b.{name}"].mask, where)
+
+
+# -- residuals -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [StdDevUncertainty, VarianceUncertainty, InverseVariance, u.Quantity])
+def test_a_residual_has_the_errors_and_masks_that_were_fitted_with(kind):
+    cube = gaussian_cube((3, 4), seed=2)
+    sigma = 3 * cube.uncertainty.array.astype(float)
+    power = {VarianceUncertainty: 2, InverseVariance: -2}.get(kind, 1)
+    given = kind(sigma**power, cube.unit) if kind is u.Quantity else kind(sigma**power)
+    cube.mask = np.zeros(cube.shape, bool)
+    cube.mask[1, 1, 3] = True
+    own = cube.mask.copy()
+    more = np.zeros(cube.shape, bool)
+    more[1, 2] = True
+    result = specfit.fit(cube, line(), uncertainty=given, mask=more)
+    for part, item in ((result, ...), (result[1:, 1:3], np.s_[1:, 1:3])):
+        residual = part.residual()
+        assert type(residual.uncertainty) is StdDevUncertainty
+        np.testing.assert_allclose(residual.uncertainty.array, sigma[item], rtol=1e-12)
+        np.testing.assert_array_equal(residual.mask, (own | more)[item])
+        residual.mask[:] = True
+        residual.uncertainty.array[:] = 0
+    np.testing.assert_array_equal(cube.mask, own)
+    np.testing.assert_allclose(result.residual().uncertainty.array, sigma, rtol=1e-12)
+
+
+def test_errors_of_a_result_that_comes_from_a_file(tmp_path):
+    cube = gaussian_cube((3, 4), seed=2)
+    path = tmp_path / "result.asdf"
+    sigma = 3 * cube.uncertainty.array.astype(float)
+
+    def again(**options):
+        specfit.fit(cube, line(), **options).save(path)
+        return specfit.FitResult.load(path, data=cube).residual().uncertainty.array
+
+    np.testing.assert_allclose(again(), sigma / 3)
+    np.testing.assert_allclose(again(uncertainty=7 * cube.unit), 7)
+    noise = specfit.CountNoise(4, 3)
+    light = specfit.fit(cube, line(), uncertainty=noise).model().data
+    np.testing.assert_allclose(again(uncertainty=noise), np.sqrt(light / 4 + 9), rtol=1e-4)
+    with pytest.warns(specfit.SpecfitWarning, match="which it no longer holds"):
+        np.testing.assert_allclose(again(uncertainty=sigma * cube.unit), sigma / 3)
+    result = specfit.fit(cube, line(), uncertainty=sigma * cube.unit)
+    np.testing.assert_allclose(result.residual(cube).uncertainty.array, sigma)
+    other = cube.to_nddata(nddata_type=NDCube, unit=u.DN, uncertainty=None)
+    with pytest.raises(u.UnitConversionError, match="this result in"):
+        result.residual(other)
+
+
+# -- coordinates ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keyword", ["pc", "cd"])
+def test_a_wavelength_that_depends_on_the_slit_leaves_the_maps_their_sky(keyword):
+    def with_matrix(matrix):
+        cube = gaussian_cube((6, 7), seed=1)
+        header = cube.wcs.to_header()
+        for i, j in np.ndindex(3, 3):
+            step = header[f"CDELT{i + 1}"] if keyword == "cd" else 1.0
+            header[f"{keyword}{i + 1}_{j + 1}"] = step * matrix[i][j]
+        if keyword == "cd":
+            del header["CDELT*"]
+        return cube.to_nddata(wcs=WCS(header), nddata_type=NDCube)
+
+    sky = [0, 1, 0], [0, 0.1, 1]
+    cube, straight = with_matrix([[1, 0, 0.3], *sky]), with_matrix([[1, 0, 0], *sky])
+    assert cube.wcs.axis_correlation_matrix[0].tolist() == [True, False, True]
+    result, plain = specfit.fit(cube, line()), specfit.fit(straight, line())
+    kinds = ["custom:pos.helioprojective.lon", "custom:pos.helioprojective.lat"]
+    for part, same in ((result, plain), (result[1:4, 2:6], plain[1:4, 2:6])):
+        velocity, other = part["velocity"], same["velocity"]
+        assert list(velocity.wcs.world_axis_physical_types) == kinds
+        np.testing.assert_allclose(velocity.axis_world_coords()[0].Tx, other.axis_world_coords()[0].Tx, atol=1e-9)
+        np.testing.assert_allclose(velocity.axis_world_coords()[0].Ty, other.axis_world_coords()[0].Ty, atol=1e-9)
+    assert list(result[2]["velocity"].wcs.world_axis_physical_types) == kinds
+    np.testing.assert_allclose(
+        result[2]["velocity"].wcs.low_level_wcs.pixel_to_world_values(3),
+        result["velocity"].wcs.low_level_wcs.pixel_to_world_values(3, 2),
+    )
+    assert result.to_map("velocity").data.shape == (6, 7)

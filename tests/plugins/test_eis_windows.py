@@ -91,3 +91,20 @@ def test_two_lines_of_one_ion_move_alike(windows):
     assert np.corrcoef(first, second)[0, 1] > 0.7
     # Without an absolute scale the two differ by a constant, and about that by as much as their errors say.
     assert 0.6 < np.std((first - second) / sigma[bright]) < 1.2
+
+
+def test_residuals_are_in_the_unit_of_the_light_with_and_without_a_file(windows, tmp_path):
+    cube, _, result = windows[2]
+    light, part = result.model(), result[5:7, 9:20]
+    result.save(tmp_path / "eis.asdf")
+    again = specfit.FitResult.load(tmp_path / "eis.asdf", data=cube)
+    for residual, item in (
+        (result.residual(), ...),
+        (part.residual(), np.s_[5:7, 9:20]),
+        (again.residual(), ...),
+        (again[5:7, 9:20].residual(), np.s_[5:7, 9:20]),
+    ):
+        assert residual.unit == light.unit
+        np.testing.assert_allclose(residual.data, (cube.data - light.data)[item], rtol=1e-6, atol=1e-3)
+        np.testing.assert_allclose(residual.uncertainty.array, cube.uncertainty.array[item])
+        np.testing.assert_array_equal(residual.mask, cube.mask[item])

@@ -48,9 +48,10 @@ def cube_of(data, unit=u.DN):
         (CountNoise(4 * u.ph / u.DN, 3.1 * u.DN), 0.0, 3.1**2),
         (CountNoise(4, 3.1), -50.0, 3.1**2),  # below zero there is the read noise alone
         (CountNoise(1), 20.0, 20.0),
-        (CountNoise(2), 0.0, 0.25),  # and without one the noise of a photon
-        (CountNoise(2), -3.0, 0.25),
-        (CountNoise(2), 0.1, 0.25),
+        (CountNoise(2), 0.1, 0.05),
+        (CountNoise(2), 0.0, 0.025),  # and without one the noise of a tenth of a photon
+        (CountNoise(2), -3.0, 0.025),
+        (CountNoise(2, 0.001), 0.0, 0.025),
     ],
 )
 def test_the_variance(noise, counts, variance):
@@ -218,6 +219,25 @@ def test_the_intensity_of_weak_lines_is_without_bias(photons):
     naive = np.sqrt(np.maximum(data * gain, 1)) / gain * u.DN
     biased = specfit.fit(cube_of(data), model, uncertainty=naive)
     assert true - biased["amplitude"].data.mean() > 20 * spread
+
+
+@pytest.mark.parametrize("photons", [5, 20, 100])
+def test_errors_and_misfit_on_a_background_of_half_a_photon_are_those_of_the_counts(photons):
+    gain, n = 4.0, 30
+    rng = np.random.default_rng(photons)
+    velocity = rng.uniform(-15, 15, (n, n, 1))
+    center = REST.value * (1 + velocity / 299792.458)
+    truth = (0.5 + photons * np.exp(-0.5 * ((axis() - center) / 0.06) ** 2)) / gain
+    result = specfit.fit(cube_of(detector(truth, gain, 0.0, seed=photons)), line(), uncertainty=CountNoise(gain))
+
+    def pulls(name, true):
+        return (result[name].data - true) / result[name].uncertainty.array
+
+    assert result.reduced_chi2.data.mean() == pytest.approx(1, abs=0.05)
+    found = pulls("velocity", velocity[..., 0])
+    assert abs(np.median(found)) < 0.15
+    assert 0.9 < np.ptp(np.percentile(found, [16, 84])) / 2 < 1.25
+    assert 0.9 < np.ptp(np.percentile(pulls("c0", 0.5 / gain), [16, 84])) / 2 < 1.2
 
 
 def test_a_fit_with_count_noise_is_saved_with_what_it_was_made_from(tmp_path):

@@ -23,3 +23,10 @@ def test_maps_of_any_shape_have_room(shape):
     assert low == pytest.approx(-high)
     np.testing.assert_allclose(maps[0].images[0].get_array().filled(np.nan), result["intensity"].data)
     plt.close(figure)
+
+
+def test_one_name_is_one_map():
+    result = specfit.fit(gaussian_cube((4, 5), seed=2), specfit.Gaussian(195.119 * u.AA))
+    figure = result.plot("velocity")
+    assert [axes.get_title() for axes in figure.axes if axes.images] == ["velocity"]
+    plt.close(figure)

@@ -29,9 +29,11 @@ class Differences:
         self.shape = tuple(shape)
         # Each part: a weight, and how often to take the difference along each axis (counted from the last).
         dims = [axis - len(self.shape) for axis in axes]
-        self.parts: list[tuple[float, tuple[int, ...]]] = [(1.0, (dim,) * order) for dim in dims]
+        parts: list[tuple[float, tuple[int, ...]]] = [(1.0, (dim,) * order) for dim in dims]
         if order == 2:
-            self.parts += [(2**0.5, (a, b)) for i, a in enumerate(dims) for b in dims[i + 1 :]]
+            parts += [(2**0.5, (a, b)) for i, a in enumerate(dims) for b in dims[i + 1 :]]
+        # An axis that is too short has no such difference; where all are, nothing stands in for them.
+        self.parts = [part for part in parts if all(self.shape[d] > part[1].count(d) for d in part[1])] or [(0.0, ())]
 
     def forward(self, maps: torch.Tensor) -> list[torch.Tensor]:
         """D q for maps ``(..., pixels)``: one tensor a part, ``(..., *shape)`` less what differences cost."""
