@@ -114,7 +114,7 @@ class Propagation:
         return self._derived[key]
 
     def _replace_by_draws(self, index: int) -> None:
-        """Take errors from draws where derived quantities are no linear function within the errors of the parameters."""
+        """Take errors from draws where derived quantities are far from linear within the errors of the parameters."""
         from .sampling import spread_of_draws  # which is made of propagations itself
 
         component, keys = self.layout.components[index], self.layout.keys[index]

@@ -100,12 +100,12 @@ class Model(Configurable):
     quadratic = None
     """Optional closed form, for a model whose parameters all enter linearly.
 
-    ``quadratic(x, data, weight, **auxiliary) -> (constant, matrix, vector, valid)``, batched as `linearize`: chi² of each
-    pixel is constant - 2 vectorᵀ θ + θᵀ matrix θ, with θ the model's own parameters in declared order; constant
-    ``(pixels,)``, matrix packed ``(k (k + 1) / 2, pixels)``, see `sunpy_specfit.numerics.packed`, vector ``(k, pixels)``;
-    valid ``(pixels,)``, int64: how many samples it used. The spectra are then looked at once. It may know more of the
-    noise than the weights say, as where an input of the model is itself measured. Weights may be expanded: one number
-    in memory for all samples. `weigh` is left to it.
+    ``quadratic(x, data, weight, **auxiliary) -> (constant, matrix, vector, valid)``, batched as `linearize`: chi² of
+    each pixel is constant - 2 vectorᵀ θ + θᵀ matrix θ, with θ the model's own parameters in declared order; constant
+    ``(pixels,)``, matrix packed ``(k (k + 1) / 2, pixels)``, see `sunpy_specfit.numerics.packed`, vector
+    ``(k, pixels)``; valid ``(pixels,)``, int64: how many samples it used. The spectra are then looked at once. It may
+    know more of the noise than the weights say, as where an input of the model is itself measured. Weights may be
+    expanded: one number in memory for all samples. `weigh` is left to it.
     """
 
     weigh = None

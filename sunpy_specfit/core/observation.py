@@ -211,7 +211,7 @@ class Observation:
         """
         if self.noise is not None:
             raise ValueError(
-                "a model that takes part of the data as given needs their errors: give an uncertainty, not a noise model"
+                "a model that takes part of the data as given needs their errors: give an uncertainty, no noise model"
             )
         whole = slice(0, self.grid.size)
         data = _as_tensor(self._gather("data", whole))
@@ -509,7 +509,7 @@ def _table(name: str, places: u.Quantity):
 
 
 def _as_tensor(part: np.ndarray) -> torch.Tensor:
-    """``(pixels, ...)`` as ``(..., pixels)`` in floating point, without a copy where torch can look at the memory itself."""
+    """``(pixels, ...)`` as ``(..., pixels)`` in floating point, without a copy wherever torch can do without."""
     if part.dtype.kind != "f" or not part.dtype.isnative or part.dtype.itemsize not in (4, 8):
         part = part.astype(np.float64 if part.dtype.itemsize > 4 or part.dtype.kind != "f" else np.float32)
     if not part.flags.writeable or any(stride < 0 for stride in part.strides):

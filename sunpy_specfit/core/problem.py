@@ -140,7 +140,7 @@ class Problem:
         return self.loss_name == "gaussian" and not self.has_noise_model and set(self.layout.free_keys) <= linear
 
     def block(self, index: slice | np.ndarray, dtype: torch.dtype | None = None) -> PixelBlock:
-        """Some pixels as tensors, with the priors that do not couple them; without spectra where they are not needed."""
+        """Some pixels as tensors, with the priors that do not couple them; without spectra where none are needed."""
         dtype = dtype or self.dtype
         if not self.compressible:
             return self.spectra(index, dtype)
@@ -152,7 +152,7 @@ class Problem:
         return block.to(dtype)
 
     def spectra(self, index: slice | np.ndarray, dtype: torch.dtype, *, compressed: bool = False) -> PixelBlock:
-        """Some pixels as tensors, with all their samples; to be compressed, the weights are left as the data have them."""
+        """Some pixels as tensors, with all their samples; those to be compressed have the data's own weights."""
         data, loaded_terms, flags = [], [], None
         for term in self.terms:
             frame = term.frame

@@ -36,7 +36,8 @@ def check_model(
     Its arguments must be stored as given, its units be real, its light have the right shape and precision and be
     deterministic, its derivatives be right by automatic differentiation and its own Jacobian agree with them; what it
     declares linear must be linear, and a quadratic of its own that of its light; what it declares a location must move
-    with the axis; derived quantities must be elementwise. Finally it is fitted to its own light with noise, and must find the truth again.
+    with the axis; derived quantities must be elementwise. Finally it is fitted to its own light with noise, and must
+    find the truth again.
 
     Parameters
     ----------

@@ -77,7 +77,7 @@ class Shape:
 
 
 def fit_shape(shape: Shape, data: torch.Tensor, weight: torch.Tensor, modes: Modes):
-    """Constant, matrix and vector of chi² for data = θ s, every mode of the derivative with the weight that it deserves.
+    """Constant, matrix and vector of chi² for data = θ s, every mode of the derivative with the weight it deserves.
 
     Parameters
     ----------

@@ -86,10 +86,10 @@ class WeakField(Model):
 
     λ0 is the centre of gravity of each pixel's profile, not the rest wavelength.
 
-    Errors in variables: the noise of I enters the right-hand side with the field. For V, whose noise is even along the
-    line, the fit weighs each mode of the derivative by its own noise, σ_V² + (C g B_los)² σ_I² D Dᵀ with one round of
-    re-weighting; elsewhere the errors count it and the weights do not. Without it pulls reach 1.4 to 5 at a kilogauss in
-    Fe I 6302.5.
+    Errors in variables: the noise of I enters the right-hand side with the field. For V, where noise is even along the
+    line, the fit weighs each mode of the derivative by its own noise, σ_V² + (C g B_los)² σ_I² D Dᵀ, with one round of
+    re-weighting; for Q and U, whose errors are correlated by it, and elsewhere, the errors count it and the weights do
+    not. Without it pulls reach 1.4 to 5 at a kilogauss in Fe I 6302.5.
 
     Status: STRONG_FIELD where the splitting exceeds 0.45 Doppler widths (B_los is then ten per cent low), FLAT_PROFILE
     where I has no line, NO_POLARIZATION where nothing exceeds three sigma, AMBIGUOUS where there is a transverse field,
@@ -214,7 +214,7 @@ class WeakField(Model):
     # -- from the data -----------------------------------------------------------------------------
 
     def prepare(self, observation) -> dict[str, torch.Tensor]:
-        """I and its variance, the matrices of its derivatives, and the centre and splitting of the line at each sample."""
+        """I, its variance, the matrices of its derivatives, and the centre and splitting of the line at each sample."""
         intensity, variance = observation.with_stokes("I").samples()
         x = np.asarray(observation.x, float)
         mean = x if x.ndim == 1 else x.mean(1)
