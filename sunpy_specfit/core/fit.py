@@ -45,7 +45,9 @@ def fit(
 ):
     """Fit a model to every pixel of a spectral data cube.
 
-    Minimises ½ Σ ((data - model) / sigma)² + Σ priors over whole maps.
+    Minimises ½ Σ ((data - model) / sigma)² + Σ priors over whole maps. In a joint fit of several cubes
+    ``uncertainty``, ``mask``, ``spectral_axis`` and ``window`` may each be a list with one value for each cube (None
+    where there is none), or one value for all.
 
     Parameters
     ----------
