@@ -257,14 +257,17 @@ class Observation:
         dtype, device
             Of the tensors. The axis is centred in float64 before it is rounded.
         """
-        data = pixel_last(self._gather("data", index), dtype, device)
+        # What single precision cannot hold before it is scaled is read in double: variances of 1e-46, data of 1e60.
+        data = pixel_last(self._gather("data", index), _wide_enough(dtype, data_scale), device)
+        if data_scale != 1.0:
+            data /= data_scale
+        data = data.to(dtype)
         if self.sigma is None:
             weight = torch.ones_like(data)
         else:
-            weight = pixel_last(self._gather("sigma", index), dtype, device)
-            weight = to_weight(weight, self.sigma, data_scale)
-        if data_scale != 1.0:
-            data /= data_scale
+            wide = _wide_enough(dtype, data_scale**self.sigma.power / self.sigma.factor)
+            weight = pixel_last(self._gather("sigma", index), wide, device)
+            weight = to_weight(weight, self.sigma, data_scale).to(dtype)
         masked = None
         for number in range(len(self.masks)):
             mask = pixel_last(self._gather(f"mask{number}", index), torch.bool, device)
@@ -430,6 +433,11 @@ def _table(name: str, places: u.Quantity):
     # ndcube's own way with a table of one entry cannot be stored in ASDF: a second one that no pixel reaches can.
     places = places if len(places) > 1 else u.Quantity([places[0].value, places[0].value + 1], places.unit)
     return QuantityTableCoordinate(places, names=name, physical_types=f"custom:{name}").wcs
+
+
+def _wide_enough(dtype: torch.dtype, size: float) -> torch.dtype:
+    """A type for numbers of some size and far smaller or larger ones."""
+    return dtype if 1e-15 < size < 1e15 else torch.float64
 
 
 def _all_good(data: torch.Tensor, weight: torch.Tensor) -> bool:
