@@ -16,7 +16,7 @@ from .core.status import Status
 from .core.velocity_reference import velocity_reference
 from .core.warnings import SpecfitPluginWarning, SpecfitWarning
 from .plugins.external import ExternalModel
-from .plugins.gaussian import Gaussian, Polynomial, Voigt
+from .plugins.gaussian import Gaussian, Polynomial, Voigt, from_eispac_template, options_from_eispac_template
 from .plugins.noise import CountNoise
 from .plugins.priors import Hinge, Penalty, Ridge, Smooth, TotalVariation
 from .plugins.solvers import LBFGS, Adam, ClosedForm, GaussNewton, LevenbergMarquardt
@@ -55,7 +55,9 @@ __all__ = [
     "WeakField",
     "compare",
     "fit",
+    "from_eispac_template",
     "hookimpl",
     "list_plugins",
+    "options_from_eispac_template",
     "velocity_reference",
 ]

@@ -222,6 +222,29 @@ class Canvas:
             global_coords="copy",
         )
 
+    def difference(self, other: Canvas) -> str | None:
+        """What tells the data behind two canvases apart, as far as can be known; None where nothing does."""
+        mine, theirs = self.observation, other.observation
+        if (mine.grid.shape, mine.sample_shape, mine.data_unit) != (
+            theirs.grid.shape,
+            theirs.sample_shape,
+            theirs.data_unit,
+        ):
+            return "data of another shape or unit"
+        if self.source is None or other.source is None:
+            same = repr(self.uncertainty) == repr(other.uncertainty)
+            return None if same else "other uncertainties"
+        if not _alike(self.cube.data, other.cube.data):
+            return "another cube"
+        if self.source.noise is not None or other.source.noise is not None:
+            return None if repr(self.source.noise) == repr(other.source.noise) else "another noise model"
+        chosen = [slice(None) if one.pixels is None else one.pixels for one in (self, other)]
+        one, two = self.source.sigma, other.source.sigma
+        if one.values is two.values and (one.power, one.factor) == (two.power, two.factor):
+            return None
+        same = _alike(self.source.deviations(chosen[0]), other.source.deviations(chosen[1]))
+        return None if same else "other uncertainties"
+
     # -- plain data ------------------------------------------------------------------------------
 
     def to_plain(self) -> dict[str, Any]:
@@ -282,6 +305,13 @@ def _noiseless(template: NDCube) -> NDCube:
 
 def _observe(cube: NDCube, spectral_axis, options, spectral_unit) -> Observation:
     return Observation.from_cube(cube, spectral_axis=spectral_axis, spectral_unit=spectral_unit, **options)
+
+
+def _alike(one, two) -> bool:
+    """Whether two arrays hold the same numbers; those that would have to be computed first pass for the same."""
+    if one is two or not (isinstance(one, np.ndarray) and isinstance(two, np.ndarray)):
+        return True
+    return np.array_equal(one, two, equal_nan=one.dtype.kind == "f" and two.dtype.kind == "f")
 
 
 def _uncertainty_of(observation: Observation) -> Noise | u.Quantity | str | None:

@@ -75,8 +75,9 @@ def compare(
     Raises
     ------
     ValueError
-        If there are fewer than two results, their maps differ in shape or they used different samples, or priors
-        were at work: then the number of parameters is not what it seems.
+        If there are fewer than two results, their maps differ in shape, or they used another cube, other samples,
+        uncertainties or another loss, as far as that can be known; or priors were at work: then the number of
+        parameters is not what it seems.
 
     Examples
     --------
@@ -146,6 +147,15 @@ def _check(name: str, result: FitResult, first: FitResult) -> None:
         raise ValueError(
             f"the maps differ in shape: {first._canvases[0].shape} and, of {name!r}, {result._canvases[0].shape}"
         )
+    loss, other = first.meta.get("loss"), result.meta.get("loss")
+    if loss != other:
+        raise ValueError(f"the fit {name!r} had loss={other!r}, the first {loss!r}: their misfits are not comparable")
+    if len(result._canvases) != len(first._canvases):
+        raise ValueError(f"the fit {name!r} is of {len(result._canvases)} cubes, the first of {len(first._canvases)}")
+    for mine, theirs in zip(result._canvases, first._canvases, strict=True):
+        difference = mine.difference(theirs)
+        if difference is not None:
+            raise ValueError(f"the fit {name!r} used {difference} than the first: only models may differ")
     # A pixel that one model could not be fitted to still counts its samples.
     if np.any(result._n_valid != first._n_valid):
         raise ValueError(

@@ -45,7 +45,9 @@ def fit(
 ):
     """Fit a model to every pixel of a spectral data cube.
 
-    Minimises ½ Σ ((data - model) / sigma)² + Σ priors over whole maps.
+    Minimises ½ Σ ((data - model) / sigma)² + Σ priors over whole maps. In a joint fit of several cubes
+    ``uncertainty``, ``mask``, ``spectral_axis`` and ``window`` may each be a list with one value for each cube (None
+    where there is none), or one value for all.
 
     Parameters
     ----------
@@ -255,8 +257,11 @@ def _result(problem: Problem, outcome, priors, solver, meta) -> FitResult:
     )
     i, j = np.tril_indices(problem.n_free)
     covariance = outcome.covariance
-    with np.errstate(over="ignore"):  # beyond what the type holds a variance is infinite, as good as unknown
-        covariance *= (free_factor[i] * free_factor[j])[:, None].astype(covariance.dtype)
+    factors = (free_factor[i] * free_factor[j])[:, None]
+    if np.all((factors > 1e-20) & (factors < 1e20)):
+        covariance *= factors.astype(covariance.dtype)
+    else:  # variances in the data's unit that single precision could not hold
+        covariance = covariance * factors
     transform = factor[:, None] * layout.transform / free_factor[None, :]
     auxiliary = [{k: v.cpu().numpy() for k, v in inputs.items()} for inputs in problem.physical_auxiliary]
     return FitResult(

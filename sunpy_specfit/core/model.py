@@ -329,11 +329,7 @@ def _with_bounds(parameter: Parameter, limits) -> Parameter:
             )
     if len(given) == 2:
         # Zero and infinity are the same in any unit.
-        bare = [
-            limit
-            for limit in given
-            if not isinstance(limit, u.Quantity) and np.any(limit) and np.all(np.isfinite(limit))
-        ]
+        bare = [one for one in given if not isinstance(one, u.Quantity) and np.any(one) and np.all(np.isfinite(one))]
         if bare and any(isinstance(limit, u.Quantity) for limit in given):
             raise ValueError(f"the bounds ({lower}, {upper}) mix a plain number with a Quantity: give both their unit")
         try:

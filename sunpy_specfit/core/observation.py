@@ -338,8 +338,10 @@ class Observation:
             one = torch.full((), self.sigma.values.flat[0], dtype=torch.float64)
             weight = to_weight(one, self.sigma, data_scale).to(dtype=dtype, device=device).expand(data.shape)
         else:
-            weight = pixel_last(self._gather("sigma", index), dtype, device)
-            weight = to_weight(weight, self.sigma, data_scale)
+            # What single precision cannot hold before it is scaled is read in double, such as variances of 1e-46.
+            wide = _wide_enough(dtype, data_scale**self.sigma.power / self.sigma.factor)
+            weight = pixel_last(self._gather("sigma", index), wide, device)
+            weight = to_weight(weight, self.sigma, data_scale).to(dtype)
         masked = None
         for number in range(len(self.masks)):
             mask = pixel_last(self._gather(f"mask{number}", index), torch.bool, device)
@@ -506,6 +508,11 @@ def _table(name: str, places: u.Quantity):
     # ndcube's own way with a table of one entry cannot be stored in ASDF: a second one that no pixel reaches can.
     places = places if len(places) > 1 else u.Quantity([places[0].value, places[0].value + 1], places.unit)
     return QuantityTableCoordinate(places, names=name, physical_types=f"custom:{name}").wcs
+
+
+def _wide_enough(dtype: torch.dtype, size: float) -> torch.dtype:
+    """A type for numbers of some size and far smaller or larger ones."""
+    return dtype if 1e-15 < size < 1e15 else torch.float64
 
 
 def _as_tensor(part: np.ndarray) -> torch.Tensor:

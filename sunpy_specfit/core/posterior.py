@@ -39,7 +39,7 @@ def probe_inverse(
     covariance : `torch.Tensor`
         Packed ``(k (k + 1) / 2, pixels)``, float64; infinite variance where nothing determines a number.
     leverage : `torch.Tensor`
-        ``(pixels,)``: each pixel's part of tr(H⁻¹ A).
+        ``(pixels,)``: each pixel's part of tr(H⁻¹ A), between 0 and its number of free numbers.
     undetermined : `torch.Tensor`
         bool ``(k, pixels)``.
 
@@ -89,6 +89,8 @@ def probe_inverse(
                 covariance[packed.index(i, j)] = x[i].double()
         leverage += float(curvature.data_product(x)[j].sum()) / pixels
     bar.close()
+    # A pixel cannot spend less than nothing nor more than it has, whatever a singular system makes of the probes.
+    leverage = leverage.nan_to_num(nan=float(k), posinf=float(k), neginf=0.0).clamp(0.0, k)
     return _tidy(covariance, alone, undetermined, own), leverage, undetermined
 
 

@@ -96,3 +96,35 @@ def test_noise_too_small_makes_the_richer_model_win(flows):
     small = NDCube(cube.data, wcs=cube.wcs, unit=cube.unit, uncertainty=StdDevUncertainty(cube.uncertainty.array / 3))
     comparison = specfit.compare([specfit.fit(small, one()), specfit.fit(small, two())])
     assert np.mean(comparison.best.data[:, :15] == 1) > 0.4
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"loss": "student_t"}, "had loss='student_t', the first 'gaussian'"),
+        ({"uncertainty": lambda cube: 2 * cube.uncertainty.array * cube.unit}, "used other uncertainties"),
+        ({"uncertainty": lambda cube: specfit.CountNoise(1)}, "used another noise model"),
+        ({"data": 2}, "used another cube"),
+        ({"window": [195.0, 195.3] * u.AA}, "other samples"),
+    ],
+)
+@pytest.mark.parametrize("through_a_file", [False, True])
+def test_fits_that_differ_in_more_than_the_model(change, match, through_a_file, tmp_path):
+    def fitted(data=1, **options):
+        cube = gaussian_cube((3, 4), seed=data)
+        options = {key: value(cube) if callable(value) else value for key, value in options.items()}
+        result = specfit.fit(cube, specfit.Gaussian(195.119 * u.AA), **options)
+        if through_a_file:
+            result.save(tmp_path / "one.asdf")
+            result = specfit.FitResult.load(tmp_path / "one.asdf")
+        return result
+
+    if through_a_file and "data" in change:
+        pytest.skip("a file does not know the data")
+    if through_a_file:
+        match = match.replace("another noise model", "other uncertainties")
+    with pytest.raises(ValueError, match=match):
+        specfit.compare([fitted(), fitted(**change)])
+    same = gaussian_cube((3, 4), seed=1).uncertainty.array * gaussian_cube((3, 4), seed=1).unit
+    if not through_a_file:
+        assert specfit.compare([fitted(), fitted(uncertainty=same)])

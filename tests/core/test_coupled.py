@@ -239,3 +239,19 @@ def test_a_prior_with_nothing_but_an_energy_goes_to_a_solver_of_gradients():
     assert np.std(result["velocity"].data) < np.std(specfit.fit(cube, line())["velocity"].data)
     with pytest.raises(ValueError, match="use solver='lbfgs'"):
         specfit.fit(cube, line(), prior, solver="gauss_newton")
+
+
+def test_a_singular_operator_leaves_degrees_of_freedom_within_their_bounds():
+    class Average(specfit.Operator):
+        """All pixels see the mean of the map: nothing tells one from another."""
+
+        name = "average"
+        mixes_pixels = True
+
+        def apply(self, light, x, shape):
+            return light.mean(-1, keepdim=True).expand(light.shape)
+
+    result = specfit.fit(smooth_scene((4, 5)), line() | Average())
+    samples = np.isfinite(result.residual().data).sum(-1)
+    assert (result.dof.data <= samples).all()
+    assert (result.dof.data >= samples - 4).all()

@@ -613,3 +613,23 @@ def test_blocks_hold_weights_and_zeros():
     assert np.all(block.weight.numpy()[~inside] == 0)
     np.testing.assert_allclose(block.weight.numpy()[inside, 0], cube.uncertainty.array[0, 0, inside] ** -2.0, rtol=1e-6)
     np.testing.assert_allclose(block.data.numpy()[inside, 5], cube.data[1, 2, inside])
+
+
+@pytest.mark.parametrize("size", [1e-60, 1e-23, 1e20, 1e60])
+@pytest.mark.parametrize(
+    ("kind", "power"), [(StdDevUncertainty, 1), (VarianceUncertainty, 2), (InverseVariance, -2)], ids=lambda v: str(v)
+)
+def test_data_of_any_size(size, kind, power):
+    cube = gaussian_cube((3, 4), seed=1)
+    sigma = cube.uncertainty.array.astype(float)
+    expected = specfit.fit(cube, line())
+    scaled = cube.to_nddata(
+        data=cube.data.astype(float) * size, uncertainty=kind((sigma * size) ** power), nddata_type=NDCube
+    )
+    result = specfit.fit(scaled, line())
+    assert (result.status.data == expected.status.data).all()
+    for name, factor in (("velocity", 1), ("amplitude", size), ("intensity", size)):
+        found, known = result[name], expected[name]
+        assert not found.mask.any()
+        np.testing.assert_allclose(found.uncertainty.array / factor, known.uncertainty.array, rtol=1e-3)
+        assert (np.abs(found.data / factor - known.data) < 1e-3 * known.uncertainty.array).all()

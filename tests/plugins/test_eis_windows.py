@@ -8,7 +8,7 @@ import pytest
 from scipy.optimize import least_squares
 
 import sunpy_specfit as specfit
-from sunpy_specfit.plugins.gaussian.template import from_eispac_template, options_from_eispac_template
+from sunpy_specfit import from_eispac_template, options_from_eispac_template
 
 eispac = pytest.importorskip("eispac")
 DATA = files("eispac") / "data"

@@ -53,8 +53,9 @@ def from_eispac_template(template) -> Model:
     Examples
     --------
     >>> import eispac  # doctest: +SKIP
+    >>> import sunpy_specfit as specfit
     >>> path = eispac.data.get_fit_template_filepath("fe_12_195_119.2c.template.h5")  # doctest: +SKIP
-    >>> model = from_eispac_template(eispac.read_template(path))  # doctest: +SKIP
+    >>> model = specfit.from_eispac_template(eispac.read_template(path))  # doctest: +SKIP
     >>> [component.label for component in model.components]  # doctest: +SKIP
     ['fe_12_195.12', 'fe_12_195.18', None]
     """
@@ -98,7 +99,8 @@ def options_from_eispac_template(template) -> dict[str, Any]:
     Examples
     --------
     >>> import sunpy_specfit as specfit
-    >>> specfit.fit(cube, from_eispac_template(template), **options_from_eispac_template(template))  # doctest: +SKIP
+    >>> model = specfit.from_eispac_template(template)  # doctest: +SKIP
+    >>> specfit.fit(cube, model, **specfit.options_from_eispac_template(template))  # doctest: +SKIP
     """
     settings, parinfo = _read(template)
     model = from_eispac_template(template)
