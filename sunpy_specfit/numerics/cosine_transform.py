@@ -146,7 +146,9 @@ def _backward(x: torch.Tensor, n: int) -> torch.Tensor:
     # A coefficient of the Fourier transform is n / 2 times what the weights leave of both, n times for the mean.
     scale = torch.full_like(cosine, n / 2)
     scale[0] = n
-    mixed = torch.fft.irfft(torch.complex(scale * (low * cosine + high * sine), scale * (low * sine - high * cosine)), n)
+    mixed = torch.fft.irfft(
+        torch.complex(scale * (low * cosine + high * sine), scale * (low * sine - high * cosine)), n
+    )
     out = torch.empty_like(mixed)
     out[..., ::2] = mixed[..., : (n + 1) // 2]
     out[..., 1::2] = mixed[..., (n + 1) // 2 :].flip(-1)
