@@ -47,6 +47,8 @@ class Coupling:
         ``(k, pixels)``.
     cosine_maps : list of `CosineMap` or None
         All that is coupled, where every prior tells its curvature's cosines.
+    joined : list of set of int
+        Free numbers that are coupled to each other.
     """
 
     def __init__(self, problem: Problem, free: torch.Tensor):
@@ -54,6 +56,7 @@ class Coupling:
         self.gradient, self.diagonal = torch.zeros_like(free), torch.zeros_like(free)
         # For each prior its quadratic, and for each name the free numbers that the quantity depends on.
         self._parts: list[tuple[Quadratic, dict[str, dict[int, torch.Tensor]]]] = []
+        self.joined: list[set[int]] = []
         found: dict[object, CosineMap] | None = {}
         for prior, names in problem.coupled_priors():
             quantities = Quantities(problem.layout, names, problem.physical_auxiliary)
@@ -68,6 +71,8 @@ class Coupling:
                     self.gradient[j] += _sum_rows(quadratic.gradient[name] * column)
                     self.diagonal[j] += _sum_rows(quadratic.diagonal[name] * column.square())
             self._parts.append((quadratic, slopes))
+            apart = [set(own) for own in slopes.values()]
+            self.joined += apart if quadratic.cosine is not None else [set().union(*apart)]
             found = _gather(found, problem, quadratic, slopes)
         self.cosine_maps = list(found.values()) if found else None
 
