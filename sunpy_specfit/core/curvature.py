@@ -9,8 +9,10 @@ import torch
 from ..numerics import packed
 from ..numerics.conjugate_gradient import Solved, conjugate_gradient
 from .blocks import DenseBlocks
+from .coupling import CosineMap, Coupling
 from .jacobian import MixedJacobian
 from .loss import reweight
+from .preconditioner import cosine_preconditioner
 from .problem import Problem
 
 __all__ = ["Curvature"]
@@ -73,8 +75,8 @@ class Curvature:
             self.objective = float("inf")
         self._prior_blocks = DenseBlocks(prior_matrix) if whole.priors else None
         self.vector = data_vector + prior_vector
-        coupled_gradient, self._coupled, self._coupled_diagonal = problem.coupled_quadratic(free)
-        self.gradient = problem.reduce(coupled_gradient - self.vector)
+        self.coupling = Coupling(problem, free)
+        self.gradient = problem.reduce(self.coupling.gradient - self.vector)
 
     def replace_pixels(self, other: Curvature, where: torch.Tensor) -> Curvature:
         """The curvature at these numbers, with those of another place in some pixels; no light is computed again.
@@ -104,9 +106,13 @@ class Curvature:
 
     def block_matrix(self, damping: torch.Tensor | float = 0.0) -> torch.Tensor:
         """The diagonal blocks of the whole curvature, packed; damping multiplies the data's diagonal."""
+        matrix = self._damped(damping)
+        matrix[packed.diagonal_index(self.free.shape[0])] += self.coupling.diagonal  # only of each number with itself
+        return matrix
+
+    def _damped(self, damping: torch.Tensor | float) -> torch.Tensor:
         matrix = self.blocks.matrix.clone()
-        rows = packed.diagonal_index(self.free.shape[0])
-        matrix[rows] = matrix[rows] * (1 + damping) + self._coupled_diagonal  # only of each number with itself
+        matrix[packed.diagonal_index(self.free.shape[0])] *= 1 + damping
         return matrix
 
     def data_product(self, direction: torch.Tensor) -> torch.Tensor:
@@ -118,7 +124,7 @@ class Curvature:
     def product(self, flat: torch.Tensor, damping: torch.Tensor | float = 0.0) -> torch.Tensor:
         """The whole curvature times a flat vector."""
         direction = self.problem.unflatten(flat)
-        out = self.data_product(direction) + self._coupled(direction)
+        out = self.data_product(direction) + self.coupling.product(direction)
         if self._prior_blocks is not None:
             out = out + self._prior_blocks.matvec(direction)
         if torch.is_tensor(damping) or damping:
@@ -126,26 +132,41 @@ class Curvature:
         return self.problem.reduce(out)
 
     def preconditioner(self, damping: torch.Tensor | float = 0.0) -> Callable[[torch.Tensor], torch.Tensor]:
-        """The inverse of each pixel's block; a shared parameter stands alone."""
-        matrix, shared = self.block_matrix(damping), self.problem.shared
+        """A rough inverse of the whole curvature, flat; a shared parameter stands alone.
+
+        The inverse of each pixel's block, or, where neighbours say more than a pixel's own data, that among cosines.
+        """
+        problem, shared = self.problem, self.problem.shared
         k = shared.numel()
-        if not shared.any():
-            solve = packed.factorize(matrix)
+        own = [j for j in range(k) if not shared[j]]
+        diagonal = self.block_matrix(damping)[packed.diagonal_index(k)][shared].sum(-1)
+        solve = self._own_preconditioner(own, damping)
+        if len(own) == k:
             return lambda flat: solve(flat.reshape(k, -1)).reshape(-1)
-        diagonal = matrix[packed.diagonal_index(k)][shared].sum(-1)
-        for i in range(k):
-            for j in range(i + 1):
-                if shared[i] or shared[j]:
-                    matrix[packed.index(i, j)] = float(i == j)
-        solve = packed.factorize(matrix)
-        n_shared = int(shared.sum())
+        n_own = len(own) * problem.n_pixels
 
         def apply(flat: torch.Tensor) -> torch.Tensor:
-            own = solve(self.problem.unflatten(flat))[~shared]
-            common = flat[len(flat) - n_shared :] / torch.where(diagonal > 0, diagonal, 1.0)
-            return torch.cat([own.reshape(-1), torch.where(diagonal > 0, common, 0.0)])
+            common = flat[n_own:] / torch.where(diagonal > 0, diagonal, 1.0)
+            parts = [solve(flat[:n_own].reshape(len(own), -1)).reshape(-1)] if own else []
+            return torch.cat([*parts, torch.where(diagonal > 0, common, 0.0)])
 
         return apply
+
+    def _own_preconditioner(self, own: list[int], damping):
+        """Of what belongs to single pixels, ``(own, pixels)``."""
+        maps = self.coupling.cosine_maps
+        if maps and own:
+            place = {j: number for number, j in enumerate(own)}
+            maps = [CosineMap({place[j]: c for j, c in m.columns.items() if j in place}, m.eigenvalues) for m in maps]
+            found = cosine_preconditioner(
+                _principal(self._damped(damping), own),
+                self.coupling.diagonal[own],
+                [m for m in maps if m.columns],
+                self.problem.grid.shape,
+            )
+            if found is not None:
+                return found
+        return packed.factorize(_principal(self.block_matrix(damping), own)) if own else None
 
     def solve(
         self,
@@ -154,6 +175,7 @@ class Curvature:
         held: torch.Tensor | None = None,
         damping: torch.Tensor | float = 0.0,
         tolerance: float = 1e-4,
+        error: float = 0.0,
         max_iterations: int = 1000,
         precondition: Callable[[torch.Tensor], torch.Tensor] | None = None,
         start: torch.Tensor | None = None,
@@ -164,18 +186,24 @@ class Curvature:
         ----------
         held : `torch.Tensor`, optional
             bool, flat: numbers that stay where they are.
+        tolerance : float
+            Solved when the residual has fallen to this fraction.
+        error : float
+            Or when the error that is left is so many sigma, as the root of its mean square over pixels.
         precondition : callable, optional
             What `preconditioner` returned, to use it again.
         start : `torch.Tensor`, optional
             A guess, flat; not with ``held``.
         """
         precondition = precondition or self.preconditioner(damping)
+        error = error * self.problem.n_pixels**0.5
         if held is None or not bool(held.any()):
             return conjugate_gradient(
                 lambda v: self.product(v, damping),
                 right,
                 preconditioner=precondition,
                 tolerance=tolerance,
+                error=error,
                 max_iterations=max_iterations,
                 x0=start,
             )
@@ -185,5 +213,13 @@ class Curvature:
             loose * right,
             preconditioner=lambda r: loose * precondition(r),
             tolerance=tolerance,
+            error=error,
             max_iterations=max_iterations,
         )
+
+
+def _principal(matrix: torch.Tensor, rows: list[int]) -> torch.Tensor:
+    """Some rows and columns of packed matrices."""
+    if len(rows) == packed.size(matrix.shape[0]):
+        return matrix
+    return torch.stack([matrix[packed.index(i, j)] for i in rows for j in rows if j <= i])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import astropy.units as u
@@ -12,7 +12,7 @@ import torch
 from .arguments import Configurable
 from .grid import Grid
 
-__all__ = ["BoundPrior", "Prior", "Quadratic"]
+__all__ = ["BoundPrior", "CosineCurvature", "Prior", "Quadratic"]
 
 Maps = Mapping[str, torch.Tensor]
 
@@ -92,6 +92,25 @@ class BoundPrior:
 
 
 @dataclass(frozen=True)
+class CosineCurvature:
+    """S Cᵀ diag(eigenvalues) C S: a curvature that the cosine transform C of the whole map makes diagonal.
+
+    It may be true away from the map's edges only: a preconditioner is what is made of it.
+
+    Attributes
+    ----------
+    eigenvalues : `torch.Tensor`
+        ``(pixels,)``, in the order of `~sunpy_specfit.numerics.cosine_transform.cosine_transform` along all axes of
+        the map.
+    slope : `torch.Tensor`, optional
+        The diagonal of S, shaped as the map, for a prior on a function of the quantity (its logarithm); one by default.
+    """
+
+    eigenvalues: torch.Tensor
+    slope: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Quadratic:
     """Gradient and curvature of a prior at some maps.
 
@@ -103,11 +122,15 @@ class Quadratic:
         Curvature times a set of maps; symmetric, positive semi-definite.
     diagonal : dict of str to `torch.Tensor`
         The diagonal of the curvature.
+    cosine : dict of str to `CosineCurvature`, optional
+        Where the curvature joins no two quantities and is diagonal among cosines, how: strongly coupled maps are then
+        solved in a few steps.
     """
 
     gradient: dict[str, torch.Tensor]
-    matvec: object
+    matvec: Callable[[Maps], dict[str, torch.Tensor]]
     diagonal: dict[str, torch.Tensor]
+    cosine: Mapping[str, CosineCurvature] | None = None
 
 
 def separable_quadratic(prior: BoundPrior, maps: Maps) -> Quadratic:

@@ -10,11 +10,12 @@ import torch
 
 from .blocks import DenseBlocks
 from .compressed import CompressedBlock, compress
+from .coupling import Coupling
 from .grid import Grid
 from .layout import Layout
 from .loss import excess
 from .pixels import PixelBlock, TermData
-from .prior import BoundPrior, Quadratic
+from .prior import BoundPrior
 from .quantities import Quantities
 from .status import Status
 from .term import Term
@@ -424,29 +425,8 @@ class Problem:
         diagonal : `torch.Tensor`
             ``(k, pixels)``.
         """
-        theta = self.whole().theta(free)
-        gradient, diagonal = torch.zeros_like(free), torch.zeros_like(free)
-        parts = []
-        for prior, names in self.coupled_priors():
-            maps, columns = Quantities(self.layout, names, self._physical_auxiliary).linearize(theta, self.transform)
-            quadratic = prior.quadratic(maps) or _slope_only(prior, maps)
-            for j, column in enumerate(columns):
-                for name in maps:
-                    gradient[j] += _rows(quadratic.gradient[name] * column[name])
-                    diagonal[j] += _rows(quadratic.diagonal[name] * column[name].square())
-            parts.append((quadratic, columns, tuple(maps)))
-
-        def matvec(direction: torch.Tensor) -> torch.Tensor:
-            out = torch.zeros_like(direction)
-            for quadratic, columns, names in parts:
-                moved = {name: sum(column[name] * direction[j] for j, column in enumerate(columns)) for name in names}
-                pushed = quadratic.matvec(moved)
-                for j, column in enumerate(columns):
-                    for name in names:
-                        out[j] += _rows(pushed[name] * column[name])
-            return out
-
-        return gradient, matvec, diagonal
+        coupling = Coupling(self, free)
+        return coupling.gradient, coupling.product, coupling.diagonal
 
 
 def _unknown(value: torch.Tensor) -> torch.Tensor | None:
@@ -462,19 +442,3 @@ def _mended(value: torch.Tensor) -> torch.Tensor:
         return value
     known = torch.where(torch.isfinite(value), value, torch.nan)
     return torch.where(torch.isfinite(value), value, known.nanmedian(-1, keepdim=True).values.nan_to_num())
-
-
-def _slope_only(prior: BoundPrior, maps) -> Quadratic:
-    """The gradient of an energy of which no curvature is known; none is better than a wrong one."""
-    names = list(maps)
-    slope = torch.func.grad(lambda values: prior.energy(dict(zip(names, values, strict=True))).sum())
-    gradient = slope(tuple(maps[name] for name in names))
-    return Quadratic(
-        gradient=dict(zip(names, gradient, strict=True)),
-        matvec=lambda v: {name: torch.zeros_like(v[name]) for name in names},
-        diagonal={name: torch.zeros_like(maps[name]) for name in names},
-    )
-
-
-def _rows(value: torch.Tensor) -> torch.Tensor:
-    return value.sum(0) if value.ndim > 1 else value

@@ -1,9 +1,9 @@
-"""Scales of priors chosen from the data, by data thinning.
+"""Scales of priors chosen from the data.
 
-Gaussian data of known noise fall into two independent halves: y + a σ ε and y - σ ε / a, with ε drawn from a standard
-normal distribution. What is fitted to the first is tested on the second, and no truth is needed. The data enter as
-each pixel's Gauss-Newton quadratic at a smooth first solution, in which splitting is as exact as in the samples
-themselves and a trial of a scale costs one system of equations.
+A scale is good where the maps that it makes foretell data that they have not seen. How well they do is known without the
+truth (`sunpy_specfit.core.risk`): by SURE where the noise is Gaussian and known and each pixel determines its numbers,
+else by data thinning. The data enter as each pixel's Gauss-Newton quadratic at a smooth first solution, so that a trial
+of a scale costs a few systems of equations.
 """
 
 from __future__ import annotations
@@ -17,27 +17,21 @@ import numpy as np
 import torch
 
 from ..numerics import packed
-from .blocks import DenseBlocks
-from .curvature import Curvature
+from .coupling import Coupling
 from .engine import neighbourly_start, pixel_solution
 from .model import Model
 from .prior import Prior
 from .problem import Problem
 from .quantities import Quantities
+from .risk import Quadratics, Sure, Thinning
+from .scale_search import search
 from .setup import bind_prior, smooth_names
 from .solver import Solver
 from .warnings import SpecfitWarning
 
 __all__ = ["choose_scales"]
 
-# Of the information, this part goes to fitting and the rest to testing.
-_KEPT = 0.8
-# Splits: their mean is what is minimised.
-_SPLITS = 4
-# A direction of a pixel's quadratic below this part of its size is rounding.
-_SOUND = 1e-5
-# Steps of a scale in the search: coarse, then fine (factors).
-_COARSE, _FINE = 10**0.5, 10**0.125
+# Where the quadratics are taken again at the maps of the scales found: rounds at the most.
 _ROUNDS = 2
 
 
@@ -66,6 +60,10 @@ class Scales:
             given[number][name] = value * unit
         priors = [prior.with_scales(own) for prior, own in zip(self.priors, given, strict=True)]
         return priors, [bind_prior(prior, problem.layout, problem.grid, models) for prior in priors]
+
+    def problem(self, problem: Problem, models, values: Sequence[float] | None = None) -> Problem:
+        """The problem with all priors."""
+        return problem.with_priors([*problem.priors, *self.bound(problem, models, values)[1]])
 
 
 def choose_scales(
@@ -103,11 +101,6 @@ def choose_scales(
     ------
     ValueError
         Where an operator mixes pixels: the data are no per-pixel quadratics then.
-
-    References
-    ----------
-    Neufeld et al. (2024), Journal of Machine Learning Research 25, 57 (data thinning); Oliveira et al. (2021),
-    https://arxiv.org/abs/2111.09447 (the error of prediction from noised copies)
     """
     if problem.mixes_pixels:
         raise ValueError(
@@ -123,105 +116,60 @@ def choose_scales(
     free, known = pixel_solution(problem, local, init)
     problem.renew_weights(free)
     scales = _first_guess(problem, automatic, models, free, known)
+    earlier, curves = None, []
     for _ in range(_ROUNDS):
         # The quadratics are taken where the smooth maps are: at low signal a pixel's own solution may be anywhere.
-        _, bound = scales.bound(problem, models)
-        trial = problem.with_priors([*problem.priors, *bound])
+        trial = scales.problem(problem, models)
         free = coupled(trial).solve(trial, neighbourly_start(trial, free)[None]).free
         problem.renew_weights(free)
-        curves = _Splits(problem, free, models, scales).search()
+        quadratics = Quadratics(problem, free)
+        if earlier is not None and quadratics.equal(earlier):
+            break  # the model is linear: nothing would change
+        earlier, criterion = quadratics, _criterion(problem, quadratics)
+        risk = criterion(quadratics, lambda values: scales.problem(problem, models, values))
+        groups = _groups(scales, trial, free, quadratics)
+        scales.values, curves = search(scales.values, [g for g, _ in groups], _by_group(risk, [r for _, r in groups]))
     priors, _ = scales.bound(problem, models)
     info = {}
     for (number, name), unit, value, curve in zip(scales.names, scales.units, scales.values, curves, strict=True):
         info[f"{automatic[number].name}:{name}"] = {
             "scale": float(value),
             "unit": unit.to_string(),
-            "chosen_by": "data thinning",
+            "chosen_by": criterion.name,
             "tried": [s for s, _ in sorted(curve.items())],
             "error_of_prediction": [e for _, e in sorted(curve.items())],
         }
     return priors, info
 
 
-class _Splits:
-    """Several splits of the data's quadratics at one place: how well a trial of scales foretells the parts left out."""
-
-    def __init__(self, problem: Problem, free: torch.Tensor, models, scales: Scales):
-        self.problem, self.free, self.models, self.scales = problem, free, models, scales
-        _, blocks, vector = problem.linearize(free, priors=False)
-        sound = _sound(blocks.matrix)
-        blocks, vector = DenseBlocks(torch.where(sound, blocks.matrix, 0.0)), torch.where(sound, vector, 0.0)
-        self.blocks, self.train, self.test, self.last = blocks, [], [], [None] * _SPLITS
-        generator = torch.Generator().manual_seed(problem.seed)
-        spread = ((1 - _KEPT) / _KEPT) ** 0.5
-        root = packed.cholesky(blocks.matrix)
-        for _ in range(_SPLITS):
-            noise = torch.randn(vector.shape, generator=generator, dtype=torch.float64).to(vector)
-            noise = packed.lower_product(root, noise)
-            self.train.append(_KEPT * (vector + spread * noise))
-            self.test.append(vector - noise / spread)
-        self.known: dict[tuple[float, ...], float] = {}
-
-    def error(self, values: Sequence[float]) -> float:
-        """The misfit of the test parts, up to a constant, in units of chi² of the whole data."""
-        key = tuple(values)
-        if key not in self.known:
-            _, bound = self.scales.bound(self.problem, self.models, values)
-            trial = self.problem.with_priors([*self.problem.priors, *bound])
-            precondition, total = None, 0.0
-            for number, (train, test) in enumerate(zip(self.train, self.test, strict=True)):
-                data = (torch.zeros_like(train[0]), DenseBlocks(_KEPT * self.blocks.matrix), train)
-                curvature = Curvature(trial, self.free, data=data)
-                precondition = precondition or curvature.preconditioner()
-                solved = curvature.solve(
-                    -curvature.gradient, tolerance=1e-3, precondition=precondition, start=self.last[number]
-                )
-                self.last[number] = solved.x
-                step = trial.unflatten(solved.x)
-                total += float((step * (self.blocks.matvec(step) - 2 * test)).double().sum())
-            self.known[key] = total / _SPLITS
-        return self.known[key]
-
-    def search(self) -> list[dict[float, float]]:
-        """Improve one scale after the other, coarsely and then finely; the curve of each about the place chosen."""
-        values = self.scales.values
-        for factor in (_COARSE, _FINE):
-            for _ in range(2 if len(values) > 1 else 1):
-                for i in range(len(values)):
-                    self._descend(i, factor)
-        curves = []
-        for i in range(len(values)):
-            near = (values[i] * _FINE**n for n in (-8, -4, -2, -1, 0, 1, 2, 4, 8))
-            curves.append({s: self.error([*values[:i], s, *values[i + 1 :]]) for s in near})
-        return curves
-
-    def _descend(self, i: int, factor: float) -> None:
-        values = self.scales.values
-
-        def at(s):
-            return self.error([*values[:i], s, *values[i + 1 :]])
-
-        begin, best = values[i], values[i]
-        for direction in (factor, 1 / factor):
-            moved = False
-            while 1e-4 < best * direction / begin < 1e4 and at(best * direction) < at(best):
-                best, moved = best * direction, True
-            if moved:
-                break
-        values[i] = best
+def _criterion(problem: Problem, quadratics: Quadratics) -> type[Sure] | type[Thinning]:
+    """SURE where its assumptions hold."""
+    estimated = any(term.observation.noise_origin == "estimated" for term in problem.terms)
+    return Sure if quadratics.well_posed and problem.loss_name == "gaussian" and not estimated else Thinning
 
 
-def _sound(matrix: torch.Tensor) -> torch.Tensor:
-    """Pixels whose quadratic is more than rounding in every direction.
+def _by_group(risk: Sure | Thinning, rows: Sequence[Sequence[int]]):
+    """The error of each group of free numbers."""
 
-    One pixel in a far degenerate place, such as a line as broad as the window over a negative continuum, would outvote
-    all others.
-    """
-    k = packed.size(matrix.shape[0])
-    rows = packed.diagonal_index(k)
-    left = packed.cholesky(matrix)[rows].square() / matrix[rows].clamp_min(torch.finfo(matrix.dtype).tiny)
-    sound = torch.where(matrix[rows] > 0, left, 1.0).amin(0) > _SOUND
-    return sound if bool(sound.any()) else torch.ones_like(sound)
+    def errors(values):
+        parts = risk.errors(values)
+        return [float(parts[own].sum()) for own in rows]
+
+    return errors
+
+
+def _groups(scales: Scales, trial: Problem, free, quadratics: Quadratics) -> list[tuple[list[int], list[int]]]:
+    """Scales that must be searched together, each set with the free numbers that they bear on."""
+    theta, found = trial.whole().theta(free), []
+    joined = quadratics.groups(Coupling(trial, free).joined)
+    for rows in joined:
+        found.append(([], rows))
+    for i, (_, name) in enumerate(scales.names):
+        _, columns = Quantities(trial.layout, (name,), trial.physical_auxiliary).linearize(theta, trial.transform)
+        bears = [j for j, column in enumerate(columns) if bool((column[name] != 0).any())]
+        number = next((n for n, rows in enumerate(joined) if bears and bears[0] in rows), 0)
+        found[number][0].append(i)
+    return [(numbers, rows) for numbers, rows in found if numbers]
 
 
 def _first_guess(problem, automatic, models, free, known) -> Scales:

@@ -9,6 +9,9 @@ import torch
 
 __all__ = ["Solved", "conjugate_gradient"]
 
+# So many steps' gains are added: those of single steps go up and down.
+_WINDOW = 2
+
 
 class Solved(NamedTuple):
     """What `conjugate_gradient` found.
@@ -34,6 +37,7 @@ def conjugate_gradient(
     *,
     preconditioner: Callable[[torch.Tensor], torch.Tensor] | None = None,
     tolerance: float = 1e-6,
+    error: float = 0.0,
     max_iterations: int = 500,
     x0: torch.Tensor | None = None,
 ) -> Solved:
@@ -50,6 +54,9 @@ def conjugate_gradient(
     tolerance : float
         A right-hand side is solved when its residual has fallen to this fraction of ``b``, in the norm of the
         preconditioner.
+    error : float
+        Or when what is left of the error e is below this, as √(eᵀ A e): where A is a curvature, in sigma. It is
+        foretold from what the last steps gained, which does not depend on the preconditioner.
     max_iterations : int
     x0 : `torch.Tensor`, optional
         Where to start; zero by default.
@@ -61,7 +68,8 @@ def conjugate_gradient(
 
     References
     ----------
-    Hestenes & Stiefel (1952), https://doi.org/10.6028/jres.049.044
+    Hestenes & Stiefel (1952), https://doi.org/10.6028/jres.049.044; the error from the gains: Strakoš & Tichý (2002),
+    Electronic Transactions on Numerical Analysis 13, 56
 
     Examples
     --------
@@ -81,6 +89,7 @@ def conjugate_gradient(
     size = _dot(b, preconditioner(b)) if x0 is not None else rz
     goal = size.clamp_min(0) * tolerance**2
     active = rz > goal
+    gains: list[torch.Tensor] = []
     iterations = 0
     while iterations < max_iterations and bool(active.any()):
         iterations += 1
@@ -92,12 +101,23 @@ def conjugate_gradient(
         r = r - alpha * ap
         z = preconditioner(r)
         renewed = _dot(r, z)
+        if error:
+            gains.append(alpha * rz)
         beta = torch.where(active, renewed / torch.where(active, rz, 1.0), 0.0)
         rz = torch.where(active, renewed, rz)
         p = z + beta * p
         active &= rz > goal
+        if len(gains) >= 2 * _WINDOW:
+            active &= _left(gains) > error**2
     residual = (rz.clamp_min(0) / size.clamp_min(torch.finfo(b.dtype).tiny)).sqrt()
     return Solved(x, iterations, residual[..., 0])
+
+
+def _left(gains: list[torch.Tensor]) -> torch.Tensor:
+    """About eᵀ A e after the last step, if it goes on falling as it did."""
+    before, now = sum(gains[-2 * _WINDOW : -_WINDOW]), sum(gains[-_WINDOW:])
+    rate = torch.where(before > 0, now / torch.where(before > 0, before, 1.0), 0.0).clamp(0.01, 0.95)
+    return now * rate / (1 - rate)
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ __all__ = [
     "index",
     "inverse",
     "lower_product",
+    "lower_solve",
     "matvec",
     "normal_equations",
     "pack",
@@ -24,6 +25,7 @@ __all__ = [
     "size",
     "solve",
     "unpack",
+    "upper_product",
 ]
 
 _UNROLLED = 9
@@ -225,6 +227,23 @@ def lower_product(factor: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
     """L v for a packed lower triangle."""
     k = vector.shape[0]
     return torch.stack([sum(factor[index(i, j)] * vector[j] for j in range(i + 1)) for i in range(k)])
+
+
+def upper_product(factor: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    """Lᵀ v for a packed lower triangle."""
+    k = len(vector)
+    return torch.stack([sum(factor[index(i, j)] * vector[i] for i in range(j, k)) for j in range(k)])
+
+
+def lower_solve(factor: torch.Tensor, vector: torch.Tensor, *, transposed: bool = False) -> torch.Tensor:
+    """L⁻¹ v, or L⁻ᵀ v, for a packed lower triangle without zeros on its diagonal."""
+    k = len(vector)
+    solved = vector.clone()
+    for i in reversed(range(k)) if transposed else range(k):
+        for m in range(i + 1, k) if transposed else range(i):
+            solved[i].addcmul_(factor[index(m, i)], solved[m], value=-1)
+        solved[i].div_(factor[index(i, i)])
+    return solved
 
 
 def inverse(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,6 +9,7 @@ import torch
 
 from ..core.grid import Grid
 from ..core.prior import BoundPrior, Prior, Quadratic
+from ..numerics.cosine_transform import cosine_transform
 from .common import check_configurable, peak, require, unchanged
 
 __all__ = ["check_prior"]
@@ -26,8 +27,8 @@ def check_prior(
     """Hold a prior against the rules that solvers rely on.
 
     Its energy must be finite and differentiable, at flat maps too, its gradient right (against finite differences), its
-    quadratic form true to the energy's gradient, symmetric, positive semi-definite and with the right diagonal; pixels
-    must only be coupled by one that says so.
+    quadratic form true to the energy's gradient, symmetric, positive semi-definite and with the right diagonal (and the
+    right cosines where it tells them, on maps of more than four pixels along each axis); pixels must only be coupled by one that says so.
 
     Parameters
     ----------
@@ -101,6 +102,7 @@ def check_prior(
     quadratic = bound.quadratic(values)
     if quadratic is not None:
         _check_quadratic(who, quadratic, values, gradient, directions, generator)
+        _check_cosine(who, quadratic, values, directions[0], grid)
     elif not bound.couples_pixels:
         raise AssertionError(
             f"{who}: a prior that does not couple pixels needs a quadratic; leave the default in place"
@@ -194,6 +196,36 @@ def _check_quadratic(who: str, quadratic: Quadratic, values, gradient, direction
                 abs(found - expected) <= 1e-8 * max(abs(expected), abs(found)) + 1e-300,
                 f"{who}.quadratic: its diagonal for {name!r} is {found:.9g} where its matvec has {expected:.9g}",
             )
+
+
+def _check_cosine(who: str, quadratic: Quadratic, values, direction, grid: Grid) -> None:
+    """Hold the curvature's cosines against its products, on maps that vanish near the edges."""
+    for name, cosine in (quadratic.cosine or {}).items():
+        require(
+            tuple(cosine.eigenvalues.shape) == (grid.size,) and bool((cosine.eigenvalues >= 0).all()),
+            f"{who}.quadratic: the eigenvalues of its cosine curvature for {name!r} should be {grid.size} numbers, "
+            "none negative",
+        )
+        inner = torch.zeros(grid.shape, dtype=torch.float64)
+        inner[tuple(slice(2, -2) if n > 4 else slice(None) for n in grid.shape)] = 1.0
+        inside = {other: v * inner.reshape(-1) for other, v in direction.items()}
+        if any(2 <= n <= 4 for n in grid.shape):
+            continue  # no room away from the edges
+        own = {other: v if other == name else torch.zeros_like(v) for other, v in inside.items()}
+        product = quadratic.matvec(own)
+        require(
+            all(not bool(product[other].any()) for other in own if other != name),
+            f"{who}.quadratic: it has a cosine curvature for {name!r}, which its matvec joins to another quantity",
+        )
+        image = (own[name] if cosine.slope is None else cosine.slope * own[name]).reshape(-1, *grid.shape)
+        cosines = cosine_transform(image, range(1, image.ndim))
+        found = float((cosine.eigenvalues.reshape(grid.shape) * cosines.square()).sum())
+        expected = float((own[name] * product[name]).sum())
+        require(
+            abs(found - expected) <= 1e-8 * abs(expected) + 1e-300,
+            f"{who}.quadratic: along some direction its cosine curvature for {name!r} is {found:.9g} where its matvec "
+            f"has {expected:.9g}",
+        )
 
 
 def _check_flat(who: str, bound: BoundPrior, values) -> None:

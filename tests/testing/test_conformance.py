@@ -47,6 +47,13 @@ OPERATORS = []
 PRIORS = [
     (specfit.Smooth("velocity", scale=0.7 * u.km / u.s), {}),
     (specfit.Smooth("velocity", "width", scale={"velocity": 3 * u.km / u.s, "width": 0.2}, order=2), {"units": UNITS}),
+    (
+        specfit.Smooth("velocity", "width", scale={"velocity": 3 * u.km / u.s, "width": 0.2}, order=1.5),
+        {"units": UNITS},
+    ),
+    (specfit.Smooth("velocity", scale=2.0, axes="time", order=1.5), {"shape": (8, 6, 7), "kinds": SCAN}),
+    (specfit.Smooth("velocity", scale=2.0, order=1.5), {"shape": (1, 9)}),
+    (specfit.Smooth("width", scale=0.3, order=1.5, logarithm=True), {"units": UNITS_OF_WIDTH, "maps": POSITIVE}),
     (specfit.Smooth("width", scale=0.3, logarithm=True), {"units": UNITS_OF_WIDTH, "maps": POSITIVE}),
     (specfit.Smooth("velocity", scale=2.0, axes=("space", "time")), {"shape": (3, 4, 5), "kinds": SCAN}),
     (specfit.Smooth("velocity", scale=2.0, axes="time", order=2), {"shape": (4, 3, 5), "kinds": SCAN}),

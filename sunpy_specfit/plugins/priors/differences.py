@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from ...numerics.cosine_transform import laplacian_eigenvalues
+
 __all__ = ["Differences"]
 
 
@@ -26,9 +28,9 @@ class Differences:
     """
 
     def __init__(self, shape: Sequence[int], axes: Sequence[int], order: int):
-        self.shape = tuple(shape)
+        self.shape, self.order = tuple(shape), order
         # Each part: a weight, and how often to take the difference along each axis (counted from the last).
-        dims = [axis - len(self.shape) for axis in axes]
+        self.dims = dims = [axis - len(self.shape) for axis in axes]
         parts: list[tuple[float, tuple[int, ...]]] = [(1.0, (dim,) * order) for dim in dims]
         if order == 2:
             parts += [(2**0.5, (a, b)) for i, a in enumerate(dims) for b in dims[i + 1 :]]
@@ -56,9 +58,17 @@ class Differences:
             total = total + (part if weight == 1.0 else weight * part)
         return total.reshape(*total.shape[: total.ndim - len(self.shape)], -1)
 
+    def energy(self, maps: torch.Tensor) -> torch.Tensor:
+        """|D q|², summed over all maps."""
+        return sum((part.square().sum() for part in self.forward(maps)), maps.new_zeros(()))
+
     def product(self, maps: torch.Tensor) -> torch.Tensor:
         """Dᵀ D q."""
         return self.transpose(self.forward(maps))
+
+    def eigenvalues(self, like: torch.Tensor) -> torch.Tensor:
+        """What Dᵀ D multiplies each cosine with, ``(pixels,)``: for order 2 as if the edges cost what the inside does."""
+        return (laplacian_eigenvalues(self.shape, self.dims) ** self.order).reshape(-1).to(like)
 
     def diagonal(self, like: torch.Tensor) -> torch.Tensor:
         """The diagonal of Dᵀ D, ``(pixels,)``."""

@@ -8,8 +8,9 @@ import astropy.units as u
 import torch
 
 from ...core.grid import Grid
-from ...core.prior import BoundPrior, Quadratic
+from ...core.prior import BoundPrior, CosineCurvature, Quadratic
 from .differences import Differences
+from .fractional import FractionalLaplacian
 from .scales import ScaledPrior, check_names, check_scale
 
 __all__ = ["Smooth"]
@@ -19,9 +20,10 @@ _FLOOR = 1e-15
 
 
 class Smooth(ScaledPrior):
-    """Neighbouring pixels differ little: ½ Σ (difference / scale)² over all pairs of neighbours.
+    """Neighbouring pixels differ little: ½ qᵀ Lᵖ q / scale², with qᵀ L q the sum of squared differences of neighbours.
 
-    Pixels without data take their value from those around them.
+    A map drawn from it has a power that falls with wave number to the power -2 p. Pixels without data take their value
+    from those around them.
 
     Parameters
     ----------
@@ -30,10 +32,12 @@ class Smooth(ScaledPrior):
         smooth ones.
     scale : `~astropy.units.Quantity`, mapping of name to Quantity, or "auto"
         By how much neighbours typically differ (one sigma); for order 2, by how much a pixel typically differs from
-        the straight line through its neighbours, times two. Numbers are in the quantity's unit. ``"auto"`` chooses one
-        for each quantity from the data, and records it in ``result.meta["prior_scales"]``.
-    order : {1, 2}
-        1 likes flat maps, 2 straight ones.
+        the straight line through its neighbours, times two; for order 1.5 what lies between these two. Numbers are in
+        the quantity's unit. ``"auto"`` chooses one for each quantity from the data, and records it in
+        ``result.meta["prior_scales"]``.
+    order : {1, 1.5, 2}
+        p: 1 likes flat maps, 2 straight ones, whatever their slope is at the edges. 1.5 is for maps like those of
+        turbulence, whose detail fades as steeply as wave number to the power -3.
     axes : {"space", "time", "all"}, int, or tuple of these
         Along which axes of the map. For space and time with a scale each, use two priors.
     logarithm : bool
@@ -43,7 +47,7 @@ class Smooth(ScaledPrior):
     Raises
     ------
     ValueError
-        If the order is not 1 or 2, the scale is not positive, or the map has no such axis.
+        If the order is not 1, 1.5 or 2, the scale is not positive, or the map has no such axis.
     astropy.units.UnitConversionError
         If the scale's unit does not fit the quantity's.
 
@@ -67,9 +71,9 @@ class Smooth(ScaledPrior):
     name = "smooth"
     couples_pixels = True
 
-    def __init__(self, *names: str, scale="auto", order: int = 1, axes="space", logarithm: bool = False):
-        if order not in (1, 2):
-            raise ValueError(f"order is 1 (flat maps) or 2 (straight ones), found {order!r}")
+    def __init__(self, *names: str, scale="auto", order: float = 1, axes="space", logarithm: bool = False):
+        if order not in (1, 1.5, 2):
+            raise ValueError(f"order is 1 (flat maps), 2 (straight ones) or 1.5 (between them), found {order!r}")
         check_names("Smooth", names)
         check_scale("Smooth", scale, automatic=True)
         self.names = names
@@ -80,7 +84,10 @@ class Smooth(ScaledPrior):
 
     def bind(self, units: Mapping[str, u.UnitBase], grid: Grid) -> BoundPrior:
         numbers = self.numbers(dict.fromkeys(units, u.dimensionless_unscaled) if self.logarithm else units)
-        return BoundSmooth(numbers, Differences(grid.shape, grid.axes(self.axes), self.order), self.logarithm)
+        axes = grid.axes(self.axes)
+        if self.order == 1.5:
+            return BoundSmooth(numbers, FractionalLaplacian(grid.shape, axes, self.order), self.logarithm)
+        return BoundSmooth(numbers, Differences(grid.shape, axes, int(self.order)), self.logarithm)
 
 
 class BoundSmooth(BoundPrior):
@@ -88,38 +95,39 @@ class BoundSmooth(BoundPrior):
 
     couples_pixels = True
 
-    def __init__(self, scales: Mapping[str, float], differences: Differences, logarithm: bool):
-        self.scales, self.differences, self.logarithm = scales, differences, logarithm
+    def __init__(self, scales: Mapping[str, float], stiffness: Differences | FractionalLaplacian, logarithm: bool):
+        self.scales, self.stiffness, self.logarithm = scales, stiffness, logarithm
 
     def energy(self, maps) -> torch.Tensor:
         total = 0
         for name, scale in self.scales.items():
             q = maps[name].clamp_min(_FLOOR).log() if self.logarithm else maps[name]
-            total = total + sum((d / scale).square().sum() for d in self.differences.forward(q))
+            total = total + self.stiffness.energy(q / scale)
         return 0.5 * total
 
     def quadratic(self, maps) -> Quadratic:
         # Along the logarithm the curvature is that of the map linearised here.
-        slopes, gradient, diagonal = {}, {}, {}
+        slopes, gradient, diagonal, cosine = {}, {}, {}, {}
         for name, scale in self.scales.items():
             q, slopes[name] = maps[name], None
             if self.logarithm:
                 floored = q.clamp_min(_FLOOR)
                 slopes[name] = torch.where(q >= floored, 1 / floored, 0.0)
                 q = floored.log()
-            own = self.differences.product(q) / scale**2
-            square = (self.differences.diagonal(q) / scale**2).expand(q.shape)
+            own = self.stiffness.product(q) / scale**2
+            square = (self.stiffness.diagonal(q) / scale**2).expand(q.shape)
             gradient[name] = own if slopes[name] is None else own * slopes[name]
             diagonal[name] = square if slopes[name] is None else square * slopes[name] ** 2
+            cosine[name] = CosineCurvature(self.stiffness.eigenvalues(q) / scale**2, slopes[name])
 
         def matvec(v):
             out = {}
             for name, scale in self.scales.items():
                 slope = slopes[name]
                 if slope is None:
-                    out[name] = self.differences.product(v[name]) / scale**2
+                    out[name] = self.stiffness.product(v[name]) / scale**2
                 else:
-                    out[name] = slope * self.differences.product(slope * v[name]) / scale**2
+                    out[name] = slope * self.stiffness.product(slope * v[name]) / scale**2
             return out
 
-        return Quadratic(gradient, matvec, diagonal)
+        return Quadratic(gradient, matvec, diagonal, cosine)

@@ -14,6 +14,9 @@ from ...numerics import packed
 
 __all__ = ["GaussNewton"]
 
+# Steps are found to this part of the tolerance.
+_EXACT = 0.1
+
 
 class GaussNewton(Solver):
     """Newton steps for all pixels together, each found by preconditioned conjugate gradients.
@@ -79,9 +82,15 @@ class GaussNewton(Solver):
         while iterations < self.max_iterations:
             iterations += 1
             held = ((flat <= lower) & (here.gradient > 0)) | ((flat >= upper) & (here.gradient < 0))
-            # Far from the end a rough step serves as well as an exact one.
+            # Far from the end a rough step serves as well as an exact one; at the end a small part of sigma is enough.
             near = bool((length < 1.0).all())
-            solved = here.solve(-here.gradient, held=held, damping=damping, tolerance=1e-4 if near else 1e-2)
+            solved = here.solve(
+                -here.gradient,
+                held=held,
+                damping=damping,
+                tolerance=1e-6 if near else 1e-2,
+                error=_EXACT * self.tolerance,
+            )
             products += solved.iterations
             trial = inside(flat + solved.x)
             step = problem.unflatten(trial - flat)

@@ -1,0 +1,132 @@
+"""What the priors that couple pixels say about the free numbers at some place: slope, curvature and its cosines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from .prior import BoundPrior, Quadratic
+from .quantities import Quantities
+
+if TYPE_CHECKING:
+    from .problem import Problem
+
+__all__ = ["CosineMap", "Coupling"]
+
+
+@dataclass
+class CosineMap:
+    """A map, linear in the free numbers, whose curvature is diagonal among cosines.
+
+    Attributes
+    ----------
+    columns : dict of int to `torch.Tensor`
+        Its derivative with respect to each free number that it depends on, ``(pixels,)``.
+    eigenvalues : `torch.Tensor`
+        ``(pixels,)``.
+    """
+
+    columns: dict[int, torch.Tensor]
+    eigenvalues: torch.Tensor
+
+
+class Coupling:
+    """The coupled priors' quadratic at some free numbers, pulled back from the quantities that they act on.
+
+    Parameters
+    ----------
+    problem : `Problem`
+    free : `torch.Tensor`
+        ``(k, pixels)``.
+
+    Attributes
+    ----------
+    gradient, diagonal : `torch.Tensor`
+        ``(k, pixels)``.
+    cosine_maps : list of `CosineMap` or None
+        All that is coupled, where every prior tells its curvature's cosines.
+    joined : list of set of int
+        Free numbers that are coupled to each other.
+    """
+
+    def __init__(self, problem: Problem, free: torch.Tensor):
+        theta = problem.whole().theta(free)
+        self.gradient, self.diagonal = torch.zeros_like(free), torch.zeros_like(free)
+        # For each prior its quadratic, and for each name the free numbers that the quantity depends on.
+        self._parts: list[tuple[Quadratic, dict[str, dict[int, torch.Tensor]]]] = []
+        self.joined: list[set[int]] = []
+        found: dict[object, CosineMap] | None = {}
+        for prior, names in problem.coupled_priors():
+            quantities = Quantities(problem.layout, names, problem.physical_auxiliary)
+            maps, columns = quantities.linearize(theta, problem.transform)
+            quadratic = prior.quadratic(maps) or _slope_only(prior, maps)
+            slopes = {
+                name: {j: column[name] for j, column in enumerate(columns) if bool((column[name] != 0).any())}
+                for name in maps
+            }
+            for name, own in slopes.items():
+                for j, column in own.items():
+                    self.gradient[j] += _sum_rows(quadratic.gradient[name] * column)
+                    self.diagonal[j] += _sum_rows(quadratic.diagonal[name] * column.square())
+            self._parts.append((quadratic, slopes))
+            apart = [set(own) for own in slopes.values()]
+            self.joined += apart if quadratic.cosine is not None else [set().union(*apart)]
+            found = _gather(found, problem, quadratic, slopes)
+        self.cosine_maps = list(found.values()) if found else None
+
+    def product(self, direction: torch.Tensor) -> torch.Tensor:
+        """Curvature times a direction, both ``(k, pixels)``."""
+        out = torch.zeros_like(direction)
+        for quadratic, slopes in self._parts:
+            like = quadratic.gradient
+            moved = {
+                name: sum((column * direction[j] for j, column in own.items()), torch.zeros_like(like[name]))
+                for name, own in slopes.items()
+            }
+            pushed = quadratic.matvec(moved)
+            for name, own in slopes.items():
+                for j, column in own.items():
+                    out[j] += _sum_rows(pushed[name] * column)
+        return out
+
+
+def _gather(found, problem: Problem, quadratic: Quadratic, slopes):
+    """Add one prior's cosines to those of the others; None once there is one that has none."""
+    if found is None or quadratic.cosine is None or set(quadratic.cosine) != set(slopes):
+        return None
+    for name, own in slopes.items():
+        curvature = quadratic.cosine[name]
+        vector = quadratic.gradient[name].ndim > 1
+        for row in range(quadratic.gradient[name].shape[0] if vector else 1):
+            columns = {j: column[row] if vector else column for j, column in own.items()}
+            columns = {j: column for j, column in columns.items() if bool((column != 0).any())}
+            if curvature.slope is not None:
+                slope = curvature.slope[row] if vector else curvature.slope
+                columns = {j: slope * column for j, column in columns.items()}
+            if not columns:
+                continue
+            # Priors along space and along time on the same quantity are one curvature.
+            key = (problem.layout.resolve(name), row, object() if curvature.slope is not None else None)
+            if key in found:
+                found[key].eigenvalues = found[key].eigenvalues + curvature.eigenvalues
+            else:
+                found[key] = CosineMap(columns, curvature.eigenvalues)
+    return found
+
+
+def _slope_only(prior: BoundPrior, maps) -> Quadratic:
+    """The gradient of an energy of which no curvature is known; none is better than a wrong one."""
+    names = list(maps)
+    slope = torch.func.grad(lambda values: prior.energy(dict(zip(names, values, strict=True))).sum())
+    gradient = slope(tuple(maps[name] for name in names))
+    return Quadratic(
+        gradient=dict(zip(names, gradient, strict=True)),
+        matvec=lambda v: {name: torch.zeros_like(v[name]) for name in names},
+        diagonal={name: torch.zeros_like(maps[name]) for name in names},
+    )
+
+
+def _sum_rows(value: torch.Tensor) -> torch.Tensor:
+    return value.sum(0) if value.ndim > 1 else value

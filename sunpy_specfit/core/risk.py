@@ -1,0 +1,238 @@
+"""How well a trial of scales foretells data that it has not seen: SURE, or data thinning, on per-pixel quadratics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+import torch
+
+from ..numerics import packed
+from .blocks import DenseBlocks
+from .curvature import Curvature
+from .problem import Problem
+
+__all__ = ["Quadratics", "Sure", "Thinning"]
+
+# A direction of a pixel's quadratic below this part of its size is rounding.
+_SOUND = 1e-5
+# Trial maps are found to this part of a sigma.
+_ERROR = 2e-3
+# Numbers of different pixels and probes, at the least: the scatter of a trace falls with their root.
+_PROBED = 40_000
+_MOST_PROBES = 8
+# Reweighted quadratics in one trial of a prior that is none itself.
+_REWEIGHTED = 6
+# The response of such a prior's map to noise is that to so many sigma.
+_NUDGE = 0.1
+# Of the information, this part goes to fitting and the rest to testing.
+_KEPT = 0.8
+# Splits: their mean is what is minimised.
+_SPLITS = 4
+
+
+class Quadratics:
+    """The data as one quadratic a pixel at some place: ½ xᵀ A x - bᵀ x for steps x from there.
+
+    Parameters
+    ----------
+    problem : `Problem`
+    free : `torch.Tensor`
+        ``(k, pixels)``.
+
+    Attributes
+    ----------
+    blocks : `DenseBlocks`
+        A, zero in pixels where it is rounding in some direction.
+    vector : `torch.Tensor`
+        b, ``(k, pixels)``.
+    well_posed : bool
+        Whether most pixels with data determine all their numbers.
+    """
+
+    def __init__(self, problem: Problem, free: torch.Tensor):
+        self.problem, self.free = problem, free
+        _, blocks, vector = problem.linearize(free, priors=False)
+        sound, seen = _sound(blocks.matrix), (blocks.diagonal() > 0).any(0)
+        self.well_posed = bool((sound & seen).sum() > 0.5 * seen.sum())
+        # One pixel in a far degenerate place, such as a line as broad as the window over a negative continuum, would
+        # outvote all others.
+        use = sound if bool(sound.any()) else torch.ones_like(sound)
+        self.blocks, self.vector = DenseBlocks(torch.where(use, blocks.matrix, 0.0)), torch.where(use, vector, 0.0)
+        self.root = packed.cholesky(self.blocks.matrix)
+
+    def noise(self, draw: torch.Tensor) -> torch.Tensor:
+        """Noise of b, whose covariance is A, from numbers of variance one."""
+        return packed.lower_product(self.root, draw.to(self.vector))
+
+    def equal(self, other: Quadratics) -> bool:
+        """Whether both are the same quadratic but for where it is expanded."""
+        scale = self.blocks.diagonal().sqrt()
+        change = (self.blocks.matrix - other.blocks.matrix).abs()
+        size = torch.stack([scale[i] * scale[j] for i in range(len(scale)) for j in range(i + 1)])
+        return bool((change <= 1e-4 * size).all())
+
+    def groups(self, joined: Iterable[Collection[int]]) -> list[list[int]]:
+        """Free numbers that data or priors join, each set apart from the others in every pixel.
+
+        Parameters
+        ----------
+        joined : iterable of collection of int
+            What the priors that couple pixels join.
+        """
+        k = self.vector.shape[0]
+        label = list(range(k))
+
+        def join(i, j):
+            a, b = label[i], label[j]
+            label[:] = [a if number == b else number for number in label]
+
+        whole = self.problem.whole()
+        matrices = [self.blocks.matrix] + ([whole.linearize_priors(self.free)[1]] if whole.priors else [])
+        for matrix in matrices:
+            scale = matrix[packed.diagonal_index(k)].clamp_min(0).sqrt()
+            for i in range(k):
+                for j in range(i):
+                    if bool((matrix[packed.index(i, j)].abs() > 1e-5 * scale[i] * scale[j]).any()):
+                        join(i, j)
+        for together in joined:
+            for j in together:
+                join(min(together), j)
+        return [[j for j in range(k) if label[j] == number] for number in dict.fromkeys(label)]
+
+
+class _Trial:
+    """Maps for one trial of scales, from b or another vector in its place."""
+
+    def __init__(self, problem: Problem, quadratics: Quadratics, part: float = 1.0):
+        self.problem, self.free = problem, quadratics.free
+        self.blocks = DenseBlocks(part * quadratics.blocks.matrix) if part != 1.0 else quadratics.blocks
+        self._precondition = None
+        self.is_quadratic: bool | None = None
+
+    def _curvature(self, vector, step) -> Curvature:
+        """About a step that the maps have already taken."""
+        rest = vector if step is None else vector - self.blocks.matvec(step)
+        free = self.free if step is None else self.free + step
+        return Curvature(self.problem, free, data=(torch.zeros_like(vector[0]), self.blocks, rest))
+
+    def respond(self, vector: torch.Tensor, start: torch.Tensor | None = None) -> torch.Tensor:
+        """The step ``(k, pixels)`` to the maps that b makes; ``start`` is a guess."""
+        curvature = self._curvature(vector, None)
+        step = self._solve(curvature, -curvature.gradient, start)
+        if self.is_quadratic is None:
+            there = self._curvature(vector, step)
+            left = -there.gradient
+            size = _norm(curvature, curvature.gradient)
+            self.is_quadratic = _norm(there, left) <= 0.02 * size + 0.02 * vector.shape[-1] ** 0.5
+        for _ in range(0 if self.is_quadratic else _REWEIGHTED - 1):
+            there = self._curvature(vector, step)
+            self._precondition = None
+            step = step + self._solve(there, -there.gradient, None)
+        return step
+
+    def response(self, vector: torch.Tensor, step: torch.Tensor, noise: torch.Tensor, start=None) -> torch.Tensor:
+        """The derivative of the step along some noise of b."""
+        if self.is_quadratic:
+            return self._solve(self._curvature(vector, None), self.problem.reduce(noise), start)
+        return (self.respond(vector + _NUDGE * noise) - step) / _NUDGE
+
+    def _solve(self, curvature: Curvature, right, start) -> torch.Tensor:
+        self._precondition = self._precondition or curvature.preconditioner()
+        begin = None if start is None else self.problem.flatten(start)
+        found = curvature.solve(right, tolerance=1e-6, error=_ERROR, precondition=self._precondition, start=begin)
+        return self.problem.unflatten(found.x)
+
+
+def _norm(curvature: Curvature, flat: torch.Tensor) -> float:
+    """In sigma of each pixel's block."""
+    size = packed.solve(curvature.block_matrix(), curvature.problem.unflatten(flat)) * curvature.problem.unflatten(flat)
+    return float(size.double().sum().clamp_min(0)) ** 0.5
+
+
+class Sure:
+    """Stein's unbiased estimate of the risk, which for a linear estimate is Mallows' Cp.
+
+    (x - x₀)ᵀ A (x - x₀) + 2 tr(∂x/∂x₀) with x₀ the pixels' own solution, up to a constant: the misfit of unseen data, in
+    units of chi². The trace is that along random signs, the same for all trials, so that the curve is smooth.
+
+    Parameters
+    ----------
+    quadratics : `Quadratics`
+    with_scales : callable
+        The problem for a trial of scales.
+
+    References
+    ----------
+    Stein (1981), https://doi.org/10.1214/aos/1176345632; Mallows (1973), https://doi.org/10.2307/1267380; random
+    probes: Ramani, Blu & Unser (2008), https://doi.org/10.1109/TIP.2008.2001404
+    """
+
+    name = "SURE"
+
+    def __init__(self, quadratics: Quadratics, with_scales: Callable[[Sequence[float]], Problem]):
+        self.quadratics, self.with_scales = quadratics, with_scales
+        generator = torch.Generator().manual_seed(quadratics.problem.seed)
+        shape = quadratics.vector.shape
+        number = min(max(-(-_PROBED // shape[-1]), 1), _MOST_PROBES)
+        self.probes = [
+            quadratics.noise(torch.randint(2, shape, generator=generator, dtype=torch.float32) * 2 - 1)
+            for _ in range(number)
+        ]
+        self._last: list[torch.Tensor | None] = [None] * (number + 1)
+
+    def errors(self, values: Sequence[float]) -> torch.Tensor:
+        """The part of each free number in the risk, ``(k,)``."""
+        vector, blocks = self.quadratics.vector, self.quadratics.blocks
+        trial = _Trial(self.with_scales(values), self.quadratics)
+        step = self._last[0] = trial.respond(vector, self._last[0])
+        total = (step * (blocks.matvec(step) - 2 * vector)).double().sum(-1)
+        for number, probe in enumerate(self.probes):
+            moved = self._last[number + 1] = trial.response(vector, step, probe, self._last[number + 1])
+            total += 2 / len(self.probes) * (probe * moved).double().sum(-1)
+        return total
+
+
+class Thinning:
+    """Several splits of the data: what is fitted to one part is tested on the other.
+
+    Gaussian data of known noise fall into two independent parts: y + a σ ε and y - σ ε / a, with ε drawn from a standard
+    normal distribution; in each pixel's quadratic that is as exact as in the samples themselves.
+
+    Parameters
+    ----------
+    quadratics, with_scales
+        As for `Sure`.
+
+    References
+    ----------
+    Neufeld et al. (2024), Journal of Machine Learning Research 25, 57 (data thinning); Oliveira et al. (2021),
+    https://arxiv.org/abs/2111.09447 (the error of prediction from noised copies)
+    """
+
+    name = "data thinning"
+
+    def __init__(self, quadratics: Quadratics, with_scales: Callable[[Sequence[float]], Problem]):
+        self.quadratics, self.with_scales = quadratics, with_scales
+        self._splits, self._last = [], [None] * _SPLITS
+        generator = torch.Generator().manual_seed(quadratics.problem.seed)
+        spread = ((1 - _KEPT) / _KEPT) ** 0.5
+        vector = quadratics.vector
+        for _ in range(_SPLITS):
+            noise = quadratics.noise(torch.randn(vector.shape, generator=generator, dtype=torch.float64))
+            self._splits.append((_KEPT * (vector + spread * noise), vector - noise / spread))
+
+    def errors(self, values: Sequence[float]) -> torch.Tensor:
+        """The part of each free number in the misfit of the test parts, ``(k,)``."""
+        trial, total = _Trial(self.with_scales(values), self.quadratics, _KEPT), 0.0
+        for number, (train, test) in enumerate(self._splits):
+            step = self._last[number] = trial.respond(train, self._last[number])
+            total = total + (step * (self.quadratics.blocks.matvec(step) - 2 * test)).double().sum(-1) / _SPLITS
+        return total
+
+
+def _sound(matrix: torch.Tensor) -> torch.Tensor:
+    """Pixels whose quadratic is more than rounding in every direction."""
+    k = packed.size(matrix.shape[0])
+    rows = packed.diagonal_index(k)
+    left = packed.cholesky(matrix)[rows].square() / matrix[rows].clamp_min(torch.finfo(matrix.dtype).tiny)
+    return torch.where(matrix[rows] > 0, left, 1.0).amin(0) > _SOUND
