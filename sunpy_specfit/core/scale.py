@@ -1,9 +1,9 @@
 """Scales of priors chosen from the data.
 
 A scale is good where the maps that it makes foretell data that they have not seen. How well they do is known without
-the truth (`sunpy_specfit.core.risk`): by SURE where the noise is Gaussian and known, each pixel determines its numbers and
-the priors are quadratics, else by data thinning. The data enter as each pixel's Gauss-Newton quadratic at a smooth first solution, so that a trial
-of a scale costs a few systems of equations.
+the truth (`sunpy_specfit.core.risk`): by SURE where the noise is Gaussian and known, each pixel determines its numbers
+and the priors are quadratics, else by data thinning. The data enter as each pixel's Gauss-Newton quadratic at a smooth
+first solution, so that a trial of a scale costs a few systems of equations.
 """
 
 from __future__ import annotations
