@@ -21,9 +21,7 @@ _ERROR = 2e-3
 _PROBED = 40_000
 _MOST_PROBES = 8
 # Reweighted quadratics in one trial of a prior that is none itself.
-_REWEIGHTED = 6
-# The response of such a prior's map to noise is that to so many sigma.
-_NUDGE = 0.1
+_REWEIGHTED = 4
 # Of the information, this part goes to fitting and the rest to testing.
 _KEPT = 0.8
 # Splits: their mean is what is minimised.
@@ -59,6 +57,14 @@ class Quadratics:
         use = sound if bool(sound.any()) else torch.ones_like(sound)
         self.blocks, self.vector = DenseBlocks(torch.where(use, blocks.matrix, 0.0)), torch.where(use, vector, 0.0)
         self.root = packed.cholesky(self.blocks.matrix)
+
+    def linear(self, problem: Problem) -> bool:
+        """Whether the maps of a problem with priors are linear in b."""
+        trial = _Trial(problem, self)
+        draw = torch.randn(self.vector.shape, generator=torch.Generator().manual_seed(self.problem.seed))
+        # Away from the place of the expansion, where even a bent curve is its own parabola.
+        trial.respond(self.vector + self.noise(draw))
+        return bool(trial.is_quadratic)
 
     def noise(self, draw: torch.Tensor) -> torch.Tensor:
         """Noise of b, whose covariance is A, from numbers of variance one."""
@@ -130,11 +136,9 @@ class _Trial:
             step = step + self._solve(there, -there.gradient, None)
         return step
 
-    def response(self, vector: torch.Tensor, step: torch.Tensor, noise: torch.Tensor, start=None) -> torch.Tensor:
-        """The derivative of the step along some noise of b."""
-        if self.is_quadratic:
-            return self._solve(self._curvature(vector, None), self.problem.reduce(noise), start)
-        return (self.respond(vector + _NUDGE * noise) - step) / _NUDGE
+    def response(self, noise: torch.Tensor, start: torch.Tensor | None = None) -> torch.Tensor:
+        """The derivative of the step along some noise of b, where the priors are quadratics."""
+        return self._solve(self._curvature(noise, None), self.problem.reduce(noise), start)
 
     def _solve(self, curvature: Curvature, right, start) -> torch.Tensor:
         self._precondition = self._precondition or curvature.preconditioner()
@@ -152,8 +156,9 @@ def _norm(curvature: Curvature, flat: torch.Tensor) -> float:
 class Sure:
     """Stein's unbiased estimate of the risk, which for a linear estimate is Mallows' Cp.
 
-    (x - x₀)ᵀ A (x - x₀) + 2 tr(∂x/∂x₀) with x₀ the pixels' own solution, up to a constant: the misfit of unseen data, in
-    units of chi². The trace is that along random signs, the same for all trials, so that the curve is smooth.
+    (x - x₀)ᵀ A (x - x₀) + 2 tr(∂x/∂x₀) with x₀ the pixels' own solution, up to a constant: the misfit of unseen data,
+    in units of chi². The trace is that along random signs, the same for all trials, so that the curve is smooth. For
+    priors that are quadratics.
 
     Parameters
     ----------
@@ -187,7 +192,7 @@ class Sure:
         step = self._last[0] = trial.respond(vector, self._last[0])
         total = (step * (blocks.matvec(step) - 2 * vector)).double().sum(-1)
         for number, probe in enumerate(self.probes):
-            moved = self._last[number + 1] = trial.response(vector, step, probe, self._last[number + 1])
+            moved = self._last[number + 1] = trial.response(probe, self._last[number + 1])
             total += 2 / len(self.probes) * (probe * moved).double().sum(-1)
         return total
 
@@ -195,8 +200,8 @@ class Sure:
 class Thinning:
     """Several splits of the data: what is fitted to one part is tested on the other.
 
-    Gaussian data of known noise fall into two independent parts: y + a σ ε and y - σ ε / a, with ε drawn from a standard
-    normal distribution; in each pixel's quadratic that is as exact as in the samples themselves.
+    Gaussian data of known noise fall into two independent parts: y + a σ ε and y - σ ε / a, with ε drawn from a
+    standard normal distribution; in each pixel's quadratic that is as exact as in the samples themselves.
 
     Parameters
     ----------

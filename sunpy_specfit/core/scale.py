@@ -1,9 +1,9 @@
 """Scales of priors chosen from the data.
 
-A scale is good where the maps that it makes foretell data that they have not seen. How well they do is known without the
-truth (`sunpy_specfit.core.risk`): by SURE where the noise is Gaussian and known and each pixel determines its numbers,
-else by data thinning. The data enter as each pixel's Gauss-Newton quadratic at a smooth first solution, so that a trial
-of a scale costs a few systems of equations.
+A scale is good where the maps that it makes foretell data that they have not seen. How well they do is known without
+the truth (`sunpy_specfit.core.risk`): by SURE where the noise is Gaussian and known, each pixel determines its numbers
+and the priors are quadratics, else by data thinning. The data enter as each pixel's Gauss-Newton quadratic at a smooth
+first solution, so that a trial of a scale costs a few systems of equations.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ def choose_scales(
     priors : list of `Prior`
         The automatic ones, with their scales.
     info : dict
-        For each quantity what was chosen, and the curve of the criterion over the scales that were tried.
+        For each prior and quantity ("smooth:velocity"; "smooth:velocity:2" for a second prior of that kind on it) what
+        was chosen, and the curve of the criterion over the scales that were tried.
 
     Raises
     ------
@@ -125,14 +126,16 @@ def choose_scales(
         quadratics = Quadratics(problem, free)
         if earlier is not None and quadratics.equal(earlier):
             break  # the model is linear: nothing would change
-        earlier, criterion = quadratics, _criterion(problem, quadratics)
+        earlier, criterion = quadratics, _criterion(trial, quadratics)
         risk = criterion(quadratics, lambda values: scales.problem(problem, models, values))
         groups = _groups(scales, trial, free, quadratics)
         scales.values, curves = search(scales.values, [g for g, _ in groups], _by_group(risk, [r for _, r in groups]))
     priors, _ = scales.bound(problem, models)
-    info = {}
+    info: dict[str, dict] = {}
     for (number, name), unit, value, curve in zip(scales.names, scales.units, scales.values, curves, strict=True):
-        info[f"{automatic[number].name}:{name}"] = {
+        key = f"{automatic[number].name}:{name}"
+        same = sum(k == key or k.startswith(key + ":") for k in info)
+        info[f"{key}:{same + 1}" if same else key] = {
             "scale": float(value),
             "unit": unit.to_string(),
             "chosen_by": criterion.name,
@@ -144,8 +147,9 @@ def choose_scales(
 
 def _criterion(problem: Problem, quadratics: Quadratics) -> type[Sure] | type[Thinning]:
     """SURE where its assumptions hold."""
-    estimated = any(term.observation.noise_origin == "estimated" for term in problem.terms)
-    return Sure if quadratics.well_posed and problem.loss_name == "gaussian" and not estimated else Thinning
+    known = not any(term.observation.noise_origin == "estimated" for term in problem.terms)
+    gaussian = problem.loss_name == "gaussian"
+    return Sure if gaussian and known and quadratics.well_posed and quadratics.linear(problem) else Thinning
 
 
 def _by_group(risk: Sure | Thinning, rows: Sequence[Sequence[int]]):

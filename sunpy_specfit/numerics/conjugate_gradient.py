@@ -9,8 +9,8 @@ import torch
 
 __all__ = ["Solved", "conjugate_gradient"]
 
-# So many steps' gains are added: those of single steps go up and down.
-_WINDOW = 2
+# The gains of so many steps are added, or of this part of all, for they go up and down: longer where many are needed.
+_WINDOW, _PART = 2, 0.25
 
 
 class Solved(NamedTuple):
@@ -115,7 +115,8 @@ def conjugate_gradient(
 
 def _left(gains: list[torch.Tensor]) -> torch.Tensor:
     """About eᵀ A e after the last step, if it goes on falling as it did."""
-    before, now = sum(gains[-2 * _WINDOW : -_WINDOW]), sum(gains[-_WINDOW:])
+    window = max(_WINDOW, int(_PART * len(gains)))
+    before, now = sum(gains[-2 * window : -window]), sum(gains[-window:])
     rate = torch.where(before > 0, now / torch.where(before > 0, before, 1.0), 0.0).clamp(0.01, 0.95)
     return now * rate / (1 - rate)
 

@@ -28,7 +28,8 @@ def check_prior(
 
     Its energy must be finite and differentiable, at flat maps too, its gradient right (against finite differences), its
     quadratic form true to the energy's gradient, symmetric, positive semi-definite and with the right diagonal (and the
-    right cosines where it tells them, on maps of more than four pixels along each axis); pixels must only be coupled by one that says so.
+    right cosines where it tells them, on maps of more than four pixels along each axis); pixels must only be coupled by
+    one that says so.
 
     Parameters
     ----------

@@ -65,3 +65,19 @@ def test_directions_without_curvature_stay_at_zero(batch):
     torch.testing.assert_close(solved.x, torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64).expand(*batch, 3))
     hopeless = conjugate_gradient(lambda v: -v, b)
     assert torch.all(torch.isfinite(hopeless.x))
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e6])
+def test_stops_when_the_error_that_is_left_is_as_small_as_asked(condition):
+    a, b = system(n=400, condition=condition)
+    exact = torch.linalg.solve(a, b.T).T
+
+    def error(x):
+        e = x - exact
+        return ((e @ a) * e).sum(-1).sqrt()
+
+    goal = 0.01 * float(error(torch.zeros_like(b)).mean())
+    solved = conjugate_gradient(lambda v: v @ a, b, tolerance=0.0, error=goal, max_iterations=5000)
+    assert float(error(solved.x).max()) < 2 * goal
+    exactly = conjugate_gradient(lambda v: v @ a, b, tolerance=1e-9, max_iterations=5000)
+    assert solved.iterations < 0.7 * exactly.iterations

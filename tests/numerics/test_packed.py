@@ -89,3 +89,20 @@ def test_normal_equations_agree_with_dense(constant):
 def test_matvec_agrees_with_dense():
     full, matrix, vector = systems(5)
     torch.testing.assert_close(packed.matvec(matrix, vector), (full @ vector.T[..., None])[..., 0].T)
+
+
+def test_triangular_products_and_solutions_agree_with_dense_ones():
+    generator = torch.Generator().manual_seed(0)
+    full = torch.randn(5, 3, 3, dtype=torch.float64, generator=generator)
+    matrix = packed.pack(full @ full.mT + torch.eye(3, dtype=torch.float64))
+    vector = torch.randn(3, 5, dtype=torch.float64, generator=generator)
+    lower = torch.linalg.cholesky(packed.unpack(matrix))
+    factor = packed.cholesky(matrix)
+
+    def times(matrices):
+        return torch.einsum("pij,jp->ip", matrices, vector)
+
+    torch.testing.assert_close(packed.lower_product(factor, vector), times(lower))
+    torch.testing.assert_close(packed.upper_product(factor, vector), times(lower.mT))
+    torch.testing.assert_close(packed.lower_solve(factor, vector), times(torch.linalg.inv(lower)))
+    torch.testing.assert_close(packed.lower_solve(factor, vector, transposed=True), times(torch.linalg.inv(lower).mT))

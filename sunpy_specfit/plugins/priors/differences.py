@@ -67,7 +67,7 @@ class Differences:
         return self.transpose(self.forward(maps))
 
     def eigenvalues(self, like: torch.Tensor) -> torch.Tensor:
-        """What Dᵀ D multiplies each cosine with, ``(pixels,)``: for order 2 as if the edges cost what the inside does."""
+        """What Dᵀ D multiplies each cosine with, ``(pixels,)``; for order 2 as if the edges were like the inside."""
         return (laplacian_eigenvalues(self.shape, self.dims) ** self.order).reshape(-1).to(like)
 
     def diagonal(self, like: torch.Tensor) -> torch.Tensor:
