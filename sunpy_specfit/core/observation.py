@@ -181,6 +181,12 @@ class Observation:
         estimated = Sigma(np.broadcast_to(np.float64(sigma), self.cube.data.shape), 1, 1.0)
         return replace(self, sigma=estimated, noise_origin="estimated")
 
+    def without(self, pixels: np.ndarray) -> Observation:
+        """The same with some pixels masked, bool ``(pixels,)``."""
+        shape = self.grid.shape if self.axes.grid else ()
+        mask = pixels.reshape(*shape, *[1] * (self.cube.data.ndim - len(shape))).transpose(np.argsort(self.axes.order))
+        return replace(self, masks=(*self.masks, np.broadcast_to(mask, self.cube.data.shape)))
+
     # -- shapes ----------------------------------------------------------------------------------
 
     @property

@@ -173,6 +173,9 @@ def build_problem(
             f"nothing is left to fit: {', '.join(map(repr, layout.parameters))} are all fixed, or tied to what is; "
             "free some, as in model.free(...)"
         )
+    fixed, holes = _without_holes(_fixed_values(layout, init, grid), grid)
+    if holes is not None:
+        observations = [observation.without(holes) for observation in observations]
     terms = [
         Term.prepare(observation, model, layout, number, frame)
         for number, (observation, model, frame) in enumerate(zip(observations, models, frames, strict=True))
@@ -189,7 +192,7 @@ def build_problem(
         loss_name=loss,
         dtype=_choose_dtype(dtype, terms, coupled),
         device=device,
-        fixed=_fixed_values(layout, init, grid),
+        fixed=fixed,
         block_size=_block_size(chunks, samples, device),
         seed=seed,
     )
@@ -231,6 +234,21 @@ def _fixed_values(layout: Layout, init, grid) -> dict[str, np.ndarray]:
             raise ValueError(f"{key!r} is fixed but has no value: use fix({key}=...) or give it in init")
         _check_within_bounds(layout, key, values[key])
     return values
+
+
+def _without_holes(values: Mapping[str, np.ndarray], grid) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """Fixed values without those that are not finite, and the pixels ``(pixels,)`` that are to be left out for it."""
+    filled, holes = {}, np.zeros(grid.size, bool)
+    for key, value in values.items():
+        bad = ~np.isfinite(value)
+        if bad.all() or (bad.any() and value.shape[-1:] != (grid.size,)):
+            raise ValueError(f"{key!r} is fixed at {value}, which is not finite")
+        if bad.any():
+            holes |= bad.reshape(-1, grid.size).any(0)
+            # A pixel that is left out still stands in sums over the map: with a number like the others'.
+            value = np.where(bad, np.median(value[~bad]), value)
+        filled[key] = value
+    return filled, holes if holes.any() else None
 
 
 def _check_within_bounds(layout: Layout, key: str, value: np.ndarray) -> None:
