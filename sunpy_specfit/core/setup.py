@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import astropy.units as u
 import numpy as np
 import torch
 
@@ -294,6 +295,13 @@ def bind_prior(prior: Prior, layout: Layout, grid, models: Sequence[Model]):
             key = layout.resolve(name)
         except KeyError as error:
             raise KeyError(f"{type(prior).__name__}: {error.args[0]}") from None
+        if prior.positive_only and key in layout.free_keys:
+            lower = layout.parameters[key].lower
+            if lower is None or np.any(u.Quantity(lower).value < 0):
+                raise ValueError(
+                    f"{prior!r} is for positive quantities, and {key!r} may be negative: leave it out, or bound it, "
+                    f"model.bound({{{key!r}: (0, None)}})"
+                )
         units[name] = layout.units[key] if key in layout.units else layout.derived[key]
     return prior.bind(units, grid), tuple(units)
 
