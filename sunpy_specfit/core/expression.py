@@ -31,6 +31,14 @@ _AS_IS = (bool, int, float, complex, str, u.Quantity, u.UnitBase, Time, SkyCoord
 _DATACLASSES = {"parameter": Parameter, "auxiliary": Auxiliary, "tie": Tie}
 
 
+def _has_a_name(unit: u.UnitBase) -> bool:
+    """Whether a unit is found again by its name: ASDF would spell mAngstrom as 0.001 Angstrom."""
+    try:
+        return u.Unit(unit.to_string()) == unit
+    except ValueError:
+        return False
+
+
 class _NotStorable(ValueError):
     """Plain data lack something that the object needs."""
 
@@ -51,6 +59,8 @@ def to_plain(value: Any) -> Any:
         return to_plain(value.item())
     if isinstance(value, np.ndarray) and not isinstance(value, u.Quantity):
         return value if value.dtype.kind in "biufc" else {"is": "array", "items": to_plain(value.tolist())}
+    if isinstance(value, u.Quantity) and _has_a_name(value.unit):
+        return {"is": "quantity", "value": value.value, "unit": value.unit.to_string()}
     if isinstance(value, _AS_IS):
         return value
     if isinstance(value, torch.Tensor):
@@ -95,6 +105,8 @@ def from_plain(plain: Any, *, strict: bool = True) -> Any:
     word = plain["is"]
     if word == "array":
         return np.array(from_plain(plain["items"], strict=strict))
+    if word == "quantity":
+        return u.Quantity(np.array(plain["value"])[()], plain["unit"])
     if word == "tensor":
         return torch.tensor(np.array(plain["array"]))
     if word == "tuple":
@@ -215,8 +227,8 @@ def model_from_plain(plain: Mapping[str, Any]) -> Model:
     >>> from sunpy_specfit.core.expression import model_from_plain, model_to_plain
     >>> model = Gaussian(195.119 * u.AA).fix(width=30 * u.mAA) + Polynomial(1)
     >>> again = model_from_plain(model_to_plain(model))
-    >>> again, again.parameters["width"].default
-    (Gaussian(<Quantity 195.119 Angstrom>) + Polynomial(1), <Quantity 30. mAngstrom>)
+    >>> again
+    Gaussian(<Quantity 195.119 Angstrom>).fix(width=<Quantity 30. mAngstrom>) + Polynomial(1)
     """
     if plain["is"] == "sum":
         return Sum(*(model_from_plain(m) for m in plain["models"]))

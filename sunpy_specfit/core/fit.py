@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
 
@@ -18,8 +19,9 @@ from .metropolis import Metropolis
 from .model import Model
 from .problem import Problem
 from .result import FitResult
-from .setup import as_model, as_priors, as_solver, bind_prior, build_problem, start_from
+from .setup import as_model, as_priors, as_solver, bind_prior, build_problem, smooth_names, start_from
 from .solver import Solver
+from .warnings import SpecfitWarning
 
 __all__ = ["fit"]
 
@@ -187,7 +189,23 @@ def _fit_jointly(cubes, models, priors, solver, *, init, progress, **options) ->
     if outcome.weights:
         meta["operator_weights"] = outcome.weights
     result = _result(problem, outcome, [*known, *automatic], solver, meta)
+    for prior in result._priors:
+        if prior.positive_only:
+            _warn_where_not_positive(result, prior)
     return result._with_meta(medium=check_media(result, [term.observation for term in problem.terms]))
+
+
+def _warn_where_not_positive(result: FitResult, prior) -> None:
+    for name in prior.quantities or smooth_names(result._layout):
+        cube = result[name]
+        share = 100 * np.mean((cube.data <= 0)[~cube.mask]) if not cube.mask.all() else 0.0
+        if share > 0:
+            warnings.warn(
+                f"{prior!r} is for positive quantities, but {name!r} is not in {share:.3g} % of its pixels: what the "
+                "prior made of them means nothing",
+                SpecfitWarning,
+                stacklevel=4,
+            )
 
 
 def _accepting(solver: Solver | None, problem: Problem) -> Solver:

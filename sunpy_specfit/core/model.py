@@ -20,6 +20,9 @@ from .status import Status
 
 __all__ = ["Instrumented", "Model", "Sum"]
 
+# Numbers of a vector that are still printed.
+_LONGEST = 8
+
 
 class Model(Configurable):
     """One pixel's physics as a stateless function of tensors.
@@ -257,8 +260,8 @@ class Model(Configurable):
         >>> import astropy.units as u
         >>> import sunpy_specfit as specfit
         >>> line = specfit.Gaussian(195.119 * u.AA).fix(width=30 * u.mAA)
-        >>> line.parameters["width"].fixed
-        True
+        >>> line
+        Gaussian(<Quantity 195.119 Angstrom>).fix(width=<Quantity 30. mAngstrom>)
         """
         if isinstance(values, str):
             names, values = (values, *names), None
@@ -305,6 +308,33 @@ class Model(Configurable):
         """Use one value of each named parameter for all pixels."""
         return self._changed(dict.fromkeys(names), lambda p, _: p.replace(shared=True, tie=None, fixed=False))
 
+    def __repr__(self) -> str:
+        return super().__repr__() + self.constraints()
+
+    def constraints(self) -> str:
+        """What was fixed, bound, tied and shared after the model was made, as the calls that did it."""
+        declared, calls = self.declare(), {"fix": [], "bound": [], "share": [], "free": []}
+        for name, now in self.parameters.items():
+            first = declared[name]
+            if _differ(now, first, "lower", "upper"):
+                calls["bound"].append(f"{name}=({_short(now.lower)}, {_short(now.upper)})")
+            if now.fixed and (not first.fixed or _differ(now, first, "default")):
+                same = not _differ(now, first, "default")
+                calls["fix"].append(repr(name) if same else f"{name}={_short(now.default)}")
+            if first.fixed and not now.fixed:
+                calls["free"].append(repr(name))
+            if now.shared:
+                calls["share"].append(repr(name))
+        text = "".join(
+            f".{call}({', '.join(sorted(found, key=_is_keyword))})" for call, found in calls.items() if found
+        )
+        for name, now in self.parameters.items():
+            if now.tie is not None:
+                factor = f", factor={now.tie.factor!r}" if now.tie.factor != 1 else ""
+                offset = f", offset={now.tie.offset!r}" if u.Quantity(now.tie.offset).value != 0 else ""
+                text += f".tie({name!r}, {now.tie.target!r}{factor}{offset})"
+        return text
+
     # -- lego ------------------------------------------------------------------------------------
 
     def __add__(self, other: Model) -> Model:
@@ -312,6 +342,20 @@ class Model(Configurable):
 
     def __or__(self, operator: Operator) -> Model:
         return Instrumented(self, operator) if isinstance(operator, Operator) else NotImplemented
+
+
+def _differ(one: Parameter, other: Parameter, *fields: str) -> bool:
+    pairs = [(getattr(one, field), getattr(other, field)) for field in fields]
+    return any(a is not b and repr(a) != repr(b) for a, b in pairs)
+
+
+def _short(value) -> str:
+    """A number in full, a map by its shape."""
+    return repr(value) if np.size(value) <= _LONGEST else f"<values of shape {np.shape(value)}>"
+
+
+def _is_keyword(argument: str) -> bool:
+    return not argument.startswith("'")
 
 
 def _with_bounds(parameter: Parameter, limits) -> Parameter:

@@ -30,10 +30,14 @@ class Prior(Configurable):
     automatic : bool
         Whether a scale is still to be chosen from the data: `sunpy_specfit.fit` then asks `with_scales` for the prior
         with the scales it tries and chooses.
+    positive_only : bool
+        Whether it makes sense for positive quantities only: then a fitted one that may be negative is refused, and a
+        derived one that is negative warned of.
     """
 
     couples_pixels: bool = False
     automatic: bool = False
+    positive_only: bool = False
 
     @property
     @abstractmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import astropy.units as u
 import numpy as np
 import torch
 
@@ -174,6 +175,7 @@ def build_problem(
             f"nothing is left to fit: {', '.join(map(repr, layout.parameters))} are all fixed, or tied to what is; "
             "free some, as in model.free(...)"
         )
+    fixed = _fixed_values(layout, init, grid)
     terms = [
         Term.prepare(observation, model, layout, number, frame, own)
         for number, (observation, model, frame, own) in enumerate(
@@ -192,7 +194,7 @@ def build_problem(
         loss_name=loss,
         dtype=_choose_dtype(dtype, terms, coupled),
         device=device,
-        fixed=_fixed_values(layout, init, grid),
+        fixed=fixed,
         block_size=_block_size(chunks, samples, device),
         seed=seed,
     )
@@ -232,6 +234,10 @@ def _fixed_values(layout: Layout, init, grid) -> dict[str, np.ndarray]:
             values[key] = _read_value(layout, key, parameter.default, grid, "fixed value")
         else:
             raise ValueError(f"{key!r} is fixed but has no value: use fix({key}=...) or give it in init")
+        # A map may have holes: these pixels are not fitted.
+        finite = np.isfinite(values[key])
+        if not finite.any() or (not finite.all() and finite.shape[-1:] != (grid.size,)):
+            raise ValueError(f"{key!r} is fixed at {values[key]}, which is not finite")
         _check_within_bounds(layout, key, values[key])
     return values
 
@@ -279,6 +285,13 @@ def bind_prior(prior: Prior, layout: Layout, grid, models: Sequence[Model]):
             key = layout.resolve(name)
         except KeyError as error:
             raise KeyError(f"{type(prior).__name__}: {error.args[0]}") from None
+        if prior.positive_only and key in layout.free_keys:
+            lower = layout.parameters[key].lower
+            if lower is None or np.any(u.Quantity(lower).value < 0):
+                raise ValueError(
+                    f"{prior!r} is for positive quantities, and {key!r} may be negative: leave it out, or bound it, "
+                    f"model.bound({{{key!r}: (0, None)}})"
+                )
         units[name] = layout.units[key] if key in layout.units else layout.derived[key]
     return prior.bind(units, grid), tuple(units)
 

@@ -216,7 +216,9 @@ def probe(component: Model, x: torch.Tensor, frame: Frame) -> dict[str, torch.Te
                 raise u.UnitConversionError(
                     f"a bound or the default of {name!r} is {value}, which does not convert to {unit}"
                 ) from None
-            return torch.as_tensor((np.atleast_1d(number).ravel()[:1] - offset) / factor)
+            number = np.atleast_1d(number).ravel()
+            finite = number[np.isfinite(number)]  # a map of fixed values may have holes
+            return torch.as_tensor(((finite if finite.size else number)[:1] - offset) / factor)
 
         if parameter.location:
             value = low + (high - low) * spread

@@ -41,6 +41,15 @@ def test_a_map_is_held_pixel_by_pixel(earlier, tmp_path, model, init):
     np.testing.assert_allclose(again[1:3].model().data, result.model().data[1:3], rtol=1e-6)
 
 
+def test_provenance_says_what_was_fixed(earlier, tmp_path):
+    result = specfit.fit(earlier[0], MODEL.fix(width=30 * u.mAA))
+    said = "Gaussian(<Quantity 195.119 Angstrom>).fix(width=<Quantity 30. mAngstrom>) + Polynomial()"
+    assert result.meta["model"] == [said]
+    result.save(tmp_path / "fixed.asdf")
+    again = specfit.FitResult.load(tmp_path / "fixed.asdf")
+    assert repr(again._layout.models[0]) == said
+
+
 def test_a_bare_name_takes_the_start_value_before_a_declared_default(earlier):
     cube, _ = earlier
 
@@ -56,13 +65,21 @@ def test_a_bare_name_takes_the_start_value_before_a_declared_default(earlier):
     assert width(Line(REST).fix(width=0.04), init={"width": 30 * u.mAA}) == pytest.approx(0.04)
 
 
-def test_a_hole_in_a_fixed_map_is_a_hole_in_the_result(earlier):
+def test_a_hole_in_a_fixed_map_is_a_hole_in_the_result_and_nothing_to_the_others(earlier):
     cube, first = earlier
     width = first["width"].data.copy()
+    hole = np.zeros(width.shape, bool)
     width[2, 3] = np.nan
+    hole[2, 3] = True
+    width[0, 0], hole[0, 0] = np.inf, True
     result = specfit.fit(cube, MODEL.fix(width=width))
-    assert (result["velocity"].mask == np.isnan(width)).all()
+    np.testing.assert_array_equal(result["velocity"].mask, hole)
+    np.testing.assert_array_equal(result["width"].mask, hole)
     assert result.status.data[2, 3] & int(Status.BAD_DATA)
+    np.testing.assert_allclose(result.chi2.data[~hole], first.chi2.data[~hole], rtol=1e-4)
+    for nothing in (np.nan, np.full(width.shape, np.inf)):
+        with pytest.raises(ValueError, match="which is not finite"):
+            specfit.fit(cube, MODEL.fix(width=nothing))
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """Models: declaration, names, constraints, sums, instruments."""
 
 import astropy.units as u
+import numpy as np
 import pytest
 import torch
 
-from sunpy_specfit import Model, Operator, Parameter
+from sunpy_specfit import Gaussian, Model, Operator, Parameter, Polynomial
+
+REST = 195.119 * u.AA
 
 
 class Lorentzian(Model):
@@ -143,3 +146,24 @@ def test_models_of_different_stokes_do_not_add():
 
 def test_repr_rebuilds():
     assert repr(Lorentzian(label="a") + Offset()) == "Lorentzian(label='a') + Offset()"
+
+
+def test_a_model_is_printed_with_its_constraints():
+    model = (
+        (Gaussian(REST, label="a") + Gaussian(REST, label="b") + Polynomial(1))
+        .fix({"a.width": 30 * u.mAA, "c1": 0})
+        .bound({"b.width": (10, 60) * u.mAA})
+        .tie("b.center", "a.center", offset=0.06 * u.AA)
+        .tie("b.amplitude", "a.amplitude", factor=0.5)
+        .share("c0")
+    )
+    first, second, third = repr(model).split(" + ")
+    assert first == f"Gaussian({REST!r}, label='a').fix(width={30 * u.mAA!r})"
+    assert second == (
+        f"Gaussian({REST!r}, label='b').bound(width=({10 * u.mAA!r}, {60 * u.mAA!r}))"
+        f".tie('amplitude', 'a.amplitude', factor=0.5).tie('center', 'a.center', offset={0.06 * u.AA!r})"
+    )
+    assert third == "Polynomial(1).fix(c1=0).share('c0')"
+    assert repr(model.fix("c0")).endswith("Polynomial(1).fix('c0', c1=0).share('c0')")
+    assert repr(model.free("a.width")).startswith(f"Gaussian({REST!r}, label='a') + ")
+    assert "fix(width=<values of shape (3, 4)>)" in repr(Gaussian(REST).fix(width=np.ones((3, 4))))

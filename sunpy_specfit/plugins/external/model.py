@@ -107,7 +107,8 @@ class ExternalModel(Model):
         return self._parameters
 
     def __repr__(self) -> str:
-        return f"ExternalModel({getattr(self.function, '__name__', repr(self.function))}, {list(self._parameters)})"
+        function = getattr(self.function, "__name__", repr(self.function))
+        return f"ExternalModel({function}, {list(self._parameters)})" + self.constraints()
 
     def evaluate(self, x, **parameters):
         return _Foreign.apply(self, x, *(parameters[name] for name in self._parameters))[0]

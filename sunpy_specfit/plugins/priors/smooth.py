@@ -42,13 +42,15 @@ class Smooth(ScaledPrior):
         Along which axes of the map. For space and time with a scale each, use two priors.
     logarithm : bool
         Smooth the natural logarithm, for positive quantities that range over decades; the scale is then a plain
-        number, 0.1 for ten per cent. What is not positive counts as 1e-15 of its unit.
+        number, 0.1 for ten per cent. A fitted quantity needs a lower bound of zero or above; of a derived one, what is
+        not positive counts as 1e-15 of its unit, and the fit warns of it.
 
     Raises
     ------
     ValueError
-        If the order is not 1, 1.5 or 2, the scale is not positive, or the map has no such axis.
-    astropy.units.UnitConversionError
+            If the order is not 1, 1.5 or 2, the scale is not positive, the map has no such axis, or the logarithm is asked for
+        of a fitted quantity that may be negative.
+        astropy.units.UnitConversionError
         If the scale's unit does not fit the quantity's.
 
     References
@@ -81,6 +83,11 @@ class Smooth(ScaledPrior):
         self.order = order
         self.axes = axes
         self.logarithm = logarithm
+
+    @property
+    def positive_only(self) -> bool:
+        """Whether the quantities have to be positive."""
+        return self.logarithm
 
     def bind(self, units: Mapping[str, u.UnitBase], grid: Grid) -> BoundPrior:
         numbers = self.numbers(dict.fromkeys(units, u.dimensionless_unscaled) if self.logarithm else units)

@@ -145,3 +145,18 @@ def test_a_pixel_by_pixel_solver_refuses_coupled_priors_with_a_scale_to_be_chose
     model = specfit.Gaussian(195.119 * u.AA) + specfit.Polynomial(0)
     with pytest.raises(ValueError, match="use solver='gauss_newton'"):
         specfit.fit(gaussian_cube((6, 6)), model, specfit.Smooth("velocity"), solver="levenberg_marquardt")
+
+
+@pytest.mark.parametrize("scale", [0.1, "auto"])
+def test_logarithms_of_what_may_be_negative(scale):
+    cube, line = gaussian_cube((5, 6), seed=1), specfit.Gaussian(195.119 * u.AA)
+    model = line + specfit.Polynomial(0)
+    with pytest.raises(ValueError, match=r"'c0' may be negative: leave it out, or bound it, model\.bound"):
+        specfit.fit(cube, model, priors=specfit.Smooth("c0", scale=scale, logarithm=True))
+    specfit.fit(cube, model.bound(c0=(0, None)), priors=specfit.Smooth("c0", "intensity", scale=scale, logarithm=True))
+
+
+def test_a_derived_quantity_that_is_negative_somewhere_is_warned_of():
+    cube, line = gaussian_cube((5, 6), seed=1), specfit.Gaussian(195.119 * u.AA)
+    with pytest.warns(specfit.SpecfitWarning, match=r"positive quantities, but 'velocity' is not in \d"):
+        specfit.fit(cube, line, priors=specfit.Smooth("velocity", scale=0.1, logarithm=True))
