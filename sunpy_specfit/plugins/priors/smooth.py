@@ -48,9 +48,9 @@ class Smooth(ScaledPrior):
     Raises
     ------
     ValueError
-            If the order is not 1, 1.5 or 2, the scale is not positive, the map has no such axis, or the logarithm is asked for
-        of a fitted quantity that may be negative.
-        astropy.units.UnitConversionError
+        If the order is not 1, 1.5 or 2, the scale is not positive, the map has no such axis, or the logarithm is asked
+        for of a fitted quantity that may be negative.
+    astropy.units.UnitConversionError
         If the scale's unit does not fit the quantity's.
 
     References
