@@ -276,7 +276,8 @@ def _result(problem: Problem, outcome, priors, solver, meta) -> FitResult:
     covariance = outcome.covariance
     factors = (free_factor[i] * free_factor[j])[:, None]
     if np.all((factors > 1e-20) & (factors < 1e20)):
-        covariance *= factors.astype(covariance.dtype)
+        with np.errstate(over="ignore"):  # beyond what the type holds a variance is infinite, as good as unknown
+            covariance *= factors.astype(covariance.dtype)
     else:  # variances in the data's unit that single precision could not hold
         covariance = covariance * factors
     transform = factor[:, None] * layout.transform / free_factor[None, :]
