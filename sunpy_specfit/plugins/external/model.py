@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 
+from ...core.constraints import constraint_calls
 from ...core.model import Model
 from ...core.parameter import Parameter
 
@@ -108,7 +109,9 @@ class ExternalModel(Model):
 
     def __repr__(self) -> str:
         function = getattr(self.function, "__name__", repr(self.function))
-        return f"ExternalModel({function}, {list(self._parameters)})" + self.constraints()
+        return f"ExternalModel({function}, {list(self._parameters)})" + constraint_calls(
+            self.parameters, self.declare()
+        )
 
     def evaluate(self, x, **parameters):
         return _Foreign.apply(self, x, *(parameters[name] for name in self._parameters))[0]
