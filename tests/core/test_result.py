@@ -265,7 +265,7 @@ def test_provenance(fitted):
     chosen = smooth.meta["prior_scales"]["smooth:velocity"]
     assert chosen["scale"] > 0
     assert chosen["unit"] == "km / s"
-    assert "thinning" in chosen["chosen_by"]
+    assert chosen["chosen_by"] == "SURE"
 
 
 def test_a_line_narrower_than_its_thermal_width_has_no_nonthermal_velocity():

@@ -23,9 +23,9 @@ class GaussNewton(Solver):
 
     For maps whose pixels are coupled, by a prior, an operator or a shared parameter. The data enter as one small
     quadratic for each pixel, whatever the number of wavelengths; the preconditioner is the inverse of each pixel's
-    block, or, where pixels are coupled strongly by priors that tell it, that among cosines. A step is taken only where the true objective falls. Damping belongs to each pixel, by how well its own
-    quadratic foretold its misfit, so that a few stubborn pixels do not hold back the others. Bounds are kept by
-    projection.
+    block, or, where pixels are coupled strongly by priors that tell it, that among cosines. A step is taken only where
+    the true objective falls. Damping belongs to each pixel, by how well its own quadratic foretold its misfit, so that
+    a few stubborn pixels do not hold back the others. Bounds are kept by projection.
 
     Parameters
     ----------
