@@ -169,7 +169,7 @@ class Sure:
     References
     ----------
     Stein (1981), https://doi.org/10.1214/aos/1176345632; Mallows (1973), https://doi.org/10.2307/1267380; random
-    probes: Ramani, Blu & Unser (2008), https://doi.org/10.1109/TIP.2008.2001404
+    probes: Ramani et al. (2008), https://doi.org/10.1109/TIP.2008.2001404
     """
 
     name = "SURE"
