@@ -162,7 +162,8 @@ def _fit_jointly(cubes, models, priors, solver, *, init, progress, **options) ->
     given = {} if follow or init is None else init
     automatic = [prior for prior in priors if getattr(prior, "automatic", False)]
     known = [prior for prior in priors if prior not in automatic]
-    problem = build_problem(cubes, models, priors=known, init=given, **options)
+    coupled = any(prior.couples_pixels for prior in automatic)
+    problem = build_problem(cubes, models, priors=known, init=given, coupled=coupled, **options)
     values = start_from(problem.layout, given or None, problem.grid)
     scales = {}
     if automatic:

@@ -22,6 +22,8 @@ _PROBED = 40_000
 _MOST_PROBES = 8
 # Reweighted quadratics in one trial of a prior that is none itself.
 _REWEIGHTED = 4
+# Numbers that correlate by less, or in no more than so many of the pixels, are sought by themselves.
+_RELATED, _FEW = 0.2, 0.01
 # Of the information, this part goes to fitting and the rest to testing.
 _KEPT = 0.8
 # Splits: their mean is what is minimised.
@@ -78,7 +80,7 @@ class Quadratics:
         return bool((change <= 1e-4 * size).all())
 
     def groups(self, joined: Iterable[Collection[int]]) -> list[list[int]]:
-        """Free numbers that data or priors join, each set apart from the others in every pixel.
+        """Free numbers that data or priors join, each set apart from the others but in few pixels, or hardly at all.
 
         Parameters
         ----------
@@ -98,7 +100,8 @@ class Quadratics:
             scale = matrix[packed.diagonal_index(k)].clamp_min(0).sqrt()
             for i in range(k):
                 for j in range(i):
-                    if bool((matrix[packed.index(i, j)].abs() > 1e-5 * scale[i] * scale[j]).any()):
+                    related = matrix[packed.index(i, j)].abs() > _RELATED * scale[i] * scale[j]
+                    if float(related.double().mean()) > _FEW:
                         join(i, j)
         for together in joined:
             for j in together:

@@ -126,10 +126,12 @@ def build_problem(
     dtype="auto",
     chunks="auto",
     seed: int = 0,
+    coupled: bool = False,
 ) -> Problem:
     """Read the cubes, prepare the models, bind the priors.
 
-    Priors with an automatic scale are left out; `sunpy_specfit.core.fit` binds them once their scale is known.
+    Priors with an automatic scale are left out; `sunpy_specfit.core.fit` binds them once their scale is known, and says
+    beforehand whether they will couple the pixels.
 
     Raises
     ------
@@ -183,7 +185,7 @@ def build_problem(
         )
     ]
     bound = [bind_prior(prior, layout, grid, models) for prior in priors]
-    coupled = any(p.couples_pixels for p, _ in bound) or bool(layout.shared.any()) or any(t.mixes_pixels for t in terms)
+    coupled |= any(p.couples_pixels for p, _ in bound) or bool(layout.shared.any()) or any(t.mixes_pixels for t in terms)
     device = choose_device(device)
     samples = max(int(np.prod(o.sample_shape)) for o in observations)
     return Problem(
