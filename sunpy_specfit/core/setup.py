@@ -185,7 +185,8 @@ def build_problem(
         )
     ]
     bound = [bind_prior(prior, layout, grid, models) for prior in priors]
-    coupled |= any(p.couples_pixels for p, _ in bound) or bool(layout.shared.any()) or any(t.mixes_pixels for t in terms)
+    coupled |= any(p.couples_pixels for p, _ in bound) or bool(layout.shared.any())
+    coupled |= any(term.mixes_pixels for term in terms)
     device = choose_device(device)
     samples = max(int(np.prod(o.sample_shape)) for o in observations)
     return Problem(
