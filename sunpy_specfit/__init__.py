@@ -18,8 +18,8 @@ from .core.warnings import SpecfitPluginWarning, SpecfitWarning
 from .plugins.external import ExternalModel
 from .plugins.gaussian import Gaussian, Polynomial, Voigt
 from .plugins.noise import CountNoise
-from .plugins.priors import Hinge, Penalty, Ridge, Smooth, TotalVariation
-from .plugins.solvers import LBFGS, Adam, GaussNewton, LevenbergMarquardt
+from .plugins.priors import Hinge, Penalty, Ridge, Smooth, Sparse, TotalVariation
+from .plugins.solvers import LBFGS, Adam, GaussNewton, LevenbergMarquardt, ProximalGradient
 
 __all__ = [
     "LBFGS",
@@ -41,10 +41,12 @@ __all__ = [
     "Penalty",
     "Polynomial",
     "Prior",
+    "ProximalGradient",
     "Ridge",
     "Smooth",
     "Solution",
     "Solver",
+    "Sparse",
     "SpecfitPluginWarning",
     "SpecfitWarning",
     "Status",
