@@ -53,9 +53,7 @@ class Wavelet:
     tensor([ 4., -2.,  0.,  0.])
     """
 
-    def __init__(
-        self, shape: Sequence[int], axes: Sequence[int], low_pass: Sequence[float], moments: int, levels=None
-    ):
+    def __init__(self, shape: Sequence[int], axes: Sequence[int], low_pass: Sequence[float], moments: int, levels=None):
         self.shape = tuple(shape)
         low = np.asarray(low_pass, float)
         steps = {axis: _axis_steps(self.shape[axis], low, moments, levels) for axis in axes}

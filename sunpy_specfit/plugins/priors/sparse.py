@@ -16,7 +16,7 @@ __all__ = ["Sparse"]
 
 
 class Sparse(ScaledPrior):
-    """Few wavelets make up the map: Σ \\|detail coefficient\\| / scale, with an orthonormal wavelet transform of the map.
+    """Few wavelets make up the map: Σ \\|detail\\| / scale, over the detail coefficients of a wavelet transform.
 
     Small structure that stands out is kept at its full sharpness where the data show it, and elsewhere the map is
     smooth. Polynomials of the wavelet's order cost nothing, up to the map's borders; the approximation, that is the
@@ -56,8 +56,8 @@ class Sparse(ScaledPrior):
 
     The errors of the maps are those of the parabola that touches the energy from above at the solution, as if each
     coefficient had a Gaussian prior as wide as the coefficient found (and no narrower than ``√softness`` scales). They
-    tell where the data hold the map and where the prior does, but they are no calibrated intervals: what was set to zero
-    counts as known to be small.
+    tell where the data hold the map and where the prior does, but they are no calibrated intervals: what was set to
+    zero counts as known to be small.
 
     References
     ----------
