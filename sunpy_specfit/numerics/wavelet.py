@@ -38,6 +38,9 @@ class Wavelet:
     ----------
     detail : `torch.Tensor`
         bool ``(pixels,)``: which coefficients are details; the others are the approximation.
+    extent : `torch.Tensor`
+        float64 ``(pixels,)``: over how many pixels each coefficient's function extends, 2 a level and axis. Its values
+        have the size of the coefficient over the square root of that.
 
     References
     ----------
@@ -60,16 +63,19 @@ class Wavelet:
         # The transform goes on in the corner that holds the approximation.
         self._levels: list[list[tuple[int, _Step]]] = []
         self._corners: list[tuple[slice, ...]] = []
-        corner = list(self.shape)
+        corner, covered = list(self.shape), 1.0
+        extent = torch.ones(self.shape, dtype=torch.float64)
         for level in range(max(map(len, steps.values()), default=0)):
             self._corners.append(tuple(slice(n) for n in corner))
             present = [(axis, steps[axis][level]) for axis in axes if level < len(steps[axis])]
             self._levels.append([(axis - len(self.shape), step) for axis, step in present])
+            covered *= 2.0 ** len(present)
+            extent[self._corners[-1]] = covered
             for axis, step in present:
                 corner[axis] = step.n_low
         detail = torch.ones(self.shape, dtype=torch.bool)
         detail[tuple(slice(n) for n in corner)] = False
-        self.detail = detail.reshape(-1)
+        self.detail, self.extent = detail.reshape(-1), extent.reshape(-1)
         self._steps = {axis - len(self.shape): steps[axis] for axis in axes}
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
@@ -211,9 +217,9 @@ def _axis_steps(n: int, low: np.ndarray, moments: int, levels: int | None) -> li
     at_left = at_right = 0
     while levels is None or len(steps) < levels:
         count = (n - at_left - at_right - length) // 2 + 1
-        if count >= max(length // 2, 1):
+        if count >= 1:
             step = _step(n, at_left, at_right, count, low, moments, ends)
-        elif not steps and n > moments:
+        elif n > moments:
             step = _short_step(n, moments, ends[0], length)
         else:
             break

@@ -1,6 +1,6 @@
 """Few wavelets against smooth neighbours, on maps of a magnetic field.
 
-    python benchmarks/sparse.py niris_maps_256.npz
+    python benchmarks/sparsity.py niris_maps_256.npz
 
 The truth is B cos(inclination) of an inversion of NIRIS data. Each pixel's light is that number at all wavelengths,
 with noise such that one pixel's error is 0.3 or 1 times the map's standard deviation. It is sought pixel by pixel, from
@@ -89,6 +89,7 @@ def compare(truth, noise, seed, wavelet):
     first = noise * truth.std()
     priors = {
         "Smooth": specfit.Smooth,
+        "Smooth, order 2": lambda *names, **options: specfit.Smooth(*names, order=2, **options),
         "Sparse": lambda *names, **options: specfit.Sparse(*names, wavelet=wavelet, **options),
     }
     for name, make in priors.items():
@@ -121,10 +122,11 @@ def main():
         rows = [compare(truth, noise, seed, options.wavelet) for seed in range(options.seeds)]
         for name in rows[0]:
             values = [row[name] for row in rows]
-            print(f"  {name:20s} {np.mean(values):7.1f} +- {np.std(values):.1f} G")
+            print(f"  {name:27s} {np.mean(values):7.1f} +- {np.std(values):.1f} G")
         for kind in ("best scale", "auto"):
-            ratio = [row[f"Sparse, {kind}"] / row[f"Smooth, {kind}"] for row in rows]
-            print(f"  Sparse / Smooth, {kind}: {np.mean(ratio):.3f} +- {np.std(ratio):.3f}")
+            for other in ("Smooth", "Smooth, order 2"):
+                ratio = [row[f"Sparse, {kind}"] / row[f"{other}, {kind}"] for row in rows]
+                print(f"  Sparse / {other}, {kind}: {np.mean(ratio):.3f} +- {np.std(ratio):.3f}")
 
 
 if __name__ == "__main__":
