@@ -18,8 +18,8 @@ from .core.warnings import SpecfitPluginWarning, SpecfitWarning
 from .plugins.external import ExternalModel
 from .plugins.gaussian import Gaussian, Polynomial, Voigt, from_eispac_template, options_from_eispac_template
 from .plugins.noise import CountNoise
-from .plugins.priors import Hinge, Penalty, Ridge, Smooth, TotalVariation
-from .plugins.solvers import LBFGS, Adam, ClosedForm, GaussNewton, LevenbergMarquardt
+from .plugins.priors import Hinge, Penalty, Ridge, Smooth, Sparse, TotalVariation
+from .plugins.solvers import LBFGS, Adam, ClosedForm, GaussNewton, LevenbergMarquardt, ProximalGradient
 from .plugins.wfa import WeakField
 
 __all__ = [
@@ -43,10 +43,12 @@ __all__ = [
     "Penalty",
     "Polynomial",
     "Prior",
+    "ProximalGradient",
     "Ridge",
     "Smooth",
     "Solution",
     "Solver",
+    "Sparse",
     "SpecfitPluginWarning",
     "SpecfitWarning",
     "Status",

@@ -94,6 +94,23 @@ class BoundPrior:
             return None
         return separable_quadratic(self, maps)
 
+    def proximal(self, maps: Maps, step: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The maps that minimise `energy` + Σ ½ ‖difference from these maps‖² / step, where that has a closed form.
+
+        Optional: proximal-gradient solvers refuse a prior that couples pixels and leaves it out.
+
+        Parameters
+        ----------
+        maps : mapping of str to `torch.Tensor`
+        step : mapping of str to `torch.Tensor`
+            For each quantity one number, in its unit squared; of a vector one for each row, ``(k, 1)``.
+
+        References
+        ----------
+        Parikh & Boyd (2014), https://doi.org/10.1561/2400000003
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no closed form of its proximal operator")
+
 
 @dataclass(frozen=True)
 class CosineCurvature:

@@ -28,8 +28,8 @@ def check_prior(
 
     Its energy must be finite and differentiable, at flat maps too, its gradient right (against finite differences), its
     quadratic form true to the energy's gradient, symmetric, positive semi-definite and with the right diagonal (and the
-    right cosines where it tells them, on maps of more than four pixels along each axis); pixels must only be coupled by
-    one that says so.
+    right cosines where it tells them, on maps of more than four pixels along each axis); its proximal operator, if it has
+    one, must lead to the minimum; pixels must only be coupled by one that says so.
 
     Parameters
     ----------
@@ -108,6 +108,8 @@ def check_prior(
         raise AssertionError(
             f"{who}: a prior that does not couple pixels needs a quadratic; leave the default in place"
         )
+    if type(bound).proximal is not BoundPrior.proximal:
+        _check_proximal(who, bound, values, directions)
     _check_flat(who, bound, values)
     _check_pixels(who, bound, values)
 
@@ -227,6 +229,45 @@ def _check_cosine(who: str, quadratic: Quadratic, values, direction, grid: Grid)
             f"{who}.quadratic: along some direction its cosine curvature for {name!r} is {found:.9g} where its matvec "
             f"has {expected:.9g}",
         )
+
+
+
+def _check_proximal(who: str, bound: BoundPrior, values, directions) -> None:
+    """Its maps minimise energy + ½ ‖maps - values‖² / step: whatever leads away costs more, by how far it does."""
+    for size in (1e-2, 1.0, 1e2):
+        step = {
+            name: torch.full((*v.shape[:-1], 1)[-2:] if v.ndim > 1 else (), size).to(v) for name, v in values.items()
+        }
+        found = bound.proximal(values, step)
+        require(
+            set(found) == set(values) and all(found[name].shape == values[name].shape for name in values),
+            f"{who}.proximal: it should return maps of the names and shapes that it is given",
+        )
+        require(
+            all(
+                v.dtype == torch.float32
+                for v in bound.proximal({n: v.float() for n, v in values.items()}, step).values()
+            ),
+            f"{who}.proximal: it changes the precision of its maps: use `.to(maps[...])`",
+        )
+
+        def objective(maps, size=size):
+            moved = {name: maps[name] - values[name] for name in values}
+            return float(bound.energy(maps).sum()) + 0.5 * _norm(moved) ** 2 / size
+
+        lowest = objective(found)
+        back = {name: values[name] - found[name] for name in values}
+        for direction in (*directions, back):
+            length = _norm(direction)
+            for t in (1e-4, -1e-4, 1e-2, -1e-2, 1.0, -1.0):
+                apart = {name: found[name] + t * direction[name] for name in values}
+                # A convex energy lies above its tangent, so that all of the square's growth remains.
+                least = lowest + 0.5 * (t * length) ** 2 / size
+                require(
+                    objective(apart) >= least - 1e-3 * (least - lowest) - 1e-12 * abs(lowest),
+                    f"{who}.proximal: its maps are not the minimum of energy + ½ ‖difference‖² / step for a step of "
+                    f"{size:g}: others nearby are lower",
+                )
 
 
 def _check_flat(who: str, bound: BoundPrior, values) -> None:

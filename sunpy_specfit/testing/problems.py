@@ -8,7 +8,8 @@ import astropy.units as u
 import numpy as np
 import torch
 from ndcube import NDCube
-from scipy.optimize import least_squares
+from scipy.fft import dct
+from scipy.optimize import least_squares, minimize
 
 from ..core.model import Model
 from ..core.parameter import Parameter
@@ -84,6 +85,55 @@ class _Neighbours(Prior):
         return _Steps("level", grid, self.scale)
 
 
+class _Few(BoundPrior):
+    """Huber's cost of the cosine coefficients of a map but the first, in scales."""
+
+    couples_pixels = True
+
+    def __init__(self, name, pixels, scale, softness):
+        self.name, self.scale, self.softness = name, scale, softness
+        self.basis = torch.as_tensor(dct(np.eye(pixels), axis=0, norm="ortho"))
+
+    def _forward(self, q):
+        return self.basis.to(q) @ q
+
+    def energy(self, maps):
+        size = (self._forward(maps[self.name]) / self.scale).abs()[1:]
+        inner = size.clamp_max(self.softness)
+        return (inner.square() / (2 * self.softness) + size - inner).sum()
+
+    def quadratic(self, maps):
+        basis = self.basis.to(maps[self.name])
+        weight = 1 / ((self._forward(maps[self.name]) / self.scale).abs().clamp_min(self.softness) * self.scale**2)
+        weight[0] = 0.0
+
+        def matvec(v):
+            return {self.name: basis.T @ (weight * (basis @ v[self.name]))}
+
+        return Quadratic(matvec(maps), matvec, {self.name: basis.square().T @ weight})
+
+    def proximal(self, maps, step):
+        c, pull, soft = self._forward(maps[self.name]), step[self.name] / self.scale, self.softness * self.scale
+        shrunk = torch.where(c.abs() <= soft + pull, c / (1 + pull / soft), c - pull * c.sign())
+        shrunk[0] = c[0]
+        return {self.name: self.basis.to(c).T @ shrunk}
+
+
+class _FewCosines(Prior):
+    """A map of few cosines."""
+
+    name = "few_cosines"
+    couples_pixels = True
+    scale, softness = 1.0, 0.2
+
+    @property
+    def quantities(self):
+        return ("level",)
+
+    def bind(self, units, grid):
+        return _Few("level", grid.size, self.scale, self.softness)
+
+
 @dataclass(frozen=True)
 class Task:
     """A small problem whose answer is known by other means."""
@@ -95,7 +145,9 @@ class Task:
 
     def minimum(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """The best value and the sigma of each parameter, ``(pixels,)``."""
-        return _reference_coupled(self) if self.priors else _reference(self)
+        if not self.priors:
+            return _reference(self)
+        return _reference_coupled(self) if isinstance(self.priors[0], _Neighbours) else _reference_few(self)
 
 
 def tasks(generator: np.random.Generator) -> list[Task]:
@@ -113,6 +165,7 @@ def tasks(generator: np.random.Generator) -> list[Task]:
         # The truth lies outside of these bounds, so that the minimum lies on them.
         Task("bounded", _Ramp().bound(slope=(-10, 10) * UNITS["slope"]), _scene(_Ramp(), ramp, generator)),
         Task("coupled", _Ramp(), _scene(_Ramp(), ramp, generator), (_Neighbours(),)),
+        Task("sparse", _Ramp(), _scene(_Ramp(), ramp, generator), (_FewCosines(),)),
     ]
 
 
@@ -166,6 +219,48 @@ def _reference(task: Task):
 
 def _reference_coupled(task: Task):
     """The minimum of the linear problem with coupled neighbours, from its normal equations."""
+    matrix, vector = _normal_equations(task)
+    pixels = len(vector) // 2
+    for pixel in range(pixels):
+        if (pixel + 1) % _SHAPE[1]:
+            a, b = 2 * pixel, 2 * pixel + 2
+            matrix[[a, b, a, b], [a, b, b, a]] += np.array([1, 1, -1, -1]) / _Neighbours.scale**2
+    # The pixel without data has a level from its neighbours and no slope at all.
+    inverse = np.linalg.pinv(matrix)
+    best, errors = inverse @ vector, np.sqrt(np.diag(inverse).clip(min=0))
+    return _by_name(best), _by_name(errors)
+
+
+def _reference_few(task: Task):
+    """The minimum of the linear problem with few cosines, by scipy, in units of the data's sigma."""
+    matrix, vector = _normal_equations(task)
+    errors = np.sqrt(np.diag(np.linalg.pinv(matrix)).clip(min=0))
+    unit = np.where(errors > 0, errors, 1.0)
+    prior = _FewCosines()
+    pixels, soft, scale = len(vector) // 2, prior.softness, prior.scale
+
+    def objective(scaled):
+        values = unit * scaled
+        c = dct(values[0::2], norm="ortho") / scale
+        c[0] = 0.0
+        inner = np.abs(c).clip(max=soft)
+        slope = np.zeros_like(values)
+        slope[0::2] = dct(np.clip(c / soft, -1, 1) / scale, type=3, norm="ortho")
+        energy = np.sum(inner**2 / (2 * soft) + np.abs(c) - inner)
+        return 0.5 * values @ matrix @ values - vector @ values + energy, unit * (matrix @ values - vector + slope)
+
+    start = np.linalg.pinv(matrix) @ vector / unit
+    options = {"maxiter": 10000, "maxfun": 100000, "ftol": 0.0, "gtol": 1e-7, "maxcor": 2 * pixels}
+    best = unit * minimize(objective, start, jac=True, method="L-BFGS-B", options=options).x
+    return _by_name(best), _by_name(errors)
+
+
+def _by_name(values: np.ndarray) -> dict[str, np.ndarray]:
+    return {"level": values[0::2], "slope": values[1::2]}
+
+
+def _normal_equations(task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """Of the data alone, level and slope of one pixel after the other."""
     spectra = _spectra(task)
     pixels = spectra.shape[0]
     used = np.isfinite(spectra)
@@ -175,14 +270,4 @@ def _reference_coupled(task: Task):
         own = columns[:, used[pixel]] / _SIGMA
         matrix[2 * pixel : 2 * pixel + 2, 2 * pixel : 2 * pixel + 2] += own @ own.T
         vector[2 * pixel : 2 * pixel + 2] += own @ spectra[pixel, used[pixel]] / _SIGMA
-    for pixel in range(pixels):
-        if (pixel + 1) % _SHAPE[1]:
-            a, b = 2 * pixel, 2 * pixel + 2
-            matrix[[a, b, a, b], [a, b, b, a]] += np.array([1, 1, -1, -1]) / _Neighbours.scale**2
-    # The pixel without data has a level from its neighbours and no slope at all.
-    inverse = np.linalg.pinv(matrix)
-    best, errors = inverse @ vector, np.sqrt(np.diag(inverse).clip(min=0))
-    return (
-        {"level": best[0::2], "slope": best[1::2]},
-        {"level": errors[0::2], "slope": errors[1::2]},
-    )
+    return matrix, vector

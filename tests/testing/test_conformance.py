@@ -59,6 +59,10 @@ PRIORS = [
     (specfit.Smooth("velocity", scale=2.0, axes="time", order=2), {"shape": (4, 3, 5), "kinds": SCAN}),
     (specfit.TotalVariation("velocity", scale=0.7 * u.km / u.s), {}),
     (specfit.TotalVariation("velocity", scale=0.7, axes="all"), {"shape": (3, 4, 5), "kinds": SCAN}),
+    (specfit.Sparse("velocity", scale=0.7 * u.km / u.s), {}),
+    (specfit.Sparse("velocity", "width", scale={"velocity": 3 * u.km / u.s, "width": 0.2}), {"units": UNITS}),
+    (specfit.Sparse("velocity", scale=0.7, wavelet="haar", axes="all"), {"shape": (3, 4, 5), "kinds": SCAN}),
+    (specfit.Sparse("velocity", scale=0.7, wavelet="sym3", levels=1, axes="time"), {"shape": (37,), "kinds": ["time"]}),
     (specfit.Ridge("width", 2.1 * u.AA, scale=30 * u.mAA), {"units": UNITS}),
     (specfit.Ridge("width", np.linspace(1, 3, 42).reshape(6, 7), scale=np.full((6, 7), 0.3)), {"units": UNITS}),
     (specfit.Hinge("width", lower=1.9 * u.AA, upper=2.5 * u.AA, scale=10 * u.mAA), {"units": UNITS}),
@@ -72,6 +76,7 @@ SOLVERS = [
     (specfit.GaussNewton(), {}),
     (specfit.Adam(), {}),
     (specfit.LBFGS(), {}),
+    (specfit.ProximalGradient(), {}),
 ]
 METHODS = {"model": MODELS, "operator": OPERATORS, "prior": PRIORS, "solver": SOLVERS}
 

@@ -291,8 +291,19 @@ def product(function):
     return lambda matvec: lambda v: {name: function(value) for name, value in matvec(v).items()}
 
 
+def proximal(self, maps, step, factor=1.0):
+    """The closed form for `Bound`: (1 + step · curvature)⁻¹ times the map."""
+    q = maps["velocity"]
+    difference = torch.eye(self.shape[-1], dtype=torch.float64).diff(dim=0)
+    matrix = (
+        torch.eye(self.shape[-1], dtype=torch.float64) + factor * step["velocity"].double() * difference.T @ difference
+    )
+    return {"velocity": torch.linalg.solve(matrix, q.double().reshape(self.shape).T).T.reshape(-1).to(q)}
+
+
 def test_a_right_prior_passes():
     check_prior(prior(Bound))
+    check_prior(prior(variant(Bound, proximal=proximal)))
     check_prior(prior(Alone, couples_pixels=False), units={"velocity": u.km / u.s})
 
 
@@ -329,6 +340,18 @@ PRIOR_MISTAKES = {
     "diagonal": (
         prior(variant(Bound, quadratic=quadratic(diagonal=lambda d: {n: 2 * v for n, v in d.items()}))),
         "its diagonal for 'velocity'",
+    ),
+    "proximal": (
+        prior(variant(Bound, proximal=lambda self, maps, step: proximal(self, maps, step, 1.1))),
+        "others nearby are lower",
+    ),
+    "proximal's precision": (
+        prior(variant(Bound, proximal=lambda self, m, s: {n: v.double() for n, v in proximal(self, m, s).items()})),
+        "changes the precision",
+    ),
+    "proximal's names": (
+        prior(variant(Bound, proximal=lambda self, maps, step: {"speed": proximal(self, maps, step)["velocity"]})),
+        "names and shapes",
     ),
 }
 

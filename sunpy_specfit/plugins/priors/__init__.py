@@ -5,11 +5,12 @@ from .hinge import Hinge
 from .penalty import Penalty
 from .ridge import Ridge
 from .smooth import Smooth
+from .sparse import Sparse
 from .total_variation import TotalVariation
 
-__all__ = ["Hinge", "Penalty", "Ridge", "Smooth", "TotalVariation"]
+__all__ = ["Hinge", "Penalty", "Ridge", "Smooth", "Sparse", "TotalVariation"]
 
 
 @hookimpl
 def specfit_plugins():
-    return [Hinge, Penalty, Ridge, Smooth, TotalVariation]
+    return [Hinge, Penalty, Ridge, Smooth, Sparse, TotalVariation]

@@ -6,10 +6,11 @@ from .closed_form import ClosedForm
 from .gauss_newton import GaussNewton
 from .lbfgs import LBFGS
 from .levenberg_marquardt import LevenbergMarquardt
+from .proximal_gradient import ProximalGradient
 
-__all__ = ["LBFGS", "Adam", "ClosedForm", "GaussNewton", "LevenbergMarquardt"]
+__all__ = ["LBFGS", "Adam", "ClosedForm", "GaussNewton", "LevenbergMarquardt", "ProximalGradient"]
 
 
 @hookimpl
 def specfit_plugins():
-    return [Adam, ClosedForm, GaussNewton, LBFGS, LevenbergMarquardt]
+    return [Adam, ClosedForm, GaussNewton, LBFGS, LevenbergMarquardt, ProximalGradient]

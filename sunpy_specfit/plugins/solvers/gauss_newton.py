@@ -84,15 +84,9 @@ class GaussNewton(Solver):
             held = ((flat <= lower) & (here.gradient > 0)) | ((flat >= upper) & (here.gradient < 0))
             # Far from the end a rough step serves as well as an exact one; at the end a small part of sigma is enough.
             near = bool((length < 1.0).all())
-            solved = here.solve(
-                -here.gradient,
-                held=held,
-                damping=damping,
-                tolerance=1e-6 if near else 1e-2,
-                error=_EXACT * self.tolerance,
-            )
-            products += solved.iterations
-            trial = inside(flat + solved.x)
+            step, spent = self._step(here, held, damping, 1e-6 if near else 1e-2)
+            products += spent
+            trial = inside(flat + step)
             step = problem.unflatten(trial - flat)
             length = self._length(here, step) * (1 + damping)
             if near and not bool((length > self.tolerance).any()):
@@ -122,6 +116,12 @@ class GaussNewton(Solver):
             status=status.to(torch.int32),
             info={"iterations": iterations, "products": products},
         )
+
+    def _step(self, here: Curvature, held, damping, tolerance: float) -> tuple[torch.Tensor, int]:
+        """The step to the minimum of the quadratic at hand, flat, and the products it took."""
+        error = _EXACT * self.tolerance
+        solved = here.solve(-here.gradient, held=held, damping=damping, tolerance=tolerance, error=error)
+        return solved.x, solved.iterations
 
     @staticmethod
     def _length(here: Curvature, step: torch.Tensor) -> torch.Tensor:
