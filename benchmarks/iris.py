@@ -15,9 +15,9 @@ import astropy.units as u
 import numpy as np
 from astropy import table as astropy_table
 from astropy.nddata import StdDevUncertainty
+from averages import boxcar
 from irispy.io import read_files
 from ndcube import NDCube
-from scipy.ndimage import convolve
 from table import Table, header
 
 import sunpy_specfit as specfit
@@ -52,19 +52,6 @@ def fit(cube, *priors, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", specfit.SpecfitWarning)
         return specfit.fit(cube, model(), priors, window=WINDOW, **options)
-
-
-def boxcar(cube, size):
-    """Means along the slit of what is there, and their sigma."""
-    good = np.isfinite(cube.data)
-    sigma = np.where(good, cube.uncertainty.array, 0.0)
-    kernel = np.ones((1, size, 1))
-    count = convolve(good.astype(float), kernel, mode="nearest")
-    some = count > 0.5
-    count[~some] = np.nan
-    mean = convolve(np.where(good, cube.data, 0.0), kernel, mode="nearest") / count
-    error = np.sqrt(convolve(sigma**2, kernel, mode="nearest")) / count
-    return cube_of(cube, mean, error)
 
 
 def rms(result, name, reference, use):
@@ -114,7 +101,7 @@ def main():
         noisy = cube_of(cube, cube.data + extra, NOISE * sigma)
         note("pixel by pixel", fit(noisy))
         for size in BOXES:
-            note(f"boxcar {size}", fit(boxcar(noisy, size)))
+            note(f"boxcar {size}", fit(boxcar(noisy, (1, size, 1))))
         smooth = specfit.Smooth("amplitude", "velocity", "width", axes=1)
         hinge = specfit.Hinge("width", lower=1.25 * FLOOR, scale=2 * u.mAA)
         weighted = fit(noisy, smooth, hinge)

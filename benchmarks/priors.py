@@ -1,0 +1,149 @@
+"""Priors with automatic scales on a real raster of Hinode/EIS, against boxcar averages and a constant map.
+
+    python benchmarks/priors.py [--seeds 5] [--noise 3 8]
+
+Fe XII 192.394 of the raster that ships with eispac is fitted at its full signal, pixel by pixel; that is the reference.
+Then noise is added until it is three and eight times what it was, with several seeds, and the velocity is sought again:
+pixel by pixel, with priors, from boxcar averages of the spectra, and by averaging the velocities. The reference serves
+for the table, and for choosing the best of the averages, whose size it is a prior's business not to need.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+import warnings
+from contextlib import redirect_stdout
+from importlib.resources import files
+
+import astropy.units as u
+import eispac
+import numpy as np
+from astropy import table as astropy_table
+from astropy.constants import c
+from astropy.nddata import StdDevUncertainty
+from averages import best, boxcar, weighted_boxcar
+from ndcube import NDCube
+from table import Table, header
+
+import sunpy_specfit as specfit
+
+REST = 192.394 * u.AA
+WINDOW = [-250, 250] * u.km / u.s
+SIZES = (3, 5, 7, 9, 11, 13, 17, 21, 25, 31)
+# The width of the instrument and of the ion's thermal motion leave no room for lines narrower than this.
+FLOOR = 20 * u.mAA
+PRIORS = {
+    "Smooth, velocity": [specfit.Smooth("velocity")],
+    "Smooth, velocity and width": [specfit.Smooth("velocity", "width")],
+}
+
+
+def read() -> tuple[NDCube, u.Quantity]:
+    """The raster, and its wavelengths, which vary from pixel to pixel."""
+    with redirect_stdout(io.StringIO()):  # eispac tells on stdout which files it reads
+        eis = eispac.read_cube(str(files("eispac") / "data" / "test" / "eis_20210306_064444.data.h5"), window=192.394)
+    good = ~eis.mask & (eis.uncertainty.array > 0) & np.isfinite(eis.data)
+    cube = NDCube(
+        np.where(good, eis.data, np.nan),
+        wcs=eis.wcs,
+        unit=eis.unit / u.AA,
+        uncertainty=StdDevUncertainty(np.where(good, eis.uncertainty.array, np.nan)),
+    )
+    return cube, eis.wavelength * u.AA
+
+
+def model():
+    """One line on a constant; the line stays in the window."""
+    center = REST * (1 + (WINDOW / c).to_value(u.one))
+    return specfit.Gaussian(REST).bound(width=(FLOOR, 80 * u.mAA), center=tuple(center)) + specfit.Polynomial(0)
+
+
+def fit(cube: NDCube, wavelength: u.Quantity, *priors, **options):
+    """A fit, without a word on pixels that fail."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", specfit.SpecfitWarning)
+        return specfit.fit(cube, model(), priors, spectral_axis=wavelength, window=WINDOW, **options)
+
+
+def noisier(cube: NDCube, factor: float, seed: int) -> NDCube:
+    """The same with that many times the noise."""
+    sigma = cube.uncertainty.array
+    extra = np.sqrt(factor**2 - 1) * sigma * np.random.default_rng(seed).standard_normal(sigma.shape)
+    return NDCube(cube.data + extra, wcs=cube.wcs, unit=cube.unit, uncertainty=StdDevUncertainty(factor * sigma))
+
+
+def attempts(noisy: NDCube, wavelength: u.Quantity, seed: int):
+    """Names and velocity maps of everything that is tried, and the scales chosen."""
+    alone = fit(noisy, wavelength)
+    velocity, sigma = alone["velocity"].data, alone["velocity"].uncertainty.array
+    yield "pixel by pixel", velocity, None
+    for name, priors in PRIORS.items():
+        result = fit(noisy, wavelength, *priors, seed=seed)
+        yield name, result["velocity"].data, result.meta["prior_scales"]
+    for size in SIZES:
+        box = boxcar(noisy, (size, size, 1))
+        # The slit is tilted and its place drifts: what is averaged has averaged wavelengths.
+        mean = np.stack([weighted_boxcar(w, None, (size, size)) for w in np.moveaxis(wavelength.value, -1, 0)], -1)
+        yield f"boxcar {size} of spectra", fit(box, mean * wavelength.unit)["velocity"].data, None
+        yield f"boxcar {size} of velocities", weighted_boxcar(velocity, sigma, (size, size)), None
+
+
+def compare(factor: float, cube: NDCube, wavelength: u.Quantity, reference: np.ndarray, use: np.ndarray, seeds: int):
+    """One level of noise: a listing of everything, the goals, and the scales."""
+    rms: dict[str, list[float]] = {}
+    scales = []
+    for seed in range(seeds):
+        for name, velocity, chosen in attempts(noisier(cube, factor, seed), wavelength, seed):
+            difference = (velocity - reference)[use]
+            rms.setdefault(name, []).append(float(np.sqrt(np.nanmean(difference**2))))
+            if chosen:
+                scales.append(f"seed {seed}, {name}: " + ", ".join(f"{k} {v['scale']:.3g}" for k, v in chosen.items()))
+    constant = float(reference[use].std())
+    mean = {name: np.mean(values) for name, values in rms.items()}
+    box = best({name: value for name, value in mean.items() if name.startswith("boxcar")})
+    table = Table(
+        f"EIS Fe XII 192.394, noise x {factor:g}, seeds 0 to {seeds - 1}: velocity rms from the full signal's"
+    )
+    for name in PRIORS:
+        table.note(f"{name} (km/s)", mean[name], "{:.2f}")
+        rivals = {f"{box} (the best), {mean[box]:.2f}": mean[box], f"a constant map, {constant:.2f}": constant}
+        for what, other in rivals.items():
+            table.quality(f"{name}: over that of {what}", mean[name] / other, at_most=1.0, form="{:.3f}")
+    rows = [(name, np.mean(values), np.std(values)) for name, values in rms.items()] + [("constant map", constant, 0.0)]
+    listing = astropy_table.Table(rows=rows, names=["method", "velocity rms (km/s)", "spread over seeds"])
+    for column in listing.colnames[1:]:
+        listing[column].format = ".2f"
+    return listing, table, scales
+
+
+def main() -> int:
+    """Both levels of noise."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--noise", type=float, nargs="+", default=[3.0, 8.0], help="factors (default 3 8)")
+    options = parser.parse_args()
+    cube, wavelength = read()
+    full = fit(cube, wavelength)
+    velocity, error = full["velocity"].data, full["velocity"].uncertainty.array
+    bad = int(specfit.Status.AT_BOUND | specfit.Status.MASKED | specfit.Status.FAILED)
+    use = ((full.status.data & bad) == 0) & (error < 5.0)
+    print(header())
+    print(
+        f"reference: {use.sum()} of {use.size} pixels, with errors below 5 km/s (median {np.median(error[use]):.1f}); "
+        f"its velocity varies by {velocity[use].std():.2f} km/s (rms)"
+    )
+    good = True
+    for factor in options.noise:
+        listing, table, scales = compare(factor, cube, wavelength, velocity, use, options.seeds)
+        print()
+        listing.pprint_all(align=["<", ">", ">"])
+        print("\n".join(scales))
+        print(f"\n{table}", flush=True)
+        good = good and table.good
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
