@@ -28,8 +28,8 @@ def check_prior(
 
     Its energy must be finite and differentiable, at flat maps too, its gradient right (against finite differences), its
     quadratic form true to the energy's gradient, symmetric, positive semi-definite and with the right diagonal (and the
-    right cosines where it tells them, on maps of more than four pixels along each axis); its proximal operator, if it has
-    one, must lead to the minimum; pixels must only be coupled by one that says so.
+    right cosines where it tells them, on maps of more than four pixels along each axis); its proximal operator, if it
+    has one, must lead to the minimum; pixels must only be coupled by one that says so.
 
     Parameters
     ----------
@@ -229,7 +229,6 @@ def _check_cosine(who: str, quadratic: Quadratic, values, direction, grid: Grid)
             f"{who}.quadratic: along some direction its cosine curvature for {name!r} is {found:.9g} where its matvec "
             f"has {expected:.9g}",
         )
-
 
 
 def _check_proximal(who: str, bound: BoundPrior, values, directions) -> None:
