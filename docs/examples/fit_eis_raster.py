@@ -10,6 +10,7 @@ from importlib.resources import files
 
 import astropy.units as u
 import eispac
+import numpy as np
 
 import sunpy_specfit as specfit
 
@@ -35,3 +36,14 @@ print(result)
 figure = result.plot(["intensity", "velocity", "width"])
 figure.savefig("eis_fe12_192.png", dpi=150)
 result.save("eis_fe12_192.asdf")
+
+# %%
+# What the maps show: the loops of the active region's core, bright and some 10 km/s redder than the faint corona at its
+# edges. Widths hardly vary; those of single pixels at the faint edges scatter, and are flagged ``LOW_SIGNAL``. It is
+# always worth looking at the pixel that fits worst. In this one the line is well described, and chi-squared comes from
+# a neighbouring line that enters the window at its red end and from one sample that is too low: ``window=`` or a second
+# component would take care of the one, ``loss="student_t"`` of the other.
+
+reduced = np.where(result["velocity"].mask, np.nan, result.reduced_chi2.data)
+worst = np.unravel_index(np.nanargmax(reduced), reduced.shape)
+result.plot_spectrum(worst).savefig("eis_fe12_192_worst.png", dpi=150)

@@ -113,6 +113,10 @@ def _draw(upper: Axes, lower: Axes, profile, row: int) -> None:
     upper.tick_params(labelsize="small", labelbottom=False)
     upper.ticklabel_format(axis="x", useOffset=False)
     lower.axhline(0, color="C3", lw=1)
+    if profile.data is not None and 0 < profile.used[row].sum() < 0.6 * len(profile.x):
+        # What a window left out would take most of the panel.
+        low, high = np.min(x[good]), np.max(x[good])
+        upper.set_xlim(low - 0.15 * (high - low), high + 0.15 * (high - low))
     if profile.data is not None and profile.used[row].any():
         residual = (data[good] - profile.light[row][good]) / sigma[good]
         lower.errorbar(x[good], residual, 1.0, fmt="o", ms=3, lw=0.9, color="0.25")
