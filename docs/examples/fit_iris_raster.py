@@ -97,7 +97,7 @@ worst = np.unravel_index(np.nanargmax(np.where(carbon["velocity"].mask, np.nan, 
 carbon.plot_spectrum(worst).savefig("iris_c_ii_worst.png", dpi=150)
 
 # %%
-# The worst of Mg II k is in a ribbon as well, with thousands of photons a sample: two Gaussians follow the two peaks and
+# The worst of Mg II k is in a ribbon as well, with thousands of photons a sample: two Gaussians follow both peaks and
 # the core between them, but the outer flanks of the peaks are straighter than a Gaussian's. Emission and reversal are
 # then both three times as large as anything seen: their difference is measured, each of them is not.
 

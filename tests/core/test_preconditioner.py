@@ -13,7 +13,7 @@ from sunpy_specfit.core.setup import build_problem
 from sunpy_specfit.data import gaussian_cube
 
 KMS = u.km / u.s
-LINE = specfit.Gaussian(195.119 * u.AA) + specfit.Polynomial(0)
+LINE = specfit.Gaussian(195.119 * u.AA).bound(center=(194, 196) * u.AA) + specfit.Polynomial(0).bound(c0=(0, None))
 STRONG = {
     "velocity": [specfit.Smooth("velocity", scale=0.3 * KMS)],
     "bending": [specfit.Smooth("velocity", scale=0.3 * KMS, order=2)],
