@@ -289,10 +289,8 @@ def speed(scene: Scene, options) -> list[Table]:
     one = seconds["sum"]
     table.speed("quadratics over one pass (numpy sum)", seconds["quadratics"] / one, at_most=3.0)
     table.speed("whole fit, closed form, over one pass", seconds["closed form"] / one, at_most=3.0)
-    table.speed("coupled, scale known, over closed form", seconds["known scale"] / seconds["closed form"], at_most=5.0)
-    table.speed(
-        "coupled, scale automatic, over closed form", seconds["automatic"] / seconds["closed form"], at_most=5.0
-    )
+    for name in ("known scale", "automatic scale"):
+        table.speed(f"coupled, {name}, over closed form", seconds[name] / seconds["closed form"], at_most=5.0)
     return [table, linear_cost(scene, model, known, options)]
 
 
