@@ -16,7 +16,7 @@ from .term import Term
 __all__ = ["PixelBlock", "TermData", "chosen"]
 
 # Samples worked on at a time, so that a handful of arrays of them stay in the processor's cache.
-_CHUNK = 2**17
+_CHUNK = 2**18
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,7 @@ class PixelBlock:
     def _linearize(self, free: torch.Tensor, priors: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         theta = self.theta(free)
         objective, matrix, vector = 0.0, None, None
-        for term in self.terms:
+        for term, total in zip(self.terms, self._totals, strict=True):
             light, columns = self._term_jacobian(term, theta)
             residual = (term.data - light).reshape(-1, light.shape[-1])
             weight = term.weight.reshape(residual.shape)
@@ -274,12 +274,17 @@ class PixelBlock:
                 weight = weight * reweight(self.loss, squared)
                 a, b, _ = packed.normal_equations(columns, weight, residual)
             else:
-                a, b, chi2 = packed.normal_equations(columns, weight, residual)
+                a, b, chi2 = packed.normal_equations(columns, weight, residual, total)
                 objective = objective + 0.5 * chi2
             matrix, vector = (a, b) if matrix is None else (matrix + a, vector + b)
         if priors:
             objective = objective + self._add_priors(theta, matrix, vector)
         return torch.where(torch.isfinite(objective), objective, torch.inf), matrix, vector
+
+    @cached_property
+    def _totals(self) -> list[torch.Tensor]:
+        """The sum of each term's weights: what a constant background needs to know of them."""
+        return [term.weight.reshape(-1, term.weight.shape[-1]).sum(0) for term in self.terms]
 
     def linearize_priors(self, free: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """As `linearize`, for the priors alone that do not couple pixels."""

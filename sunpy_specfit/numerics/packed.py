@@ -75,7 +75,7 @@ def matvec(packed: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
 
 
 def normal_equations(
-    columns: list[torch.Tensor], weight: torch.Tensor, residual: torch.Tensor
+    columns: list[torch.Tensor], weight: torch.Tensor, residual: torch.Tensor, total: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """JᵀWJ (packed), JᵀWr and rᵀWr.
 
@@ -85,6 +85,8 @@ def normal_equations(
         The k columns of J, each ``(m, pixels)`` or with a single number, ``(1, 1)``.
     weight, residual : `torch.Tensor`
         ``(m, pixels)``.
+    total : `torch.Tensor`, optional
+        The sum of the weights, ``(pixels,)``, where it is known.
     """
     k, pixels = len(columns), weight.shape[-1]
     matrix = weight.new_empty((k * (k + 1) // 2, pixels))
@@ -92,7 +94,8 @@ def normal_equations(
     weighted, product = torch.empty_like(weight), torch.empty_like(weight)
     # Full columns first: a column that is one number then costs a sum and no products.
     order = sorted(range(k), key=lambda i: columns[i].numel() == 1)
-    total = weight.sum(0) if columns[order[-1]].numel() == 1 else None
+    if total is None and columns[order[-1]].numel() == 1:
+        total = weight.sum(0)
     for position, i in enumerate(order):
         if columns[i].numel() == 1:
             for j in order[position:]:

@@ -68,6 +68,11 @@ class ProximalGradient(GaussNewton):
                 "proximal_gradient works with each pixel's own quadratic, and an operator or a shared parameter joins "
                 "the pixels' data here; use solver='gauss_newton' (or 'adam', 'lbfgs')"
             )
+        if not problem.coupled_priors():
+            return (
+                "proximal_gradient is for priors that couple pixels, and there is none here; "
+                "use solver='levenberg_marquardt' (or 'gauss_newton')"
+            )
         for prior, _ in problem.coupled_priors():
             if type(prior).proximal is BoundPrior.proximal:
                 return (
