@@ -4,7 +4,7 @@
 
 The C II 1335.7 line of a raster is fitted at its full signal, pixel by pixel; that is the reference. Then noise is
 added until it is three times what it was, with several seeds, and the velocity is sought again: pixel by pixel, from
-boxcar averages along the slit, and with priors (`Smooth` with its scale chosen by data thinning, and a width above a
+boxcar averages along the slit, and with priors (`Smooth` with its scale chosen from the data, and a width above a
 minimum). The truth, that is the reference, serves for nothing but the table.
 """
 

@@ -46,9 +46,11 @@ def pixel_last(part: np.ndarray, dtype: torch.dtype, device, *, scale: float = 1
     fresh = torch.empty(source.shape, dtype=dtype, device=device)
     if scale == 1.0:
         return fresh.copy_(source)
-    # In one go where memory is laid out alike; where it is not, copying is what turns it fastest.
-    alike = source.stride(-1) == 1 and source.is_floating_point() and source.device == fresh.device
-    return torch.mul(source, scale, out=fresh) if alike else fresh.copy_(source).mul_(scale)
+    # In one go where memory is laid out alike, or numbers are too large or small to be held before they are scaled;
+    # elsewhere copying is what turns memory fastest.
+    at_once = source.stride(-1) == 1 or not 1e-15 < abs(scale) < 1e15
+    at_once &= source.is_floating_point() and source.device == fresh.device
+    return torch.mul(source, scale, out=fresh) if at_once else fresh.copy_(source).mul_(scale)
 
 
 def to_weight(values: torch.Tensor, sigma: Sigma, data_scale: float) -> torch.Tensor:
