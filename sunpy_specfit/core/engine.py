@@ -351,12 +351,12 @@ def _own_flags(problem, block, free, covariance, index) -> torch.Tensor:
     transform = block.transform.double()
     theta = factor * block.theta(free.to(block.dtype)).double() + offset
     k = transform.shape[1]
-    variance = sum(
-        (transform[:, i] * transform[:, j])[:, None] * covariance[packed.index(i, j)].nan_to_num(posinf=torch.inf)
-        for i in range(k)
-        for j in range(k)
-        if bool((transform[:, i] * transform[:, j]).any())
-    )
+    variance = torch.zeros_like(theta)
+    for i in range(k):
+        for j in range(k):
+            share = (transform[:, i] * transform[:, j])[:, None]
+            # Where a number has no share in a row, its infinite variance must not make that row's unknown.
+            variance += torch.where(share != 0, share * covariance[packed.index(i, j)], 0.0)
     sigma = factor.abs() * variance.clamp_min(0).sqrt()
     part = slice(int(index[0]), int(index[-1]) + 1) if _contiguous(index) else torch.as_tensor(index)
     for component, keys, inputs in zip(layout.components, layout.keys, problem.physical_auxiliary, strict=True):

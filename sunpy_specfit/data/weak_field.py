@@ -12,11 +12,10 @@ from astropy.wcs import WCS
 from ndcube import NDCube
 
 from .lines import line as find_line
+from .zeeman import LORENTZ_SPLITTING
 
 __all__ = ["stokes_wcs", "weak_field_cube"]
 
-# Splitting in Å of a unit Landé factor for 1 G and a wavelength of 1 Å.
-_LORENTZ = 4.6686e-13
 # Of common lines: half the range of wavelengths and the Doppler width, in Å.
 _SHAPES = {
     "Mg I 5172.7": (0.32, 0.12),
@@ -102,7 +101,7 @@ def weak_field_cube(
     z = away / width
     dip = depth * np.exp(-z * z)
     first, second = 2 * z / width * dip, (2 - 4 * z * z) / width**2 * dip
-    lorentz = _LORENTZ * rest**2
+    lorentz = LORENTZ_SPLITTING * rest**2
     across = np.where(np.abs(z) < 1, -0.25 * second, 0.75 * first / np.where(away == 0, 1, away))
     across = lorentz**2 * entry.G * truth["b_trans"] ** 2 * across
     twice = 2 * np.deg2rad(truth["azimuth"])

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Level", "ZeemanComponents", "ZeemanPattern"]
+__all__ = ["LORENTZ_SPLITTING", "Level", "ZeemanComponents", "ZeemanPattern"]
+
+LORENTZ_SPLITTING = 4.6686e-13
+"""Splitting of a unit Landé factor, in Å for 1 G and a wavelength of 1 Å; it grows with the wavelength squared."""
 
 _ORBITS = "SPDFGHIKLMNOQ"
 # A prefix that tells terms of a kind apart (a5P), 2S + 1, L, a mark of odd parity, and J.

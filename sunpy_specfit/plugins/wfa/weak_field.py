@@ -12,6 +12,7 @@ from ...core.model import Model
 from ...core.parameter import Auxiliary, Parameter
 from ...core.status import Status
 from ...data import AtomicLine, line
+from ...data.zeeman import LORENTZ_SPLITTING
 from ...numerics import packed
 from ...numerics.derivative import METHODS, derivative_matrix
 from .normal_equations import Modes, Shape, fit_shape, fit_shapes
@@ -19,8 +20,6 @@ from .profile import LineWindow, assign_samples
 
 __all__ = ["WeakField"]
 
-# Splitting of a unit Landé factor in Å for a wavelength in Å and a field in G, over the wavelength squared.
-_LORENTZ = 4.6686e-13
 # Where the splitting exceeds this part of the Doppler width, a Gaussian profile's slope is ten per cent off.
 _STRONG = 0.45
 # Signals below so many sigma: the transverse field's errors are no longer Gaussian; there is none at all.
@@ -228,7 +227,7 @@ class WeakField(Model):
             window = LineWindow(mean[own], rests[number], intensity[torch.as_tensor(np.flatnonzero(own))])
             centers.append(window.center + shift.mean(0))
             width = self.core_width.to_value(unit) if self.core_width is not None else window.doppler_width
-            lorentz = _LORENTZ * self._rests[number].to_value(u.AA) ** 2 * u.AA.to(unit)
+            lorentz = LORENTZ_SPLITTING * self._rests[number].to_value(u.AA) ** 2 * u.AA.to(unit)
             cores.append(width)
             strengths.append((lorentz * one.g_eff, lorentz**2 * self._transverse_factor(one), window.doppler_width))
         index = torch.as_tensor(owner)
