@@ -71,9 +71,6 @@ class Configurable:
 
 
 def accepted(function: Callable, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of some keyword arguments that a function takes."""
-    parameters = inspect.signature(function).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return dict(inputs)
-    names = {p.name for p in parameters}
+    """Those of some inputs that a function asks for by name; what it collects as ``**keywords`` is something else."""
+    names = inspect.signature(function).parameters
     return {name: value for name, value in inputs.items() if name in names}

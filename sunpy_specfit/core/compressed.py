@@ -91,7 +91,7 @@ def compress(block: PixelBlock) -> CompressedBlock:
     """A block of linear models as quadratics, worked out piece by piece in the processor's cache."""
     size = max(1, block.n_pixels if block.device.type != "cpu" else _CHUNK // block.terms[0].data.shape[-2])
     pieces = [block.select(slice(i, i + size)) for i in range(0, block.n_pixels, size)]
-    parts = [(*_quadratic(piece), piece.signal) for piece in pieces]
+    parts = [(*_quadratic(piece), _peak(piece)) for piece in pieces]
     rows = (torch.cat(rows, -1) if len(parts) > 1 else rows[0] for rows in zip(*parts, strict=True))
     constant, matrix, vector, valid, peak = rows
     return CompressedBlock(
@@ -111,6 +111,14 @@ def compress(block: PixelBlock) -> CompressedBlock:
         valid=valid,
         peak=peak,
     )
+
+
+def _peak(block: PixelBlock) -> torch.Tensor:
+    """The largest signal-to-noise ratio of each pixel's samples, or of any of them where all have the same noise."""
+    if any(data.weight.stride(-1) or data.weight.stride(-2) for data in block.terms):
+        return block.signal
+    largest = [torch.stack(torch.aminmax(data.data)).abs().amax() * data.weight.flatten()[0].sqrt() for data in block.terms]
+    return torch.stack(largest).amax().expand(block.n_pixels)
 
 
 def _quadratic(block: PixelBlock) -> tuple[torch.Tensor, ...]:

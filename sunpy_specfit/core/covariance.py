@@ -13,9 +13,6 @@ from .layout import Layout
 
 __all__ = ["Propagation", "packed_row"]
 
-# Pixels drawn for at once.
-_AT_ONCE = 2**14
-
 
 def packed_row(i: int, j: int) -> int:
     """The row of entry (i, j) in a packed lower triangle (0,0), (1,0), (1,1), (2,0), ..."""
@@ -123,10 +120,9 @@ class Propagation:
             {name: torch.as_tensor(np.array(what(keys[name]))) for name in names} for what in (self.value, self.sigma)
         )
         where = np.flatnonzero(component.far_from_linear(values, sigmas).numpy())
-        for first in range(0, len(where), _AT_ONCE):
-            some = where[first : first + _AT_ONCE]
-            for key, spread in spread_of_draws(self.select(some), index).items():
-                self._derived[key][1][..., some] = spread
+        if len(where):
+            for key, spread in spread_of_draws(self.select(where), index).items():
+                self._derived[key][1][..., where] = spread
 
     def _deviation(self, gradient, shape) -> np.ndarray:
         with np.errstate(invalid="ignore"):

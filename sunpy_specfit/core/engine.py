@@ -259,7 +259,8 @@ def _finish(problem, block, solution, index, outcome) -> None:
         free, quadratic = free.double(), None
         block = _in_double(problem, index, free)
     objective, matrix, vector = quadratic or block.linearize(free)
-    free, objective = _last_step(block, free, objective, matrix, vector)
+    if not solution.final or quadratic is None:
+        free, objective = _last_step(block, free, objective, matrix, vector)
     chi2 = block.chi2(free) if block.priors else 2 * objective
     if solution.covariance is not None:
         covariance, undetermined = solution.covariance.double(), None
@@ -348,26 +349,30 @@ def _own_flags(problem, block, free, covariance, index) -> torch.Tensor:
     if all(component.flag is None for component in layout.components):
         return status
     factor, offset = (torch.as_tensor(v, device=free.device)[:, None] for v in layout.scales())
-    transform = block.transform.double()
     theta = factor * block.theta(free.to(block.dtype)).double() + offset
-    k = transform.shape[1]
-    variance = torch.zeros_like(theta)
-    for i in range(k):
-        for j in range(k):
-            share = (transform[:, i] * transform[:, j])[:, None]
-            # Where a number has no share in a row, its infinite variance must not make that row's unknown.
-            variance += torch.where(share != 0, share * covariance[packed.index(i, j)], 0.0)
-    sigma = factor.abs() * variance.clamp_min(0).sqrt()
+    sigma = factor.abs() * _variances(block.transform.double(), covariance).clamp_min(0).sqrt()
     part = slice(int(index[0]), int(index[-1]) + 1) if _contiguous(index) else torch.as_tensor(index)
     for component, keys, inputs in zip(layout.components, layout.keys, problem.physical_auxiliary, strict=True):
         if component.flag is None:
             continue
         rows = {name: layout.rows[keys[name]].start for name in component.parameters}
-        own = accepted(component.flag, {n: v if v.shape[-1] == 1 else v[..., part] for n, v in inputs.items()})
+        own = {n: v if v.shape[-1] == 1 else v[..., part] for n, v in accepted(component.flag, inputs).items()}
         status |= component.flag(
             {name: theta[row] for name, row in rows.items()}, {name: sigma[row] for name, row in rows.items()}, **own
         ).to(torch.int32)
     return status
+
+
+def _variances(transform: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
+    """The variance of each row of θ ``(rows, pixels)``."""
+    variance = covariance.new_zeros((len(transform), covariance.shape[-1]))
+    for row, shares in enumerate(transform.tolist()):
+        # Where a number has no share in a row, its infinite variance must not make that row's unknown.
+        own = [(i, share) for i, share in enumerate(shares) if share]
+        for i, a in own:
+            for j, b in own:
+                variance[row].add_(covariance[packed.index(i, j)], alpha=a * b)
+    return variance
 
 
 def pixel_solution(

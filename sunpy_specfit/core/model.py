@@ -166,7 +166,10 @@ class Model(Configurable):
         return {}
 
     def derive(self, **parameters: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Further quantities, elementwise over pixels, from parameters and auxiliaries in physical units."""
+        """Further quantities, elementwise over pixels, from parameters in physical units.
+
+        It is given all parameters, and of the auxiliary inputs those that it names as arguments.
+        """
         return {}
 
     def vector_axis(self, name: str) -> tuple[str, u.Quantity | None]:

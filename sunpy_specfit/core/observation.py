@@ -217,7 +217,7 @@ class Observation:
         data = _as_tensor(self._gather("data", whole))
         variance = None if self.sigma.uniform else _as_tensor(self._gather("sigma", whole))
         if variance is None or bool(variance.amin() == variance.amax()):
-            first = self.sigma.values.flat[0] if variance is None else variance.flatten()[0]
+            first = self.sigma.values.flat[0] if variance is None else variance[(0,) * variance.ndim]
             variance = torch.tensor([float(first)], dtype=torch.float64)
         # As `to_weight` does, here in physical numbers.
         power, factor = self.sigma.power, self.sigma.factor
@@ -229,7 +229,8 @@ class Observation:
             mask = torch.as_tensor(np.ascontiguousarray(self._gather(f"mask{number}", whole))).movedim(0, -1)
             bad = mask if bad is None else bad | mask
         limit = _WILD * self.typical if np.isfinite(self.typical) else np.inf
-        if bool((data.abs().amax() > limit) if data.numel() else False) or not bool(torch.isfinite(data.sum())):
+        least, most = torch.aminmax(data) if data.numel() else (torch.zeros(()),) * 2
+        if not bool((least >= -limit) & (most <= limit) & torch.isfinite(most - least)):
             wild = ~(data.abs() <= limit)
             bad = wild if bad is None else bad | wild
         if bad is not None and bool(bad.any()):
@@ -342,6 +343,8 @@ class Observation:
             wide = _wide_enough(dtype, data_scale**self.sigma.power / self.sigma.factor)
             weight = pixel_last(self._gather("sigma", index), wide, device)
             weight = to_weight(weight, self.sigma, data_scale).to(dtype)
+            if weight.numel() and bool(weight.amin() == weight.amax()):
+                weight = weight.flatten()[0].expand(data.shape)  # one number in memory, of which solvers make use
         masked = None
         for number in range(len(self.masks)):
             mask = pixel_last(self._gather(f"mask{number}", index), torch.bool, device)

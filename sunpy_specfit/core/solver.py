@@ -31,6 +31,8 @@ class Solution:
         tr(H⁻¹ A) of each pixel, ``(pixels,)``: the degrees of freedom that the data spent there.
     quadratic : tuple of `torch.Tensor`, optional
         What ``linearize`` of the block gives at ``free``, where the solver knows it: the engine then need not ask.
+    final : bool
+        Whether ``free`` is the exact minimum of ``quadratic``, so that no last step is worth trying.
     weights : dict
         Learned weights of operators, or of the solver's own network.
     info : dict
@@ -42,6 +44,7 @@ class Solution:
     covariance: torch.Tensor | None = None
     leverage: torch.Tensor | None = None
     quadratic: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+    final: bool = False
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
 

@@ -51,11 +51,13 @@ class ClosedForm(Solver):
 
     def solve(self, problem, start: torch.Tensor) -> Solution:
         free = start[0]
-        # From the first solution the second removes what single precision left.
-        for _ in range(2):
-            _, matrix, vector = problem.linearize(free)
-            free = free + packed.solve(matrix, vector)
+        _, matrix, vector = problem.linearize(free)
+        solve = packed.factorize(matrix)
+        free = free + solve(vector)
+        # A second time, to remove what single precision left.
+        _, _, vector = problem.linearize(free)
+        free = free + solve(vector)
         status = torch.full_like(free[0], int(Status.CONVERGED), dtype=torch.int32)
         quadratic = problem.linearize(free)
         status[~torch.isfinite(quadratic[0])] = int(Status.FAILED)
-        return Solution(free=free, status=status, quadratic=quadratic, info={"iterations": 1})
+        return Solution(free=free, status=status, quadratic=quadratic, info={"iterations": 1}, final=True)

@@ -8,7 +8,7 @@ import torch
 
 from ...numerics import packed
 
-__all__ = ["Modes", "Shape", "fit_shape", "fit_shapes"]
+__all__ = ["Modes", "Shape", "fit_shape", "fit_shapes", "is_even"]
 
 # Noise of the shape that adds less than this part to that of the data makes no difference.
 _NEGLIGIBLE = 0.01
@@ -65,6 +65,11 @@ class Shape:
                 own = matrix.square() @ self.variance
             total = total + factor.square() * own
         return total
+
+    @property
+    def total_noise(self) -> torch.Tensor:
+        """The sum of `noise`, where the variance is even, ``(1 or pixels,)``."""
+        return self.variance.reshape(1) * sum(m.square().sum(1) @ f.square() for f, m in self.operators)
 
     @cached_property
     def squared(self) -> torch.Tensor:
@@ -144,7 +149,7 @@ def fit_shapes(shapes: list[Shape], others: list[torch.Tensor], data: list[torch
     moved, misfit, variance = [], 0, None
     for number, (shape, y, w) in enumerate(zip(shapes, data, weights, strict=True)):
         part, own = shape.select(index), here[number * m : (number + 1) * m]
-        w = w[:, :1].expand(-1, len(index)) if _is_even(w) else w.index_select(-1, index)
+        w = w[:, :1].expand(-1, len(index)) if is_even(w) else w.index_select(-1, index)
         mine, variance = [part.values, *columns], part.variance
         moved += [own[0] * part.pulled_back(w * c) for c in mine]
         residual = y.index_select(-1, index) - sum(a * c for a, c in zip(own, mine, strict=True))
@@ -162,7 +167,7 @@ def fit_shapes(shapes: list[Shape], others: list[torch.Tensor], data: list[torch
 
 def _plain(shape: Shape, others, data, weight) -> tuple[torch.Tensor, ...]:
     """Constant, matrix, vector and solution, as if the shape had no noise."""
-    if _is_even(weight) and not others:
+    if is_even(weight) and not others:
         one = weight[0, :1]
         constant, matrix, vector = (one * v for v in (_dot(data, data), shape.squared, _dot(shape.values, data)))
         return constant, matrix[None], vector[None], torch.where(matrix > 0, vector / matrix, 0.0)[None]
@@ -170,13 +175,13 @@ def _plain(shape: Shape, others, data, weight) -> tuple[torch.Tensor, ...]:
     return constant, matrix, vector, packed.solve(matrix, vector)
 
 
-def _is_even(weight: torch.Tensor) -> bool:
+def is_even(weight: torch.Tensor) -> bool:
     """Whether one number in memory stands for all weights."""
     return weight.stride(-1) == 0 and weight.stride(-2) == 0
 
 
 def _largest(weight: torch.Tensor) -> torch.Tensor:
-    return weight[0, :1] if _is_even(weight) else weight.amax(0)
+    return weight[0, :1] if is_even(weight) else weight.amax(0)
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -219,7 +224,7 @@ class Modes:
         (factor, _), *more = shape.operators
         if more or shape.variance.numel() != 1 or factor.shape[-1] != 1:
             return None
-        if _is_even(weight):
+        if is_even(weight):
             used, even = (weight[:, 0] > 0), torch.ones(1, dtype=torch.bool, device=weight.device)
         else:
             used = (weight > 0).double().mean(1) > 0.5

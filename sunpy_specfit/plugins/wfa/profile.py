@@ -73,6 +73,11 @@ class LineWindow:
         self.center = self._centers()
         self.doppler_width = self._doppler_width()
 
+    @property
+    def spacing(self) -> float:
+        """Of the samples."""
+        return float(np.median(np.diff(self.x)))
+
     def _centers(self) -> torch.Tensor:
         """λ₀ = Σ λ (I_c - I) Δλ / Σ (I_c - I) Δλ, with I_c the mean of the first and the last sample."""
         place = self.x - self.rest
@@ -91,7 +96,7 @@ class LineWindow:
 
     def _doppler_width(self) -> float:
         some = self.intensity[:, :: max(1, self.intensity.shape[1] // _SAMPLE)].double().nanmean(1).numpy()
-        spacing = float(np.median(np.diff(self.x)))
+        spacing = self.spacing
         away = some - 0.5 * (some[0] + some[-1])
         peak = int(np.abs(away).argmax())
         half = np.abs(away) - 0.5 * abs(away[peak])

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import astropy.units as u
 import numpy as np
 import torch
+from torch.nn.functional import hardshrink
 
 from ...core.model import Model
 from ...core.parameter import Auxiliary, Parameter
@@ -15,7 +16,8 @@ from ...data import AtomicLine, line
 from ...data.zeeman import LORENTZ_SPLITTING
 from ...numerics import packed
 from ...numerics.derivative import METHODS, derivative_matrix
-from .normal_equations import Modes, Shape, fit_shape, fit_shapes
+from .even_noise import EvenModes, fit_longitudinal, fit_transverse
+from .normal_equations import Modes, Shape, fit_shape, fit_shapes, is_even
 from .profile import LineWindow, assign_samples
 
 __all__ = ["WeakField"]
@@ -132,6 +134,7 @@ class WeakField(Model):
     splitting = Auxiliary("spectral")
     squared_splitting = Auxiliary("spectral2")
     core = Auxiliary("spectral")
+    wing = Auxiliary("spectral")
     strongest = Auxiliary(u.G)
     flat = Auxiliary(u.G)
 
@@ -221,18 +224,23 @@ class WeakField(Model):
         rests = np.array([rest.to_value(unit) for rest in self._rests])
         owner = assign_samples(mean, rests, [one.name for one in self._lines])
         shift = torch.as_tensor(x - mean[:, None] if x.ndim > 1 else np.zeros((1, 1)))
-        centers, cores, strengths = [], [], []
+        centers, edges, strengths = [], [], []
         for number, one in enumerate(self._lines):
             own = owner == number
             window = LineWindow(mean[own], rests[number], intensity[torch.as_tensor(np.flatnonzero(own))])
             centers.append(window.center + shift.mean(0))
-            width = self.core_width.to_value(unit) if self.core_width is not None else window.doppler_width
+            width, margin = window.doppler_width, 0.5 * window.spacing
+            if self.core_width is not None:
+                width, margin = self.core_width.to_value(unit), 0.0
             lorentz = LORENTZ_SPLITTING * self._rests[number].to_value(u.AA) ** 2 * u.AA.to(unit)
-            cores.append(width)
+            edges.append((width - margin, width + margin))
             strengths.append((lorentz * one.g_eff, lorentz**2 * self._transverse_factor(one), window.doppler_width))
         index = torch.as_tensor(owner)
         splitting, squared, doppler = (torch.tensor(v, dtype=torch.float64) for v in zip(*strengths, strict=True))
+        core, wing = torch.tensor(edges, dtype=torch.float64).T
         first, second = (self._matrix(x, order) for order in (1, 2))
+        lengthwise = -splitting[index][:, None] * first.mean(-1)
+        modes = EvenModes(lengthwise)
         center = torch.stack(centers)
         return {
             "intensity": intensity,
@@ -243,7 +251,11 @@ class WeakField(Model):
             "center": center if len(self._lines) == 1 else center[index],
             "splitting": splitting[index][:, None],
             "squared_splitting": squared[index][:, None],
-            "core": torch.tensor(cores, dtype=torch.float64)[index][:, None],
+            "core": core[index][:, None],
+            "wing": wing[index][:, None],
+            "modes": modes.vectors[..., None],
+            "mode_slope": (modes.vectors.T @ lengthwise)[..., None],
+            "mode_noise": modes.values[:, None],
             "strongest": (_STRONG * doppler / splitting.abs().clamp_min(1e-300)).amin()[None],
             "flat": self._flat(first, splitting[index], intensity, variance, observation),
         }
@@ -274,12 +286,9 @@ class WeakField(Model):
         power = (splitting[:, None].square() * matrix[..., 0].square()).sum()
         return (noise / (2 * own * power).sqrt())[None] if own > 0 else torch.full((1,), torch.inf).double()
 
-    def weigh(self, x, weight, *, center, core, **inputs):
+    def weigh(self, x, weight, *, center, squared_splitting, core, wing, **inputs):
         """Q and U count only where their formula holds."""
-        if self.linear == "both":
-            return weight
-        inside = (x - center).abs() < core
-        kept = ~inside if self.linear == "wing" else inside
+        kept = self._factors(x, center, squared_splitting, core, wing)[-1]
         return torch.cat([weight[:2] * kept, weight[2:]])
 
     # -- the physics --------------------------------------------------------------------------------
@@ -298,12 +307,13 @@ class WeakField(Model):
         splitting,
         squared_splitting,
         core,
+        wing,
         **inputs,
     ):
-        q, v = self._factors(x, center, splitting, squared_splitting, core)
+        *factors, _ = self._factors(x, center, squared_splitting, core, wing)
         first, second = _times(slope, intensity), _times(bend, intensity)
-        across = self._transverse(q, first, second)
-        kernels = {"q": across * self._sign("Q"), "u": across * self._sign("U"), "v": v * first * self._sign("V")}
+        across = sum(f * d for f, d in zip(factors, (first, second), strict=True) if f is not None)
+        kernels = {"q": across * self._sign("Q"), "u": across * self._sign("U"), "v": -splitting * first * self._sign("V")}
         light = []
         for s, field in (("q", b_q), ("u", b_u), ("v", b_los)):
             one = field * kernels[s]
@@ -314,21 +324,21 @@ class WeakField(Model):
             light.append(one)
         return torch.stack(light)
 
-    def _factors(self, x, center, splitting, squared_splitting, core):
-        """What multiplies the derivatives: the wing's and the core's for Q and U, and V's."""
+    def _factors(self, x, center, squared_splitting, core, wing):
+        """What multiplies the derivatives for Q and U: the wing's, the core's, and 1 where there is one of them."""
         away = x - center
-        inside = away.abs() < core
-        wing = middle = None
+        outer = inner = kept = None
         if self.linear != "core":
-            wing = (0.75 * squared_splitting / away).masked_fill(inside, 0.0)
+            # Nothing within the core, where its formula has a pole; without a comparison, which costs more.
+            scaled = away / wing
+            outer = hardshrink(scaled, 1.0) / scaled.square_().clamp_min_(1.0)
+            kept = outer.sign().square_()
+            outer = outer * (0.75 * squared_splitting / wing)
         if self.linear != "wing":
-            middle = torch.where(inside, -0.25 * squared_splitting, 0.0 * away)
-        return (wing, middle), -splitting
-
-    @staticmethod
-    def _transverse(factors, first, second):
-        parts = [f * d for f, d in zip(factors, (first, second), strict=True) if f is not None]
-        return sum(parts)
+            inside = (away.abs() < core).to(away)
+            inner = -0.25 * squared_splitting * inside
+            kept = inside if kept is None else kept + inside
+        return outer, inner, kept
 
     def _sign(self, name: str) -> int:
         return (self.stokes_sign or {}).get(name, 1)
@@ -357,27 +367,29 @@ class WeakField(Model):
         splitting,
         squared_splitting,
         core,
+        wing,
+        modes,
+        mode_slope,
+        mode_noise,
         **inputs,
     ):
-        factors, along = self._factors(x, center, splitting, squared_splitting, core)
+        *factors, kept = self._factors(x, center, squared_splitting, core, wing)
         derived = _times(slope, intensity), _times(bend, intensity) if factors[1] is not None else None
         # Where each pixel has a grid of its own, the noise of the derivative is that on the mean grid.
         matrices = slope.mean(-1), bend.mean(-1)
         across = Shape(
             [(f, m, d) for f, m, d in zip(factors, matrices, derived, strict=True) if f is not None], variance
         )
-        lengthwise = Shape([(along, matrices[0], derived[0])], variance)
+        if is_even(weight) and variance.numel() == 1 and slope.shape[-1] == 1 and not (self.offset or self.crosstalk):
+            own = {"modes": modes, "mode_slope": mode_slope, "mode_noise": mode_noise}
+            return self._even_quadratic(across, intensity, data, kept, weight[0, 0, :1], **own)
+        lengthwise = Shape([(-splitting, matrices[0], derived[0])], variance)
         others = ([torch.ones_like(x[:1, :1])] if self.offset else []) + ([intensity] if self.crosstalk else [])
         q, u, v = data
-        wq, wu, wv = weight
         # Outside its part the formula for Q and U is not used, and is zero: so must the data be.
-        kept = None if self.linear == "both" else sum((f != 0) for f in factors if f is not None)
-        used = [(w > 0) if kept is None else (w > 0) & kept for w in (wq, wu)] + [wv > 0]
-        valid = sum(one.sum(0) for one in used) + torch.zeros_like(q[0], dtype=torch.int64)
-        if kept is not None:
-            q, u = q * kept, u * kept
-            if others or weight.stride(-1):
-                wq, wu = wq * kept, wu * kept
+        q, u = q * kept, u * kept
+        wq, wu, wv = weight[0] * kept, weight[1] * kept, weight[2]
+        valid = sum((w > 0).sum(0) for w in (wq, wu, wv)) + torch.zeros_like(q[0], dtype=torch.int64)
         signed = [across if self._sign(s) > 0 else across.times(-1.0) for s in "QU"]
         lengthwise = lengthwise if self._sign("V") > 0 else lengthwise.times(-1.0)
         linear = fit_shapes(signed, others, [q, u], [wq, wu])
@@ -387,6 +399,17 @@ class WeakField(Model):
         else:
             circular = fit_shape(lengthwise, v, wv, modes)
         return *self._assembled(linear, circular), valid
+
+    def _even_quadratic(self, across, intensity, data, kept, weight, *, modes, mode_slope, mode_noise):
+        """Where all samples have one noise."""
+        constant, matrix, vector = fit_transverse(across, data[:2], kept, weight)
+        sign = torch.tensor([self._sign(s) for s in "QU"]).to(vector)[:, None]
+        linear = constant, torch.cat([matrix[:1], matrix[1:2] * sign[0] * sign[1], matrix[2:]]), vector * sign
+        constant, matrix, vector = fit_longitudinal(
+            mode_slope[..., 0] @ intensity, modes[..., 0].T @ data[2], weight, across.variance * mode_noise
+        )
+        circular = constant, matrix[None], self._sign("V") * vector[None]
+        return *self._assembled(linear, circular), (data.shape[1] + 2 * kept.sum(0)).long()
 
     def _assembled(self, linear, circular) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """One quadratic of all parameters from that of Q and U, and that of V."""
@@ -410,7 +433,7 @@ class WeakField(Model):
     def derive(self, b_q, b_u, **parameters):
         reference = 0.0 if self.stokes_reference is None else float(u.Quantity(self.stokes_reference).to_value(u.deg))
         azimuth = torch.rad2deg(0.5 * torch.atan2(b_u, b_q)) + reference
-        return {"b_trans": (b_q.square() + b_u.square()) ** 0.25, "azimuth": torch.remainder(azimuth, 180.0)}
+        return {"b_trans": (b_q.square() + b_u.square()).sqrt().sqrt(), "azimuth": torch.remainder(azimuth, 180.0)}
 
     def far_from_linear(self, values, sigma) -> torch.Tensor:
         return _significance(values, sigma) < _LINEAR**2
@@ -421,15 +444,13 @@ class WeakField(Model):
         across = torch.where(seen, (values["b_q"].square() + values["b_u"].square()).sqrt(), 0.0)
         strong = values["b_los"].square() + across > strongest.square()
         absent = (values["b_los"].abs() < _DETECTED * sigma["b_los"]) & (linear < _DETECTED**2)
-        bits = torch.zeros_like(values["b_los"], dtype=torch.int32)
+        bits = torch.where(seen, int(Status.AMBIGUOUS), int(Status.NO_LINEAR_SIGNAL)).to(torch.int32)
         for where, flag in (
-            (seen, Status.AMBIGUOUS),
-            (~seen, Status.NO_LINEAR_SIGNAL),
             (strong, Status.STRONG_FIELD),
             (absent, Status.NO_POLARIZATION),
             (sigma["b_los"] > flat, Status.FLAT_PROFILE),
         ):
-            bits[where] |= int(flag)
+            bits.add_(where, alpha=int(flag))
         return bits
 
 

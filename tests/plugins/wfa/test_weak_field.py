@@ -283,7 +283,7 @@ def test_masks_and_windows(cube, result):
     found = specfit.fit(like(cube, mask=mask), WeakField(IRON))
     assert np.isnan(found["b_los"].data[5, 6])
     assert found.status.data[5, 6] & int(Status.MASKED)
-    np.testing.assert_allclose(found["b_los"].data[:5], result["b_los"].data[:5], rtol=1e-5)
+    np.testing.assert_allclose(found["b_los"].data[:5], result["b_los"].data[:5], rtol=1e-5, atol=1e-3)
     narrow = specfit.fit(cube, WeakField(IRON), window=[-12, 12] * u.km / u.s)
     assert np.median(narrow["b_los"].uncertainty.array) > np.median(result["b_los"].uncertainty.array)
     assert narrow.dof.data.max() < result.dof.data.min()
