@@ -117,7 +117,9 @@ def _peak(block: PixelBlock) -> torch.Tensor:
     """The largest signal-to-noise ratio of each pixel's samples, or of any of them where all have the same noise."""
     if any(data.weight.stride(-1) or data.weight.stride(-2) for data in block.terms):
         return block.signal
-    largest = [torch.stack(torch.aminmax(data.data)).abs().amax() * data.weight.flatten()[0].sqrt() for data in block.terms]
+    largest = [
+        torch.stack(torch.aminmax(data.data)).abs().amax() * data.weight.flatten()[0].sqrt() for data in block.terms
+    ]
     return torch.stack(largest).amax().expand(block.n_pixels)
 
 

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from ..numerics import packed
 from .arguments import accepted
 from .curvature import Curvature
+from .effective_medium import medium_inverse
 from .loss import excess
 from .pixels import PixelBlock
 from .posterior import probe_inverse
@@ -437,7 +438,8 @@ def _run_whole(problem, solver, init, n_starts, outcome, local) -> None:
         outcome.dof[:] = 0
         return
     problem.renew_weights(start)
-    start = neighbourly_start(problem, start)
+    if not problem.is_linear:
+        start = neighbourly_start(problem, start)
     solution = solver.solve(problem, start[None])
     for _ in range(_NOISE_ROUNDS - 1 if problem.has_noise_model else 0):
         problem.renew_weights(solution.free)
@@ -460,7 +462,8 @@ def _finish_whole(problem, solution, flags, outcome) -> None:
     if solution.covariance is not None:
         covariance, undetermined = solution.covariance.double(), None
     elif problem.couples_pixels:
-        covariance, found, undetermined = probe_inverse(Curvature(problem, free), seed=problem.seed)
+        curvature = Curvature(problem, free)
+        covariance, found, undetermined = medium_inverse(curvature) or probe_inverse(curvature, seed=problem.seed)
         leverage = found if leverage is None else leverage
     else:
         parts = [packed.inverse(_block_matrix(problem, free, part)) for part in problem.slices()]

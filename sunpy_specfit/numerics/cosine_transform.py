@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import scipy.fft
 import torch
 
-__all__ = ["cosine_squares", "cosine_transform", "inverse_cosine_transform", "laplacian_eigenvalues"]
+__all__ = ["cosine_series", "cosine_squares", "cosine_transform", "inverse_cosine_transform", "laplacian_eigenvalues"]
 
 
 def cosine_transform(maps: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
@@ -73,6 +73,12 @@ def cosine_squares(n: int) -> torch.Tensor:
     squares = 2 / n * angle.cos().square()
     squares[0] = 1 / n
     return squares
+
+
+def cosine_series(coefficients: torch.Tensor) -> torch.Tensor:
+    """Σ c_j cos(π j r / n) along all axes, for j and r from 0 to n, all but the first and the last c twice (DCT-I)."""
+    found = scipy.fft.dctn(coefficients.cpu().numpy(), type=1, workers=torch.get_num_threads())
+    return torch.from_numpy(found).to(coefficients)
 
 
 def _long_axes(maps: torch.Tensor, axes: Sequence[int]) -> tuple[int, ...]:

@@ -78,12 +78,12 @@ class GaussNewton(Solver):
         here = Curvature(problem, problem.unflatten(flat))
         damping = torch.zeros_like(here.free[0])
         products, iterations = 0, 0
-        length = torch.full_like(damping, torch.inf)
+        length = torch.full_like(damping, torch.inf if not problem.is_linear else 0.0)
         while iterations < self.max_iterations:
             iterations += 1
             held = ((flat <= lower) & (here.gradient > 0)) | ((flat >= upper) & (here.gradient < 0))
             # Far from the end a rough step serves as well as an exact one; at the end a small part of sigma is enough.
-            near = bool((length < 1.0).all())
+            near = bool((length < 1.0).all())  # where all is linear, from the beginning
             step, spent = self._step(here, held, damping, 1e-6 if near else 1e-2)
             products += spent
             trial = inside(flat + step)
@@ -93,6 +93,9 @@ class GaussNewton(Solver):
                 flat, here = self._better(problem, flat, here, trial)
                 break
             there = Curvature(problem, problem.unflatten(trial))
+            if problem.is_linear and self._as_told(here, there, problem.flatten(step)):
+                flat, here, length = trial, there, torch.zeros_like(length)
+                break
             surprise = self._surprise(here, there, step, damping)
             wrong = surprise > 1.0
             if here.pixel_objective is not None and not problem.shared.any() and bool(wrong.any()):
@@ -127,6 +130,12 @@ class GaussNewton(Solver):
     def _length(here: Curvature, step: torch.Tensor) -> torch.Tensor:
         """The step of each pixel, in sigma of its own block."""
         return (step * packed.matvec(here.block_matrix(), step)).sum(0).clamp_min(0.0).sqrt()
+
+    @staticmethod
+    def _as_told(here: Curvature, there: Curvature, step: torch.Tensor) -> bool:
+        """Whether a whole step to the quadratic's minimum came out as it had said: then there is none further on."""
+        told = 0.5 * float((here.gradient.double() * step.double()).sum())
+        return abs(there.objective - here.objective - told) <= 1e-3 * abs(told)
 
     @staticmethod
     def _surprise(here: Curvature, there: Curvature, step: torch.Tensor, damping: torch.Tensor) -> torch.Tensor:

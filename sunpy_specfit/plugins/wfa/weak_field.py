@@ -313,7 +313,11 @@ class WeakField(Model):
         *factors, _ = self._factors(x, center, squared_splitting, core, wing)
         first, second = _times(slope, intensity), _times(bend, intensity)
         across = sum(f * d for f, d in zip(factors, (first, second), strict=True) if f is not None)
-        kernels = {"q": across * self._sign("Q"), "u": across * self._sign("U"), "v": -splitting * first * self._sign("V")}
+        kernels = {
+            "q": across * self._sign("Q"),
+            "u": across * self._sign("U"),
+            "v": -splitting * first * self._sign("V"),
+        }
         light = []
         for s, field in (("q", b_q), ("u", b_u), ("v", b_los)):
             one = field * kernels[s]

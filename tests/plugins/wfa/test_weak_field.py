@@ -246,6 +246,8 @@ def test_flags_where_the_transverse_field_is_unknown(cube):
     data[3, :, 4, 4] = 1e-3 * np.random.default_rng(0).normal(size=29)
     found = specfit.fit(like(cube, data, mask=mask), WeakField(IRON))
     assert np.isinf(found["b_q"].uncertainty.array[4, 4])
+    assert np.isinf(found["b_trans"].uncertainty.array[4, 4])
+    assert found["azimuth"].uncertainty.array[4, 4] == pytest.approx(180 / np.sqrt(12))
     assert found.status.data[4, 4] & int(Status.UNCONSTRAINED)
     assert found.status.data[4, 4] & int(Status.NO_POLARIZATION)
 
@@ -289,6 +291,41 @@ def test_masks_and_windows(cube, result):
     assert narrow.dof.data.max() < result.dof.data.min()
     pull = pulls(narrow, cube)["b_los"]
     assert abs(pull.std() - 1) < 0.2
+
+
+def test_errors_far_from_linear_are_the_spread_of_samples():
+    cube = weak_field_cube((8, 9), line="Mg I 5172.7", noise=4e-3, seed=3)
+    found = specfit.fit(cube, WeakField("Mg I 5172.7"))
+    weak = (found.status.data & int(Status.NO_LINEAR_SIGNAL)) > 0
+    assert weak.sum() > 20
+    draws = found.sample(4000)
+    spread = draws["b_trans"].value.std(0)
+    np.testing.assert_allclose(found["b_trans"].uncertainty.array[weak], spread[weak], rtol=0.08)
+    length = np.abs(np.exp(2j * np.deg2rad(draws["azimuth"].value)).mean(0))
+    spread = np.minimum(np.rad2deg(np.sqrt(-2 * np.log(length))) / 2, 180 / np.sqrt(12))
+    np.testing.assert_allclose(found["azimuth"].uncertainty.array[weak], spread[weak], rtol=0.15)
+
+
+@pytest.mark.parametrize("linear", ["wing", "core", "both"])
+def test_even_noise_takes_a_shorter_way_to_the_same_answer(cube, linear):
+    mask = np.zeros(cube.data.shape, bool)
+    mask[0, 0, 5, 6] = True  # one sample, and the whole block takes the long way
+    model = WeakField(IRON, linear=linear, stokes_sign={"U": -1, "V": -1})
+    short, long = specfit.fit(cube, model), specfit.fit(like(cube, mask=mask), model)
+    same = np.ones(short["b_los"].data.shape, bool)
+    same[5, 6] = False
+    for key in FIELDS:
+        a, b = short[key], long[key]
+        sigma = a.uncertainty.array[same]
+        assert np.abs((a.data - b.data)[same] / sigma).max() < 2e-3, key
+        np.testing.assert_allclose(sigma, b.uncertainty.array[same], rtol=2e-3)
+    a, b = (r.covariance["b_q", "b_u"].data[same] for r in (short, long))
+    size = short["b_q"].uncertainty.array[same] * short["b_u"].uncertainty.array[same]
+    assert np.abs((a - b) / size).max() < 5e-3
+    np.testing.assert_array_equal(short.dof.data[same], long.dof.data[same])
+    # What is left of Q and U is weighed sample by sample on the long way, as a whole on the short one.
+    ratio = short.chi2.data[same] / long.chi2.data[same]
+    assert np.median(np.abs(ratio - 1)) < 0.05
 
 
 def test_noise_of_each_sample(cube):
