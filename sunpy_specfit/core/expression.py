@@ -19,8 +19,9 @@ from astropy.time import Time
 
 from . import registry
 from .arguments import Configurable
+from .composite import Instrumented, Sum
 from .loading import KINDS
-from .model import Instrumented, Model, Sum
+from .model import Model
 from .operator import Operator
 from .parameter import Auxiliary, Parameter, Tie
 

@@ -13,7 +13,7 @@ import torch
 
 from . import registry
 from .engine import run
-from .medium import check_media
+from .medium import check_media, in_medium_of
 from .members import as_cubes
 from .metropolis import Metropolis
 from .model import Model
@@ -157,6 +157,7 @@ def _models(model, n: int) -> list[Model]:
 
 def _fit_jointly(cubes, models, priors, solver, *, init, progress, **options) -> FitResult:
     begin = time.perf_counter()
+    models = in_medium_of(cubes, models)
     follow = isinstance(init, str)
     if follow and init != "previous":
         raise ValueError(f"init is a mapping, an earlier result or 'previous'; found {init!r}")
@@ -190,6 +191,8 @@ def _fit_jointly(cubes, models, priors, solver, *, init, progress, **options) ->
     meta["solver_info"] = outcome.info
     if outcome.weights:
         meta["operator_weights"] = outcome.weights
+    for component in problem.layout.components:
+        meta |= component.remarks()
     result = _result(problem, outcome, [*known, *automatic], solver, meta)
     for prior in result._priors:
         if prior.positive_only:

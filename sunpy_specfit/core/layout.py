@@ -8,8 +8,8 @@ import astropy.units as u
 import numpy as np
 
 from .frame import Frame
-from .model import Model, component_keys
-from .names import unknown_name
+from .model import Model
+from .names import component_keys, unknown_name
 from .parameter import Auxiliary, Parameter
 
 __all__ = ["Layout"]

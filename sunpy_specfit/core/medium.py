@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import astropy.units as u
 import numpy as np
@@ -11,7 +13,10 @@ from ndcube import NDCube
 from .status import Status
 from .warnings import SpecfitWarning
 
-__all__ = ["MediumWarning", "check_media", "medium_of"]
+if TYPE_CHECKING:
+    from .model import Model
+
+__all__ = ["MediumWarning", "check_media", "in_medium_of", "medium_of"]
 
 # What the refraction of air does to a line that is measured in the one medium and looked up in the other.
 _OFFSET = (60.0, 110.0)  # km/s
@@ -29,14 +34,34 @@ def medium_of(cube: NDCube, wavelength: u.Quantity) -> str:
 
     Air where the header says AWAV; vacuum for IRIS, and below 2000 Å. Above, headers say WAVE for either.
     """
-    types = [str(t) for t in getattr(getattr(cube.wcs, "wcs", None), "ctype", [])]
-    if any(t.startswith("AWAV") for t in types):
+    if any(kind.startswith("AWAV") for kind in _axis_types(getattr(cube, "wcs", None))):
         return "air"
     if not wavelength.unit.is_equivalent(u.AA) or np.max(wavelength) < _AIR_FROM:
         return "vacuum"
-    meta = cube.meta if hasattr(cube.meta, "get") else {}
+    meta = cube.meta if hasattr(getattr(cube, "meta", None), "get") else {}
     names = (str(meta.get(key, "")) for key in ("TELESCOP", "telescope", "observatory"))
     return "vacuum" if "IRIS" in " ".join(names).upper() else "unknown"
+
+
+def _axis_types(wcs) -> list[str]:
+    """The axes' types by the FITS header, below the wrappers that slicing a cube leaves."""
+    while wcs is not None and not hasattr(wcs, "wcs"):
+        inner = getattr(wcs, "low_level_wcs", None)
+        wcs = inner if inner is not None and inner is not wcs else getattr(wcs, "_wcs", None)
+    return [str(kind) for kind in wcs.wcs.ctype] if wcs is not None else []
+
+
+def in_medium_of(cubes: Sequence[NDCube], models: Sequence[Model]) -> list[Model]:
+    """Models with their lines in the media of the cubes' wavelengths; a model that serves several stays one."""
+    made: dict[tuple[int, str], Model] = {}
+    found = []
+    for cube, model in zip(cubes, models, strict=True):
+        rests = [rest for c in model.components if (rest := getattr(c, "rest_wavelength", None)) is not None]
+        key = id(model), medium_of(cube, max(rests)) if rests else "unknown"
+        if key not in made:
+            made[key] = model.in_medium(key[1]) if rests else model
+        found.append(made[key])
+    return found
 
 
 def check_media(result, observations) -> list[str]:

@@ -13,12 +13,12 @@ import torch
 
 from .arguments import Configurable
 from .constraints import constraint_calls, with_bounds
-from .names import unknown_name
+from .names import component_keys, unknown_name
 from .operator import Operator
 from .parameter import Auxiliary, Parameter, Tie, as_quantity
 from .status import Status
 
-__all__ = ["Instrumented", "Model", "Sum"]
+__all__ = ["Model"]
 
 
 class Model(Configurable):
@@ -180,6 +180,20 @@ class Model(Configurable):
         """The parameters of this instance; override it where they depend on constructor arguments."""
         return self._class_parameters
 
+    def in_medium(self, medium: str) -> Model:
+        """The same model for data whose wavelengths are in some medium, where it knows its lines in both.
+
+        Parameters
+        ----------
+        medium : {"air", "vacuum", "unknown"}
+            As far as the data's header tells.
+        """
+        return self
+
+    def remarks(self) -> dict[str, str]:
+        """What a result's meta should say of its quantities, such as the frame that angles are in."""
+        return {}
+
     # -- what everybody reads --------------------------------------------------------------------
 
     @property
@@ -314,156 +328,11 @@ class Model(Configurable):
     # -- lego ------------------------------------------------------------------------------------
 
     def __add__(self, other: Model) -> Model:
+        from .composite import Sum  # made of models itself
+
         return Sum(self, other) if isinstance(other, Model) else NotImplemented
 
     def __or__(self, operator: Operator) -> Model:
+        from .composite import Instrumented
+
         return Instrumented(self, operator) if isinstance(operator, Operator) else NotImplemented
-
-
-class _Composite(Model):
-    """What sums and instrumented models share: their parameters are those of their components, by key."""
-
-    def component_keys(self) -> list[dict[str, str]]:
-        """For each component, parameter name -> key in `parameters`.
-
-        Raises
-        ------
-        ValueError
-            If two different components have one label.
-        """
-        labels = [c.component_label() for c in self.components]
-        twice = sorted({label for label in labels if labels.count(label) > 1})
-        if twice:
-            raise ValueError(
-                f"two components are labelled {twice[0]!r}: their parameters could not be told apart. "
-                "Give them labels of their own, such as Gaussian(..., label='blue')"
-            )
-        return component_keys(self.components)
-
-    @abstractmethod
-    def with_components(self, components: tuple[Model, ...]) -> Model:
-        """The same expression of other components."""
-
-    def declare(self) -> Mapping[str, Parameter]:
-        return {
-            keys[name]: parameter
-            for component, keys in zip(self.components, self.component_keys(), strict=True)
-            for name, parameter in component.parameters.items()
-        }
-
-    @property
-    def parameters(self) -> dict[str, Parameter]:
-        return dict(self.declare())
-
-    @property
-    def auxiliaries(self) -> dict[str, Auxiliary]:
-        return {name: a for component in self.components for name, a in component.auxiliaries.items()}
-
-    def _override(self, changes: Mapping[str, Parameter]) -> Model:
-        # Constraints live on the components, so that a sum is nothing but its terms.
-        components = []
-        for component, keys in zip(self.components, self.component_keys(), strict=True):
-            own = {name: changes[keys[name]] for name in component.parameters if keys[name] in changes}
-            components.append(component._override(own) if own else component)
-        return self.with_components(tuple(components))
-
-    @property
-    def data_axis(self):
-        return self.components[0].data_axis
-
-    @property
-    def stokes(self):
-        return self.components[0].stokes
-
-    def resolve(self, name: str) -> str:
-        known = self.parameters
-        if name in known:
-            return name
-        label, _, bare = name.rpartition(".")
-        for component, keys in zip(self.components, self.component_keys(), strict=True):
-            if label == component.component_label() and bare in keys:
-                return keys[bare]
-        several = [key for key in known if key.rpartition(".")[2] == name]
-        if several:
-            raise KeyError(f"{name!r} is ambiguous here: write {' or '.join(map(repr, several))}")
-        raise unknown_name(name, known, kind="parameter", owner=repr(self))
-
-
-class Sum(_Composite):
-    """Models whose light is added, ``a + b``."""
-
-    name = "sum"
-
-    def __init__(self, *models: Model):
-        for model in models:
-            if model.operators:
-                raise ValueError(
-                    "an instrumented model cannot be added to another: add the models first, (a + b) | operator"
-                )
-        self.models = tuple(component for model in models for component in model.components)
-        first = self.models[0]
-        for model in self.models[1:]:
-            if (model.data_axis, model.stokes) != (first.data_axis, first.stokes):
-                raise ValueError(
-                    f"{model!r} lives on {model.data_axis!r} with Stokes {model.stokes!r}, "
-                    f"{first!r} on {first.data_axis!r} with Stokes {first.stokes!r}: they cannot be added"
-                )
-        self.component_keys()
-
-    @property
-    def components(self) -> tuple[Model, ...]:
-        return self.models
-
-    def with_components(self, components: tuple[Model, ...]) -> Model:
-        return Sum(*components)
-
-    def evaluate(self, x, **parameters):
-        light = 0
-        for component, keys in zip(self.components, self.component_keys(), strict=True):
-            inputs = {name: parameters[keys[name]] for name in component.parameters}
-            inputs |= {name: parameters[name] for name in component.auxiliaries}
-            light = light + component.evaluate(x, **inputs)
-        return light
-
-    def __repr__(self) -> str:
-        return " + ".join(map(repr, self.models))
-
-
-class Instrumented(_Composite):
-    """A model whose light passes operators, ``model | operator``."""
-
-    name = "instrumented"
-
-    def __init__(self, model: Model, operator: Operator):
-        self.model = model
-        self.operator = operator
-
-    @property
-    def components(self) -> tuple[Model, ...]:
-        return self.model.components
-
-    def with_components(self, components: tuple[Model, ...]) -> Model:
-        inner = self.model.with_components(components) if isinstance(self.model, _Composite) else components[0]
-        return Instrumented(inner, self.operator)
-
-    def evaluate(self, x, **parameters):
-        raise TypeError(
-            f"{self!r} is light through an instrument, which may mix pixels: evaluate its `model`, or use fit()"
-        )
-
-    @property
-    def operators(self) -> tuple[Operator, ...]:
-        return (*self.model.operators, self.operator)
-
-    def __repr__(self) -> str:
-        left = f"({self.model!r})" if isinstance(self.model, Sum) else repr(self.model)
-        return f"{left} | {self.operator!r}"
-
-
-def component_keys(components: tuple[Model, ...]) -> list[dict[str, str]]:
-    """For each component, name -> key: the bare name where it is unambiguous, else ``label.name``."""
-    names = [name for c in components for name in (*c.declare(), *c.derived)]
-    return [
-        {n: n if names.count(n) == 1 else f"{c.component_label()}.{n}" for n in (*c.declare(), *c.derived)}
-        for c in components
-    ]

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import astropy.units as u
 import torch
 
+from ..core.composite import Sum
 from ..core.frame import Frame
-from ..core.model import Model, Sum
+from ..core.model import Model
 from ..core.observation import Observation
 from .common import check_configurable, peak, require, unchanged
 from .derivatives import check_derivatives, check_linear, check_quadratic

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from ..core.frame import Frame
-from ..core.model import Model, component_keys
+from ..core.model import Model
+from ..core.names import component_keys
 from ..core.parameter import Parameter, unit_powers
 from .common import require
 from .scene import DATA_SIZE

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Mapping, Sequence
 
 import astropy.units as u
@@ -9,6 +11,7 @@ import numpy as np
 import torch
 from torch.nn.functional import hardshrink
 
+from ...core.medium import MediumWarning
 from ...core.model import Model
 from ...core.parameter import Auxiliary, Parameter
 from ...core.status import Status
@@ -54,7 +57,8 @@ class WeakField(Model):
     core_width : `~astropy.units.Quantity`, optional
         How far the core reaches to either side of the centre; by default the Doppler width of the mean profile.
     medium : {"air", "vacuum"}, optional
-        Of the data's wavelengths, for lines given by name; by default air, and vacuum below 2000 Å.
+        Of the data's wavelengths, for lines known in both. By default as the header says: air for an axis AWAV; vacuum
+        for IRIS and below 2000 Å; else air, with a warning.
     offset : bool
         Whether Q, U and V each have a constant offset, ``offset_q`` and so on.
     crosstalk : bool
@@ -175,7 +179,7 @@ class WeakField(Model):
                     f"WeakField: {one.name} is a blend of several lines with Landé factors of their own, to which the "
                     "weak-field approximation does not apply as one line"
                 )
-        self._rests = [one.wavelength(medium or ("vacuum" if one.air is None else "air")) for one in self._lines]
+        self._rests = [one.wavelength("vacuum" if one.air is None else medium or "air") for one in self._lines]
 
     def _check(self, linear: str) -> None:
         if linear not in ("wing", "core", "both"):
@@ -195,6 +199,27 @@ class WeakField(Model):
                 raise ValueError(f"WeakField: stokes_sign maps 'Q', 'U' or 'V' to 1 or -1, found {name!r}: {sign!r}")
         if self.stokes_reference is not None and not u.Quantity(self.stokes_reference).unit.is_equivalent(u.deg):
             raise u.UnitConversionError(f"WeakField: stokes_reference is an angle, found {self.stokes_reference!r}")
+
+    def in_medium(self, medium: str) -> WeakField:
+        if self.medium is not None or all(one.air is None for one in self._lines):
+            return self
+        if medium == "unknown":
+            warnings.warn(
+                f"the header does not say whether wavelengths are in air or vacuum: {self._lines[0].name} is sought at "
+                f"{self._rests[0]:.8g}, in air; say WeakField(..., medium='air') or 'vacuum'",
+                MediumWarning,
+                stacklevel=6,
+            )
+            medium = "air"
+        new = copy.copy(self)
+        new.medium = medium
+        new._rests = [one.wavelength("vacuum" if one.air is None else medium) for one in self._lines]
+        return new
+
+    def remarks(self) -> dict[str, str]:
+        if self.stokes_reference is None:
+            return {"azimuth": "counter-clockwise from +Q in the instrument frame"}
+        return {"azimuth": f"counter-clockwise from solar north, where +Q is at {self.stokes_reference}"}
 
     @property
     def rest_wavelength(self) -> u.Quantity:

@@ -300,7 +300,7 @@ def test_errors_far_from_linear_are_the_spread_of_samples():
     assert weak.sum() > 20
     draws = found.sample(4000)
     spread = draws["b_trans"].value.std(0)
-    np.testing.assert_allclose(found["b_trans"].uncertainty.array[weak], spread[weak], rtol=0.08)
+    np.testing.assert_allclose(found["b_trans"].uncertainty.array[weak], spread[weak], rtol=0.12)
     length = np.abs(np.exp(2j * np.deg2rad(draws["azimuth"].value)).mean(0))
     spread = np.minimum(np.rad2deg(np.sqrt(-2 * np.log(length))) / 2, 180 / np.sqrt(12))
     np.testing.assert_allclose(found["azimuth"].uncertainty.array[weak], spread[weak], rtol=0.15)
@@ -393,6 +393,39 @@ def test_cubes_that_do_not_fit(cube):
     found = specfit.fit(like(cube, uncertainty=StdDevUncertainty(sigma)), WeakField(IRON))
     assert np.isnan(found["b_los"].data[1, 1])
     assert np.isfinite(found["b_los"].data[2:]).all()
+
+
+def in_terms_of(kind, wavelengths, cube, meta=None):
+    """The cube with an axis of another kind, at other wavelengths."""
+    header = cube.wcs.to_header()
+    unit = u.Unit(header["CUNIT3"])
+    header["CTYPE3"], header["CRVAL3"] = kind, (wavelengths[0] * u.AA).to_value(unit)
+    return like(cube, wcs=WCS(header), meta=meta)
+
+
+def test_lines_are_sought_in_the_medium_of_the_header(cube):
+    """Air where the header says so, though the cube be cut; vacuum for IRIS; else air, with a warning."""
+    entry = line(IRON)
+    vacuum = WAVELENGTHS + (entry.vacuum - entry.air).to_value(u.AA)
+    known = specfit.fit(cube[:, :, :3, :4], WeakField(IRON))
+    assert known.meta["model"] == ["WeakField('Fe I 6302.5', medium='air')"]
+    iris = specfit.fit(in_terms_of("WAVE", vacuum, cube, {"TELESCOP": "IRIS"}), WeakField(IRON))
+    assert iris.meta["model"] == ["WeakField('Fe I 6302.5', medium='vacuum')"]
+    with pytest.warns(specfit.MediumWarning, match="in air"):
+        guessed = specfit.fit(in_terms_of("WAVE", WAVELENGTHS, cube), WeakField(IRON))
+    assert guessed.meta["medium"] == ["unknown"]
+    assert guessed.meta["model"] == ["WeakField('Fe I 6302.5', medium='air')"]
+    said = specfit.fit(in_terms_of("WAVE", vacuum, cube), WeakField(IRON, medium="vacuum"))
+    for found in (iris, guessed, said):
+        np.testing.assert_allclose(found["b_los"].data[:3, :4], known["b_los"].data, rtol=1e-3, atol=0.1)
+
+
+def test_the_frame_of_the_azimuth_is_in_meta(cube, result):
+    assert "instrument frame" in result.meta["azimuth"]
+    turned = specfit.fit(cube, WeakField(IRON, stokes_reference=30 * u.deg))
+    assert "solar north" in turned.meta["azimuth"] and "30" in turned.meta["azimuth"]
+    difference = (turned["azimuth"].data - result["azimuth"].data) % 180
+    np.testing.assert_allclose(difference, 30, atol=1e-3)
 
 
 def test_inputs_stay_as_they_were(cube):
