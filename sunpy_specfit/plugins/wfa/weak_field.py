@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 import astropy.units as u
 import numpy as np
 import torch
-from torch.nn.functional import hardshrink
 
 from ...core.medium import MediumWarning
 from ...core.model import Model
@@ -17,11 +16,11 @@ from ...core.parameter import Auxiliary, Parameter
 from ...core.status import Status
 from ...data import AtomicLine, line
 from ...data.zeeman import LORENTZ_SPLITTING
-from ...numerics import packed
 from ...numerics.derivative import METHODS, derivative_matrix
-from .even_noise import EvenModes, fit_longitudinal, fit_transverse
-from .normal_equations import Modes, Shape, fit_shape, fit_shapes, is_even
+from .even_noise import EvenModes
+from .formulas import factors_of, times
 from .profile import LineWindow, assign_samples
+from .quadratic import field_quadratic
 
 __all__ = ["WeakField"]
 
@@ -258,7 +257,7 @@ class WeakField(Model):
             if self.core_width is not None:
                 width, margin = self.core_width.to_value(unit), 0.0
             lorentz = LORENTZ_SPLITTING * self._rests[number].to_value(u.AA) ** 2 * u.AA.to(unit)
-            edges.append((width - margin, width + margin))
+            edges.append((max(width - margin, margin), width + margin))
             strengths.append((lorentz * one.g_eff, lorentz**2 * self._transverse_factor(one), window.doppler_width))
         index = torch.as_tensor(owner)
         splitting, squared, doppler = (torch.tensor(v, dtype=torch.float64) for v in zip(*strengths, strict=True))
@@ -313,7 +312,7 @@ class WeakField(Model):
 
     def weigh(self, x, weight, *, center, squared_splitting, core, wing, **inputs):
         """Q and U count only where their formula holds."""
-        kept = self._factors(x, center, squared_splitting, core, wing)[-1]
+        kept = factors_of(self.linear, x, center, squared_splitting, core, wing)[-1]
         return torch.cat([weight[:2] * kept, weight[2:]])
 
     # -- the physics --------------------------------------------------------------------------------
@@ -335,13 +334,13 @@ class WeakField(Model):
         wing,
         **inputs,
     ):
-        *factors, _ = self._factors(x, center, squared_splitting, core, wing)
-        first, second = _times(slope, intensity), _times(bend, intensity)
+        *factors, _ = factors_of(self.linear, x, center, squared_splitting, core, wing)
+        first, second = times(slope, intensity), times(bend, intensity)
         across = sum(f * d for f, d in zip(factors, (first, second), strict=True) if f is not None)
         kernels = {
-            "q": across * self._sign("Q"),
-            "u": across * self._sign("U"),
-            "v": -splitting * first * self._sign("V"),
+            "q": across * self.sign("Q"),
+            "u": across * self.sign("U"),
+            "v": -splitting * first * self.sign("V"),
         }
         light = []
         for s, field in (("q", b_q), ("u", b_u), ("v", b_los)):
@@ -353,23 +352,8 @@ class WeakField(Model):
             light.append(one)
         return torch.stack(light)
 
-    def _factors(self, x, center, squared_splitting, core, wing):
-        """What multiplies the derivatives for Q and U: the wing's, the core's, and 1 where there is one of them."""
-        away = x - center
-        outer = inner = kept = None
-        if self.linear != "core":
-            # Nothing within the core, where its formula has a pole; without a comparison, which costs more.
-            scaled = away / wing
-            outer = hardshrink(scaled, 1.0) / scaled.square_().clamp_min_(1.0)
-            kept = outer.sign().square_()
-            outer = outer * (0.75 * squared_splitting / wing)
-        if self.linear != "wing":
-            inside = (away.abs() < core).to(away)
-            inner = -0.25 * squared_splitting * inside
-            kept = inside if kept is None else kept + inside
-        return outer, inner, kept
-
-    def _sign(self, name: str) -> int:
+    def sign(self, name: str) -> int:
+        """1, or -1 where files have a Stokes parameter of the opposite sign."""
         return (self.stokes_sign or {}).get(name, 1)
 
     def linearize(self, x, **inputs):
@@ -382,80 +366,8 @@ class WeakField(Model):
         }
         return sum(inputs[name] * column for name, column in columns.items()), columns
 
-    def quadratic(
-        self,
-        x,
-        data,
-        weight,
-        *,
-        intensity,
-        variance,
-        slope,
-        bend,
-        center,
-        splitting,
-        squared_splitting,
-        core,
-        wing,
-        modes,
-        mode_slope,
-        mode_noise,
-        **inputs,
-    ):
-        *factors, kept = self._factors(x, center, squared_splitting, core, wing)
-        derived = _times(slope, intensity), _times(bend, intensity) if factors[1] is not None else None
-        # Where each pixel has a grid of its own, the noise of the derivative is that on the mean grid.
-        matrices = slope.mean(-1), bend.mean(-1)
-        across = Shape(
-            [(f, m, d) for f, m, d in zip(factors, matrices, derived, strict=True) if f is not None], variance
-        )
-        if is_even(weight) and variance.numel() == 1 and slope.shape[-1] == 1 and not (self.offset or self.crosstalk):
-            own = {"modes": modes, "mode_slope": mode_slope, "mode_noise": mode_noise}
-            return self._even_quadratic(across, intensity, data, kept, weight[0, 0, :1], **own)
-        lengthwise = Shape([(-splitting, matrices[0], derived[0])], variance)
-        others = ([torch.ones_like(x[:1, :1])] if self.offset else []) + ([intensity] if self.crosstalk else [])
-        q, u, v = data
-        # Outside its part the formula for Q and U is not used, and is zero: so must the data be.
-        q, u = q * kept, u * kept
-        wq, wu, wv = weight[0] * kept, weight[1] * kept, weight[2]
-        valid = sum((w > 0).sum(0) for w in (wq, wu, wv)) + torch.zeros_like(q[0], dtype=torch.int64)
-        signed = [across if self._sign(s) > 0 else across.times(-1.0) for s in "QU"]
-        lengthwise = lengthwise if self._sign("V") > 0 else lengthwise.times(-1.0)
-        linear = fit_shapes(signed, others, [q, u], [wq, wu])
-        modes = None if others else Modes.of(lengthwise, wv)
-        if modes is None:
-            circular = fit_shapes([lengthwise], others, [v], [wv])
-        else:
-            circular = fit_shape(lengthwise, v, wv, modes)
-        return *self._assembled(linear, circular), valid
-
-    def _even_quadratic(self, across, intensity, data, kept, weight, *, modes, mode_slope, mode_noise):
-        """Where all samples have one noise."""
-        constant, matrix, vector = fit_transverse(across, data[:2], kept, weight)
-        sign = torch.tensor([self._sign(s) for s in "QU"]).to(vector)[:, None]
-        linear = constant, torch.cat([matrix[:1], matrix[1:2] * sign[0] * sign[1], matrix[2:]]), vector * sign
-        constant, matrix, vector = fit_longitudinal(
-            mode_slope[..., 0] @ intensity, modes[..., 0].T @ data[2], weight, across.variance * mode_noise
-        )
-        circular = constant, matrix[None], self._sign("V") * vector[None]
-        return *self._assembled(linear, circular), (data.shape[1] + 2 * kept.sum(0)).long()
-
-    def _assembled(self, linear, circular) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """One quadratic of all parameters from that of Q and U, and that of V."""
-        names = list(self.declare())
-        nuisances = [kind for kind, wanted in (("offset", self.offset), ("crosstalk", self.crosstalk)) if wanted]
-        rows = {
-            s: [names.index(field), *(names.index(f"{kind}_{s}") for kind in nuisances)]
-            for s, field in (("q", "b_q"), ("u", "b_u"), ("v", "b_los"))
-        }
-        vector = linear[2].new_zeros((len(names), linear[2].shape[-1]))
-        matrix = vector.new_zeros((len(names) * (len(names) + 1) // 2, vector.shape[-1]))
-        for (_, own, right), mine in ((linear, rows["q"] + rows["u"]), (circular, rows["v"])):
-            for i, row in enumerate(mine):
-                vector[row] = right[i]
-                for j, other in enumerate(mine[: i + 1]):
-                    matrix[packed.index(row, other)] = own[packed.index(i, j)]
-        return linear[0] + circular[0], matrix, vector
+    def quadratic(self, x, data, weight, **inputs):
+        return field_quadratic(self, x, data, weight, **inputs)
 
     # -- what follows -------------------------------------------------------------------------------
 
@@ -481,15 +393,6 @@ class WeakField(Model):
         ):
             bits.add_(where, alpha=int(flag))
         return bits
-
-
-def _times(matrix: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """A matrix ``(n, n[, 1 or pixels])`` times samples ``(n[, pixels])``."""
-    if matrix.ndim == 2:
-        return matrix @ values
-    if matrix.shape[-1] == 1:
-        return matrix[..., 0] @ values
-    return torch.einsum("ijp,jp->ip", matrix, values)
 
 
 def _significance(values, sigma) -> torch.Tensor:

@@ -1,0 +1,89 @@
+"""All that the spectra of a pixel say of its field, as one quadratic."""
+
+from __future__ import annotations
+
+import torch
+
+from ...numerics import packed
+from .even_noise import fit_longitudinal, fit_transverse
+from .formulas import factors_of, times
+from .normal_equations import Modes, Shape, fit_shape, fit_shapes, is_even
+
+__all__ = ["field_quadratic"]
+
+
+def field_quadratic(
+    model,
+    x,
+    data,
+    weight,
+    *,
+    intensity,
+    variance,
+    slope,
+    bend,
+    center,
+    splitting,
+    squared_splitting,
+    core,
+    wing,
+    modes,
+    mode_slope,
+    mode_noise,
+    **inputs,
+):
+    """Constant, matrix, vector and the number of samples of a `WeakField`; see `Model.quadratic`."""
+    *factors, kept = factors_of(model.linear, x, center, squared_splitting, core, wing)
+    derived = times(slope, intensity), times(bend, intensity) if factors[1] is not None else None
+    # Where each pixel has a grid of its own, the noise of the derivative is that on the mean grid.
+    matrices = slope.mean(-1), bend.mean(-1)
+    across = Shape([(f, m, d) for f, m, d in zip(factors, matrices, derived, strict=True) if f is not None], variance)
+    if is_even(weight) and variance.numel() == 1 and slope.shape[-1] == 1 and not (model.offset or model.crosstalk):
+        own = {"modes": modes, "mode_slope": mode_slope, "mode_noise": mode_noise}
+        return _even(model, across, intensity, data, kept, weight[0, 0, :1], **own)
+    lengthwise = Shape([(-splitting, matrices[0], derived[0])], variance)
+    others = ([torch.ones_like(x[:1, :1])] if model.offset else []) + ([intensity] if model.crosstalk else [])
+    q, u, v = data
+    # Outside its part the formula for Q and U is not used, and is zero: so must the data be.
+    q, u = q * kept, u * kept
+    wq, wu, wv = weight[0] * kept, weight[1] * kept, weight[2]
+    valid = sum((w > 0).sum(0) for w in (wq, wu, wv)) + torch.zeros_like(q[0], dtype=torch.int64)
+    signed = [across if model.sign(s) > 0 else across.times(-1.0) for s in "QU"]
+    lengthwise = lengthwise if model.sign("V") > 0 else lengthwise.times(-1.0)
+    linear = fit_shapes(signed, others, [q, u], [wq, wu])
+    modes = None if others else Modes.of(lengthwise, wv)
+    if modes is None:
+        circular = fit_shapes([lengthwise], others, [v], [wv])
+    else:
+        circular = fit_shape(lengthwise, v, wv, modes)
+    return *_assembled(model, linear, circular), valid
+
+
+def _even(model, across, intensity, data, kept, weight, *, modes, mode_slope, mode_noise):
+    """Where all samples have one noise."""
+    constant, matrix, vector = fit_transverse(across, data[:2], kept, weight)
+    sign = torch.tensor([model.sign(s) for s in "QU"]).to(vector)[:, None]
+    linear = constant, torch.cat([matrix[:1], matrix[1:2] * sign[0] * sign[1], matrix[2:]]), vector * sign
+    constant, matrix, vector = fit_longitudinal(
+        mode_slope[..., 0] @ intensity, modes[..., 0].T @ data[2], weight, across.variance * mode_noise
+    )
+    circular = constant, matrix[None], model.sign("V") * vector[None]
+    return *_assembled(model, linear, circular), (data.shape[1] + 2 * kept.sum(0)).long()
+
+
+def _assembled(model, linear, circular) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """One quadratic of all parameters from that of Q and U, and that of V."""
+    names = list(model.declare())
+    nuisances = [kind for kind, wanted in (("offset", model.offset), ("crosstalk", model.crosstalk)) if wanted]
+    rows = {
+        s: [names.index(field), *(names.index(f"{kind}_{s}") for kind in nuisances)]
+        for s, field in (("q", "b_q"), ("u", "b_u"), ("v", "b_los"))
+    }
+    vector = linear[2].new_zeros((len(names), linear[2].shape[-1]))
+    matrix = vector.new_zeros((len(names) * (len(names) + 1) // 2, vector.shape[-1]))
+    for (_, own, right), mine in ((linear, rows["q"] + rows["u"]), (circular, rows["v"])):
+        for i, row in enumerate(mine):
+            vector[row] = right[i]
+            for j, other in enumerate(mine[: i + 1]):
+                matrix[packed.index(row, other)] = own[packed.index(i, j)]
+    return linear[0] + circular[0], matrix, vector
