@@ -78,7 +78,8 @@ def weak_field_cube(
     Returns
     -------
     `~ndcube.NDCube`
-        ``(stokes, wavelength, y, x)``, the truth in ``meta["truth"]``.
+        ``(stokes, wavelength, y, x)``, the truth in ``meta["truth"]``, the Doppler width (Å) and the depth of the
+        line in ``meta["profile"]``.
 
     Examples
     --------
@@ -113,7 +114,7 @@ def weak_field_cube(
         wcs=stokes_wcs(shape, (rest + x) * u.AA),
         unit=u.dimensionless_unscaled,
         uncertainty=StdDevUncertainty(np.broadcast_to(dtype(noise), data.shape)),
-        meta={"truth": truth},
+        meta={"truth": truth, "profile": {"width": width, "depth": depth}},
     )
 
 
