@@ -59,6 +59,10 @@ PRIORS = [
     (specfit.Smooth("velocity", scale=2.0, axes="time", order=2), {"shape": (4, 3, 5), "kinds": SCAN}),
     (specfit.TotalVariation("velocity", scale=0.7 * u.km / u.s), {}),
     (specfit.TotalVariation("velocity", scale=0.7, axes="all"), {"shape": (3, 4, 5), "kinds": SCAN}),
+    (
+        specfit.TotalVariation("velocity", "width", scale={"velocity": 3 * u.km / u.s, "width": 0.2}, joint=True),
+        {"units": UNITS},
+    ),
     (specfit.Sparse("velocity", scale=0.7 * u.km / u.s), {}),
     (specfit.Sparse("velocity", "width", scale={"velocity": 3 * u.km / u.s, "width": 0.2}), {"units": UNITS}),
     (specfit.Sparse("velocity", scale=0.7, wavelet="haar", axes="all"), {"shape": (3, 4, 5), "kinds": SCAN}),

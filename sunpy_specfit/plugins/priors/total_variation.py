@@ -30,6 +30,9 @@ class TotalVariation(ScaledPrior):
         Along which axes of the map.
     softness : float
         Differences below this many scales cost as their square does: it rounds the kink at zero.
+    joint : bool
+        Whether one length takes the gradients of all quantities together, each over its scale: then their edges fall on
+        the same places. For parts of one vector, such as ``b_q`` and ``b_u``, whose axes are anybody's choice.
 
     Raises
     ------
@@ -40,7 +43,8 @@ class TotalVariation(ScaledPrior):
 
     References
     ----------
-    Rudin, Osher & Fatemi (1992), https://doi.org/10.1016/0167-2789(92)90242-F
+    Rudin, Osher & Fatemi (1992), https://doi.org/10.1016/0167-2789(92)90242-F; several maps together: Bresson & Chan
+    (2008), https://doi.org/10.3934/ipi.2008.2.455
 
     Examples
     --------
@@ -51,10 +55,10 @@ class TotalVariation(ScaledPrior):
     """
 
     name = "total_variation"
-    references = ("10.1016/0167-2789(92)90242-F",)
+    references = ("10.1016/0167-2789(92)90242-F", "10.3934/ipi.2008.2.455")
     couples_pixels = True
 
-    def __init__(self, *names: str, scale="auto", axes="space", softness: float = 0.1):
+    def __init__(self, *names: str, scale="auto", axes="space", softness: float = 0.1, joint: bool = False):
         check_names("TotalVariation", names)
         check_scale("TotalVariation", scale, automatic=True)
         if not softness > 0:
@@ -63,9 +67,11 @@ class TotalVariation(ScaledPrior):
         self.scale = scale
         self.axes = axes
         self.softness = softness
+        self.joint = bool(joint)
 
     def bind(self, units: Mapping[str, u.UnitBase], grid: Grid) -> BoundPrior:
-        return BoundTotalVariation(self.numbers(units), grid.shape, grid.axes(self.axes), self.softness)
+        axes = grid.axes(self.axes)
+        return BoundTotalVariation(self.numbers(units), grid.shape, axes, self.softness, joint=self.joint)
 
 
 class BoundTotalVariation(BoundPrior):
@@ -73,13 +79,16 @@ class BoundTotalVariation(BoundPrior):
 
     couples_pixels = True
 
-    def __init__(self, scales: Mapping[str, float], shape, axes, softness: float):
-        self.scales, self.shape, self.softness = scales, tuple(shape), softness
+    def __init__(self, scales: Mapping[str, float], shape, axes, softness: float, *, joint: bool = False):
+        self.scales, self.shape, self.softness, self.joint = scales, tuple(shape), softness, joint
         self.dims = [axis - len(self.shape) for axis in axes]
+
+    def _image(self, q: torch.Tensor) -> torch.Tensor:
+        return q.reshape(*q.shape[:-1], *self.shape)
 
     def _gradient(self, q: torch.Tensor) -> list[torch.Tensor]:
         """Steps to the next pixel along each axis, zero at the end: all of the map's shape."""
-        image = q.reshape(*q.shape[:-1], *self.shape)
+        image = self._image(q)
         return [image.diff(dim=dim, append=image.narrow(dim, self.shape[dim] - 1, 1)) for dim in self.dims]
 
     def _transpose(self, steps: list[torch.Tensor]) -> torch.Tensor:
@@ -90,18 +99,30 @@ class BoundTotalVariation(BoundPrior):
             total = total - inner.diff(dim=dim, prepend=end, append=end)
         return total.reshape(*total.shape[: total.ndim - len(self.shape)], -1)
 
-    def _length(self, q: torch.Tensor, scale: float) -> torch.Tensor:
-        return (sum((d / scale).square() for d in self._gradient(q)) + self.softness**2).sqrt()
+    def _lengths(self, maps) -> dict[str, torch.Tensor]:
+        """The length that each quantity's gradient has a share in."""
+        squares = {
+            name: sum((d / scale).square() for d in self._gradient(maps[name])) for name, scale in self.scales.items()
+        }
+        if self.joint:
+            # A vector quantity counts with all its rows.
+            rows = [
+                s if s.ndim == len(self.shape) else s.flatten(0, -len(self.shape) - 1).sum(0) for s in squares.values()
+            ]
+            squares = dict.fromkeys(squares, sum(rows))
+        return {name: (square + self.softness**2).sqrt() for name, square in squares.items()}
 
     def energy(self, maps) -> torch.Tensor:
-        total = 0
-        for name, scale in self.scales.items():
-            total = total + (self._length(maps[name], scale) - self.softness).sum()
-        return total
+        lengths = list(self._lengths(maps).values())
+        return sum((length - self.softness).sum() for length in (lengths[:1] if self.joint else lengths))
 
     def quadratic(self, maps) -> Quadratic:
         # √(d² + ε²) lies below its parabola of curvature 1 / √(d₀² + ε²) that touches it at d₀.
-        weights = {name: 1 / (scale**2 * self._length(maps[name], scale)) for name, scale in self.scales.items()}
+        lengths = self._lengths(maps)
+        weights = {
+            name: (1 / (scale**2 * lengths[name])).expand(self._image(maps[name]).shape)
+            for name, scale in self.scales.items()
+        }
 
         def matvec(v):
             return {name: self._transpose([weights[name] * d for d in self._gradient(v[name])]) for name in self.scales}

@@ -71,6 +71,20 @@ def test_the_majoriser_of_total_variation_lies_above_it():
         assert float(above) >= float(bound.energy({"velocity": here + move})) - 1e-12
 
 
+def test_several_maps_with_one_length_do_not_depend_on_the_axes_they_are_counted_in():
+    """A step of a vector costs its length, in whatever frame, and not the sum of its parts' heights."""
+    units = {"velocity": KMS, "width": KMS}
+    step = torch.tensor([0.0, 0.0, 5.0, 0.0, 0.0, 5.0], dtype=torch.float64)
+    turned = {"velocity": 0.6 * step, "width": 0.8 * step}
+    joint, apart = (
+        specfit.TotalVariation("velocity", "width", scale=1 * KMS, softness=1e-6, joint=joint)
+        for joint in (True, False)
+    )
+    assert energy(joint, turned, units) == pytest.approx(2 * 5, abs=1e-4)
+    assert energy(joint, {"velocity": step, "width": 0 * step}, units) == pytest.approx(2 * 5, abs=1e-4)
+    assert energy(apart, turned, units) == pytest.approx(2 * 7, abs=1e-4)
+
+
 def test_ridge_pulls_to_a_map_and_not_where_there_is_none():
     reference = np.array([[0.0, 1.0, np.nan], [0.0, 1.0, 2.0]])
     prior = specfit.Ridge("velocity", reference * KMS, scale=0.5 * KMS)
