@@ -45,13 +45,15 @@ class Scene:
     ----------
     path : str
     side : int, optional
-        Of the part cut out of the middle.
+        Of the part cut out.
+    place : {"middle", "corner"}
+        Where from.
     """
 
-    def __init__(self, path: str, side: int | None = None):
+    def __init__(self, path: str, side: int | None = None, place: str = "middle"):
         maps = np.load(path)
         rows, columns = maps["B_G"].shape
-        y, x = ((n - (side or n)) // 2 for n in (rows, columns))
+        y, x = ((n - (side or n)) // 2 if place == "middle" else 0 for n in (rows, columns))
         part = np.s_[y : y + (side or rows), x : x + (side or columns)]
         strength, inclination, azimuth, velocity = (
             maps[name][part].astype(float) for name in ("B_G", "inc_rad", "azi_rad", "vlos_kms")
@@ -235,21 +237,34 @@ def constants(truth) -> dict[str, float]:
     return found
 
 
+# b_q and b_u are the parts of one vector, whose edges are in one place; B_los is a smooth map.
+PRIORS = {
+    "Smooth": [specfit.Smooth()],
+    "Smooth and joint TotalVariation": [
+        specfit.Smooth("b_los", order=1.5),
+        specfit.TotalVariation("b_q", "b_u", joint=True),
+    ],
+}
+
+
 def coupled(scene: Scene, options) -> list[Table]:
-    """Smooth with its scale chosen from the data, against what beats noise without it."""
+    """Priors with scales chosen from the data, against what beats noise without them."""
     tables = []
     flat = constants(scene.truth)
     for noise in (1e-3, 5e-3):
         for line, n in LINES.items():
             found: dict[str, list[dict[str, float]]] = {}
-            chosen = []
+            chosen: dict[tuple[str, str], list[float]] = {}
             for seed in range(options.seeds):
                 cube = scene.cube(line, seed, noise)
-                model = specfit.WeakField(line, core_width=1.2 * DOPPLER[line] * u.AA)
+                model = specfit.WeakField(line)
                 alone = specfit.fit(cube, model)
-                smooth = specfit.fit(cube, model, specfit.Smooth(), seed=seed)
-                chosen.append([entry["scale"] for entry in smooth.meta["prior_scales"].values()])
-                everything = {"alone": maps_of(alone), "smooth": maps_of(smooth)} | boxcars(alone)
+                everything = {"alone": maps_of(alone)} | boxcars(alone)
+                for name, priors in PRIORS.items():
+                    fitted = specfit.fit(cube, model, priors, seed=seed)
+                    everything[name] = maps_of(fitted)
+                    for key, entry in fitted.meta["prior_scales"].items():
+                        chosen.setdefault((name, key), []).append(entry["scale"])
                 for name, maps in everything.items():
                     found.setdefault(name, []).append(errors(maps, scene.truth))
             mean = {name: {q: np.mean([e[q] for e in rows]) for q in DERIVED} for name, rows in found.items()}
@@ -260,12 +275,14 @@ def coupled(scene: Scene, options) -> list[Table]:
             for name, unit in zip(DERIVED, ("G", "G", "deg"), strict=True):
                 rows = {key: values[name] for key, values in mean.items()}
                 box = best({key: value for key, value in rows.items() if key.startswith("boxcar")})
-                table.note(f"{name}: rms ({unit})", rows["smooth"], "{:.2f}")
+                for prior in PRIORS:
+                    table.note(f"{name}: rms with {prior} ({unit})", rows[prior], "{:.2f}")
+                table.note(f"{name}: over that of {box} (the best), with Smooth", rows["Smooth"] / rows[box], "{:.3f}")
                 for what, other in (("pixel-wise", rows["alone"]), (box, rows[box]), ("a constant map", flat[name])):
                     label = f"{name}: over that of {what}" + (" (the best)" if what == box else "")
-                    table.quality(f"{label}, {other:.2f}", rows["smooth"] / other, at_most=1.0, form="{:.3f}")
-            for name, scale in zip(smooth.meta["prior_scales"], np.mean(chosen, axis=0), strict=True):
-                table.note(f"scale chosen for {name}", scale, "{:.4g}")
+                    table.quality(f"{label}, {other:.2f}", rows[prior] / other, at_most=1.0, form="{:.3f}")
+            for (prior, key), scales in chosen.items():
+                table.note(f"scale chosen for {key}, with {prior}", np.mean(scales), "{:.4g}")
             tables.append(table)
     return tables
 
@@ -389,6 +406,7 @@ def main() -> int:
     parser.add_argument("sections", nargs="*", metavar="section", help="which to run; all by default")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--cut", type=int, default=128, help="pixels a side of the coupled maps (default 128)")
+    parser.add_argument("--place", choices=("middle", "corner"), default="middle", help="where these are cut out")
     parser.add_argument("--side", type=int, default=1000, help="pixels a side of the map that is timed (default 1000)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is timed (default 3)")
     parser.add_argument("--iterations", type=int, default=3000, help="of Adam, at the most (default 3000)")
@@ -402,7 +420,7 @@ def main() -> int:
     good = True
     for name in options.sections or SECTIONS:
         cut = {"coupled": options.cut, "adam": min(options.cut, 64)}.get(name)
-        for table in SECTIONS[name](Scene(options.path, cut), options):
+        for table in SECTIONS[name](Scene(options.path, cut, options.place), options):
             print(f"\n{table}", flush=True)
             good = good and table.good
     return 0 if good else 1

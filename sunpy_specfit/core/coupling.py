@@ -91,6 +91,18 @@ class Coupling:
                     out[j] += _sum_rows(pushed[name] * column)
         return out
 
+    def noise(self, generator: torch.Generator) -> torch.Tensor | None:
+        """Noise ``(k, pixels)`` whose covariance is the curvature; None where some prior does not tell it."""
+        out = torch.zeros_like(self.gradient)
+        for quadratic, slopes in self._parts:
+            if quadratic.noise is None:
+                return None
+            drawn = quadratic.noise(generator)
+            for name, own in slopes.items():
+                for j, column in own.items():
+                    out[j] += _sum_rows(drawn[name] * column)
+        return out
+
 
 def _gather(found, problem: Problem, quadratic: Quadratic, slopes):
     """Add one prior's cosines to those of the others; None once there is one that has none."""

@@ -17,6 +17,7 @@ from .medium import check_media, in_medium_of
 from .members import as_cubes
 from .metropolis import Metropolis
 from .model import Model
+from .perturbation import Perturbation
 from .problem import Problem
 from .result import FitResult
 from .setup import as_model, as_priors, as_solver, bind_prior, build_problem, smooth_names, start_from
@@ -302,8 +303,14 @@ def _result(problem: Problem, outcome, priors, solver, meta) -> FitResult:
         priors=tuple(priors),
         solver=solver,
         meta=meta,
-        sampler=None if problem.couples_pixels or not problem.n_free else Metropolis(problem),
+        sampler=_sampler(problem, outcome),
     )
+
+
+def _sampler(problem: Problem, outcome) -> Metropolis | Perturbation | None:
+    if not problem.n_free:
+        return None
+    return Perturbation(problem, outcome.free) if problem.couples_pixels else Metropolis(problem)
 
 
 @cache

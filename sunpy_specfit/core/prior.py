@@ -146,12 +146,16 @@ class Quadratic:
     cosine : dict of str to `CosineCurvature`, optional
         Where the curvature joins no two quantities and is diagonal among cosines, how: strongly coupled maps are then
         solved in a few steps.
+    noise : callable, optional
+        Takes a `torch.Generator` and returns maps of noise whose covariance is the curvature: draws of whole maps are
+        made of it.
     """
 
     gradient: dict[str, torch.Tensor]
     matvec: Callable[[Maps], dict[str, torch.Tensor]]
     diagonal: dict[str, torch.Tensor]
     cosine: Mapping[str, CosineCurvature] | None = None
+    noise: Callable[[torch.Generator], dict[str, torch.Tensor]] | None = None
 
 
 def separable_quadratic(prior: BoundPrior, maps: Maps) -> Quadratic:

@@ -16,9 +16,11 @@ from .arguments import check_seed
 from .canvas import Canvas
 from .covariance import Propagation
 from .layout import Layout
+from .metropolis import Metropolis
 from .observation import Observation
+from .perturbation import Perturbation
 from .prediction import Prediction, Profile, Surroundings
-from .sampling import derived_draws, draw
+from .sampling import derived_draws, displaced, draw
 from .status import Status
 from .summary import CovarianceView, summary_table
 
@@ -55,7 +57,7 @@ class FitResult(Mapping):
         What was used.
     meta : dict
         Provenance.
-    sampler : `Metropolis`, optional
+    sampler : `Metropolis` or `Perturbation`, optional
         Draws from the posterior itself, where the data are at hand and pixels are not coupled.
 
     Examples
@@ -394,19 +396,30 @@ class FitResult(Mapping):
         Draws come from the Gaussian of the covariance. Where the signal is low (`~sunpy_specfit.Status.LOW_SIGNAL`)
         the likelihood is not like that: there a Markov chain draws from the posterior itself, which takes a few
         hundred evaluations of the model (independence Metropolis; Hastings 1970, https://doi.org/10.1093/biomet/57.1.97).
-        A result of coupled pixels, or one that was loaded from a file, has the covariance only.
+        Coupled maps are drawn as wholes, with neighbours' errors in step, at the cost of one coupled solution a draw
+        (perturb and solve); what would leave the bounds stays on them. A result that was loaded from a file has the
+        covariance of single pixels only.
         """
         if not isinstance(n, (int, np.integer)) or n < 1:
             raise ValueError(f"n, the number of draws, is a positive whole number, found {n!r}")
         check_seed(seed)
-        unlike = (self._status & int(Status.LOW_SIGNAL)) > 0
-        draws = draw(self._propagation, *self._physical_bounds(), int(n), seed, self._sampler, unlike)
+        draws = self._draws(int(n), seed)
         draws |= derived_draws(self._propagation, draws)
         shape = self._canvases[0].shape
         maps = {key: draws[key] - self._zero_point(key) for key in self}
         return {
             key: u.Quantity(m.reshape(*m.shape[:-1], *shape), self._unit(key), copy=False) for key, m in maps.items()
         }
+
+    def _draws(self, n: int, seed: int) -> dict[str, np.ndarray]:
+        bounds = self._physical_bounds()
+        if isinstance(self._sampler, Perturbation):
+            moves = self._sampler.draw(n, seed)
+            if moves is not None:
+                return displaced(self._propagation, moves, *bounds)
+        chain = self._sampler if isinstance(self._sampler, Metropolis) else None
+        unlike = (self._status & int(Status.LOW_SIGNAL)) > 0
+        return draw(self._propagation, *bounds, n, seed, chain, unlike)
 
     def _physical_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         factor, offset = self._layout.scales()

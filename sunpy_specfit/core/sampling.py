@@ -12,7 +12,7 @@ from scipy.stats.qmc import Sobol
 from .covariance import Propagation, packed_row
 from .metropolis import Metropolis
 
-__all__ = ["derived_draws", "draw", "spread_of_draws"]
+__all__ = ["derived_draws", "displaced", "draw", "spread_of_draws"]
 
 # Points that tell a standard deviation to two per cent.
 _POINTS = 64
@@ -80,10 +80,30 @@ def draw(
         known = ~unknown.any(0) & np.isfinite(factor).all((0, 1)) & np.isfinite(mean).all(0)
         index = np.flatnonzero(unlike & known)
         draws[..., index] = sampler.draw(n, rng, index, mean[:, index], factor[..., index])
+    return _moved(propagation, draws - mean)
+
+
+def displaced(
+    propagation: Propagation, moves: np.ndarray, lower: np.ndarray, upper: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Draws of all parameters from moves of the free numbers, physical, ``(n, free, pixels)``.
+
+    What would leave the bounds stays on them; numbers that nothing determines have no draws.
+    """
+    layout = propagation.layout
+    mean = np.concatenate([np.atleast_2d(propagation.values[key]) for key in layout.free_keys]).astype(float)
+    variances = [propagation.covariance_rows[packed_row(j, j)] for j in range(len(mean))]
+    moves = np.clip(mean + moves, lower[:, None], upper[:, None]) - mean
+    moves = np.where(np.isinf(np.stack(variances)), np.nan, moves)
+    return _moved(propagation, moves)
+
+
+def _moved(propagation: Propagation, moves: np.ndarray) -> dict[str, np.ndarray]:
+    """Every parameter where the free numbers have moved: key -> ``(n, [k,] pixels)``."""
     found = {}
     for key, value in propagation.values.items():
-        part = transform[layout.rows[key]]
-        moved = np.atleast_2d(value) + np.einsum("rf,nfp->nrp", part, draws - mean)
+        part = propagation.transform[propagation.layout.rows[key]]
+        moved = np.atleast_2d(value) + np.einsum("rf,nfp->nrp", part, moves)
         found[key] = moved if value.ndim > 1 else moved[:, 0]
     return found
 

@@ -126,6 +126,54 @@ def test_errors_of_coupled_maps_are_those_of_the_inverse_matrix(shared):
     assert not undetermined.any()
 
 
+@pytest.mark.parametrize(
+    "priors",
+    [
+        [specfit.Smooth("velocity", scale=3 * KMS)],
+        [specfit.Smooth("velocity", scale=3 * KMS, order=2), specfit.Smooth("amplitude", scale=0.2, logarithm=True)],
+        [specfit.Smooth("velocity", scale=3 * KMS, order=1.5)],
+        [specfit.TotalVariation("velocity", scale=3 * KMS)],
+        [specfit.Sparse("velocity", scale=3 * KMS, wavelet="haar")],
+    ],
+)
+def test_noise_of_a_prior_has_its_curvature_as_covariance(priors):
+    problem = problem_of(smooth_scene((4, 5)), None, *priors)
+    coupling = Curvature(problem, start_of(problem)).coupling
+    n = problem.n_free * 20
+    expected = dense(lambda v: coupling.product(v.reshape(problem.n_free, 20)).reshape(-1), n)
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.stack([coupling.noise(generator).reshape(-1) for _ in range(2500)])
+    size = expected.diagonal().sqrt()
+    size = torch.where(size > 0, size, 1.0)
+    apart = (draws.T @ draws / len(draws) - expected) / size / size[:, None]
+    assert float(apart.abs().max()) < 0.15
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_draws_of_coupled_maps_have_the_covariance_of_the_inverse_matrix(shared):
+    """Neighbours too: a draw is a map, not a heap of pixels."""
+    model = line().share("c0") if shared else line()
+    shape = (6, 7)
+    cube = smooth_scene(shape)
+    result = specfit.fit(cube, model, specfit.Smooth("velocity", scale=3 * KMS), dtype="float64")
+    problem = problem_of(cube, model, specfit.Smooth("velocity", scale=3 * KMS))
+    factor, offset = problem.layout.scales()
+    free = np.stack([result[key].data.reshape(-1) for key in ("amplitude", "center", "width", "c0")])
+    free = torch.as_tensor((free - offset[:, None]) / factor[:, None])
+    curvature = Curvature(problem, free)
+    n = len(problem.flatten(free))
+    inverse = torch.linalg.inv(dense(curvature.product, n))
+    expected = inverse[42:84, 42:84].numpy() * factor[1] ** 2
+    draws = result.sample(700, seed=1)["center"].value.reshape(700, -1)
+    size = np.sqrt(expected.diagonal())
+    apart = (np.cov(draws.T) - expected) / size / size[:, None]
+    assert np.abs(apart).max() < 0.2
+    correlation = expected / size / size[:, None]
+    assert correlation[10, 11] > 0.2  # there was something to get right
+    part = result[2:4, 1:3].sample(5, seed=1)["velocity"]
+    np.testing.assert_allclose(part, result.sample(5, seed=1)["velocity"][:, 2:4, 1:3])
+
+
 def test_a_prior_fills_pixels_without_data_and_says_so():
     cube = smooth_scene((12, 13), signal_to_noise=20)
     mask = np.zeros(cube.data.shape, bool)

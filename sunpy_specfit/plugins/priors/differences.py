@@ -66,6 +66,14 @@ class Differences:
         """Dᵀ D q."""
         return self.transpose(self.forward(maps))
 
+    def noise(self, like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Noise whose covariance is Dᵀ D, shaped as maps."""
+        parts = [
+            torch.randn(part.shape, generator=generator, dtype=part.dtype, device=part.device)
+            for part in self.forward(like)
+        ]
+        return self.transpose(parts)
+
     def eigenvalues(self, like: torch.Tensor) -> torch.Tensor:
         """What Dᵀ D multiplies each cosine with, ``(pixels,)``; for order 2 as if the edges were like the inside."""
         return (laplacian_eigenvalues(self.shape, self.dims) ** self.order).reshape(-1).to(like)

@@ -57,6 +57,12 @@ class FractionalLaplacian:
         """L^power q, ``(..., pixels)``."""
         return inverse_cosine_transform(self.spectrum.to(maps) * self._cosines(maps), self.dims).reshape(maps.shape)
 
+    def noise(self, like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Noise whose covariance is L^power, shaped as maps."""
+        shape = (*like.shape[:-1], *self.shape)
+        white = torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+        return inverse_cosine_transform(self.spectrum.sqrt().to(like) * white, self.dims).reshape(like.shape)
+
     def diagonal(self, like: torch.Tensor) -> torch.Tensor:
         """The diagonal of L^power, ``(pixels,)``."""
         return self._diagonal.reshape(-1).to(like)

@@ -137,4 +137,11 @@ class BoundSmooth(BoundPrior):
                     out[name] = slope * self.stiffness.product(slope * v[name]) / scale**2
             return out
 
-        return Quadratic(gradient, matvec, diagonal, cosine)
+        def noise(generator):
+            drawn = {}
+            for name, scale in self.scales.items():
+                one = self.stiffness.noise(maps[name], generator) / scale
+                drawn[name] = one if slopes[name] is None else slopes[name] * one
+            return drawn
+
+        return Quadratic(gradient, matvec, diagonal, cosine, noise)

@@ -169,7 +169,15 @@ class BoundSparse(BoundPrior):
             return {name: self.transform.transpose(w * self.transform.forward(v[name])) for name, w in weights.items()}
 
         diagonal = {name: self.transform.diagonal(w) for name, w in weights.items()}
-        return Quadratic(matvec({name: maps[name] for name in self.scales}), matvec, diagonal)
+
+        def noise(generator):
+            drawn = {}
+            for name, weight in weights.items():
+                white = torch.randn(weight.shape, generator=generator, dtype=weight.dtype, device=weight.device)
+                drawn[name] = self.transform.transpose(weight.sqrt() * white)
+            return drawn
+
+        return Quadratic(matvec({name: maps[name] for name in self.scales}), matvec, diagonal, noise=noise)
 
     def proximal(self, maps, step) -> dict[str, torch.Tensor]:
         found = {}

@@ -135,4 +135,15 @@ class BoundTotalVariation(BoundPrior):
                 total.narrow(dim, 0, self.shape[dim] - 1).add_(inner)
                 total.narrow(dim, 1, self.shape[dim] - 1).add_(inner)
             diagonal[name] = total.reshape(maps[name].shape)
-        return Quadratic(matvec({name: maps[name] for name in self.scales}), matvec, diagonal)
+
+        def noise(generator):
+            drawn = {}
+            for name, weight in weights.items():
+                white = [
+                    torch.randn(weight.shape, generator=generator, dtype=weight.dtype, device=weight.device)
+                    for _ in self.dims
+                ]
+                drawn[name] = self._transpose([weight.sqrt() * one for one in white])
+            return drawn
+
+        return Quadratic(matvec({name: maps[name] for name in self.scales}), matvec, diagonal, noise=noise)

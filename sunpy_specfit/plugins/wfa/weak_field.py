@@ -54,7 +54,8 @@ class WeakField(Model):
         Which samples tell b_q and b_u. The wing's formula has the wrong sign at the line's centre, and the core's away
         from it, so each is used in its own part only.
     core_width : `~astropy.units.Quantity`, optional
-        How far the core reaches to either side of the centre; by default the Doppler width of the mean profile.
+        How far the core reaches to either side of the centre, and where the wing begins. By default the Doppler width
+        of the mean profile, with half a sample to either side of it that counts in neither.
     medium : {"air", "vacuum"}, optional
         Of the data's wavelengths, for lines known in both. By default as the header says: air for an axis AWAV; vacuum
         for IRIS and below 2000 Å; else air, with a warning.
