@@ -17,6 +17,7 @@ from .medium import check_media, in_medium_of
 from .members import as_cubes
 from .metropolis import Metropolis
 from .model import Model
+from .mosaic import mosaic
 from .perturbation import Perturbation
 from .problem import Problem
 from .result import FitResult
@@ -172,11 +173,14 @@ def _fit_jointly(cubes, models, priors, solver, *, init, progress, **options) ->
     if automatic:
         from .scale import choose_scales
 
+        sample, own = mosaic(problem, automatic, values)
         automatic, scales = choose_scales(
-            problem, automatic, models, values, _local_solver(problem), lambda trial: _accepting(solver, trial)
+            sample, automatic, models, own, _local_solver(problem), lambda trial: _accepting(solver, trial)
         )
         bound = [bind_prior(prior, problem.layout, problem.grid, models) for prior in automatic]
         problem = problem.with_priors([*problem.priors, *bound])
+        for entry in scales.values():
+            entry["pixels"] = sample.n_pixels
     solver = _accepting(solver, problem)
     frames = _frames(problem) if follow else None
     outcome = run(

@@ -222,6 +222,35 @@ class Problem:
         same = separable(priors) == separable(self.priors)
         return replace(self, priors=list(priors), _whole=self.whole() if same else None)
 
+    def part(self, index: np.ndarray, grid: Grid) -> Problem:
+        """The same problem on some of its pixels, in a grid of their own.
+
+        What couples pixels is left behind.
+
+        Parameters
+        ----------
+        index : `numpy.ndarray`
+            Flat pixel numbers, in the order of ``grid``.
+        """
+        chosen = torch.as_tensor(index, device=self.device)
+
+        def own(value):
+            return value if value.shape[-1] == 1 else value[..., chosen.to(value.device)]
+
+        terms = [
+            replace(term, auxiliary=[{name: own(v) for name, v in inputs.items()} for inputs in term.auxiliary])
+            for term in self.terms
+        ]
+        size = self.n_pixels
+        return replace(
+            self,
+            terms=terms,
+            grid=grid,
+            priors=[(prior.select(chosen), names) for prior, names in self.priors if not prior.couples_pixels],
+            fixed={k: v[..., index] if np.shape(v)[-1:] == (size,) else v for k, v in self.fixed.items()},
+            _whole=self.whole().select(chosen),
+        )
+
     def with_learned(self, weights: Mapping[int, Mapping[int, Mapping[str, torch.Tensor]]]) -> Problem:
         """The same problem with the operators' weights that a solver learned."""
         if not weights:
