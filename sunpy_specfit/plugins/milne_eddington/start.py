@@ -1,0 +1,109 @@
+"""Start values of a Milne-Eddington inversion, read off the data.
+
+Velocity and line-of-sight field come from centres of gravity (Rees & Semel 1979, 1979A&A....74....1R), the transverse
+field and its azimuth from Q and U projected on the second derivative of I (Landi Degl'Innocenti & Landolfi 2004, section
+9.6), the width from the area of the line over its depth, the source function from continuum and depth.
+"""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["start_values"]
+
+# Strength and damping of a usual photospheric line, and its area over its depth in Doppler widths.
+_STRENGTH, _DAMPING, _BROAD = 10.0, 0.3, 4.5
+# Field strengths (G) to start from; between them, and no closer to the line of sight than this (deg), Q and U have slopes.
+_FIELDS, _TILT = (20.0, 4000.0), 8.0
+_FASTEST = 30.0  # km/s
+
+
+def start_values(x, data, weight, factors, mu, rest, splitting, doppler) -> dict[str, torch.Tensor]:
+    """Start values by name, each ``(pixels,)``.
+
+    Parameters
+    ----------
+    x, data, weight : `torch.Tensor`
+        ``(n, 1 or pixels)`` and twice ``(4, n, pixels)``.
+    factors : sequence of (float, float)
+        Effective Landé factor and second-order factor of each line.
+    mu : float
+    rest, splitting, doppler : `torch.Tensor`
+        ``(lines, 1)``.
+    """
+    good = (weight > 0).to(data)
+    I, Q, U, V = data
+    continuum = _continuum(I, good[0])
+    steps = torch.gradient(x, dim=0)[0].abs() if len(x) > 1 else torch.ones_like(x)
+    curvature = _second_difference(I, x)
+    owner = (x.mean(1, keepdim=True) - rest[:, 0]).abs().argmin(1)
+    sums = {name: torch.zeros_like(continuum) for name in ("weight", "velocity", "b_los", "b_q", "b_u", "width")}
+    deepest = torch.zeros_like(continuum)
+    for number, (g, second) in enumerate(factors):
+        own = (owner == number).to(x)[:, None]
+        away = x - rest[number]
+        depth = (continuum - I) * good[0] * own
+        polarised = V * good[3] * good[0] * own
+        area, moment = (depth * steps).sum(0), (depth * away * steps).sum(0)
+        odd, odd_moment = (polarised * steps).sum(0), (polarised * away * steps).sum(0)
+        most = depth.amax(0)
+        valid = (area > 0) & (most > 0.02 * continuum)
+        share = torch.where(valid, area, 0.0)
+        center = moment / area
+        apart = (moment - odd_moment) / (area - odd) - (moment + odd_moment) / (area + odd)
+        deepest = torch.maximum(deepest, most)
+        # Q and U over -C² G I'' / 4: least squares, which weigh the lines by themselves.
+        template = -0.25 * splitting[number] ** 2 * second * curvature * own
+        norm = (template * template).sum(0).clamp_min(torch.finfo(data.dtype).tiny)
+        found = {
+            "velocity": center / doppler[number],
+            "b_los": apart / (2 * g * splitting[number]) if g else torch.zeros_like(center),
+            "b_q": (template * Q * good[1]).sum(0) / norm,
+            "b_u": (template * U * good[2]).sum(0) / norm,
+            "width": area / most,
+        }
+        sums["weight"] += share
+        for name, value in found.items():
+            sums[name] += torch.where(valid, value, 0.0).nan_to_num(0.0, 0.0, 0.0) * share
+    total = sums.pop("weight")
+    seen = total > 0
+    mean = {name: torch.where(seen, value / total, 0.0) for name, value in sums.items()}
+    b_trans = (mean["b_q"].square() + mean["b_u"].square()).sqrt().sqrt()
+    low, high = _FIELDS
+    strength = torch.hypot(mean["b_los"], b_trans).clamp(low, high)
+    tilt = torch.rad2deg(torch.atan2(b_trans, mean["b_los"])).clamp(_TILT, 180 - _TILT)
+    azimuth = torch.rad2deg(0.5 * torch.atan2(mean["b_u"], mean["b_q"]))
+    width = mean["width"] / _BROAD
+    usual = width[seen].median() if bool(seen.any()) else steps.mean()
+    gradient = (deepest * (1 + 1 / _STRENGTH)).clamp(0.02 * continuum.abs(), 0.98 * continuum.abs())
+    ones = torch.ones_like(continuum)
+    return {
+        "field_strength": strength,
+        "inclination": tilt,
+        "azimuth": torch.remainder(azimuth, 180.0),
+        "velocity": mean["velocity"].clamp(-_FASTEST, _FASTEST),
+        "doppler_width": torch.where(seen & (width > 0), width, usual),
+        "line_strength": _STRENGTH * ones,
+        "damping": _DAMPING * ones,
+        "source_constant": continuum - gradient,
+        "source_gradient": gradient / mu,
+    }
+
+
+def _continuum(intensity: torch.Tensor, good: torch.Tensor) -> torch.Tensor:
+    """The mean of the highest eighth of the samples."""
+    count = max(1, len(intensity) // 8)
+    highest = torch.where(good > 0, intensity, -torch.inf).topk(count, dim=0).values
+    there = torch.isfinite(highest)
+    return torch.where(there, highest, 0.0).sum(0) / there.sum(0).clamp_min(1)
+
+
+def _second_difference(intensity: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """d²I/dx² of the profile smoothed by 1, 2, 1; zero at the ends."""
+    out = torch.zeros_like(intensity)
+    if len(x) < 5:
+        return out
+    step = ((x[-1] - x[0]) / (len(x) - 1)).square()
+    # 1 2 1 times 1 -2 1 is 1 0 -2 0 1.
+    out[2:-2] = (intensity[4:] - 2 * intensity[2:-2] + intensity[:-4]) / (4 * step)
+    return out
