@@ -173,8 +173,22 @@ class MilneEddington(Model):
 
     # -- what follows -------------------------------------------------------------------------------
 
-    def start_values(self, x, data, weight, *, rest, splitting, doppler):
-        return start_values(x, data, weight, self._factors, self.mu, rest, splitting, doppler)
+    def start_values(self, x, data, weight, **inputs):
+        first = start_values(x, data, weight, self._factors, self.mu, **inputs)
+        return self._projected(x, data, weight, first, inputs)
+
+    def _projected(self, x, data, weight, values, inputs):
+        """The same, with the azimuth that is best beside the others.
+
+        In the frame of the field Q and U are those of the model; turning them onto the data's is one angle, which
+        magneto-optical effects are part of.
+        """
+        _, q, across, _ = self.evaluate(x, **{**values, "azimuth": torch.zeros_like(values["azimuth"])}, **inputs)
+        _, wq, wu, _ = weight
+        along = (wq * data[1] * q + wu * data[2] * across).sum(0)
+        turned = (wu * data[2] * q - wq * data[1] * across).sum(0)
+        azimuth = torch.rad2deg(0.5 * torch.atan2(turned, along))
+        return {**values, "azimuth": torch.remainder(azimuth, 180.0)}
 
     def derive(self, field_strength, inclination, **parameters):
         angle = inclination * _RADIAN
