@@ -260,6 +260,7 @@ def _finish(problem, block, solution, index, outcome) -> None:
         block = _in_double(problem, index, free)
     objective, matrix, vector = quadratic or block.linearize(free)
     free, objective = _last_step(block, free, objective, matrix, vector)
+    free = block.fold(free)
     chi2 = block.chi2(free) if block.priors else 2 * objective
     if solution.covariance is not None:
         covariance, undetermined = solution.covariance.double(), None
@@ -450,7 +451,8 @@ def _nearest(known: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
 
 def _finish_whole(problem, solution, flags, outcome) -> None:
     problem = problem.with_learned(solution.weights)
-    free, whole = solution.free, problem.whole()
+    whole = problem.whole()
+    free = whole.fold(solution.free)
     leverage = solution.leverage
     if solution.covariance is not None:
         covariance, undetermined = solution.covariance.double(), None

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import astropy.units as u
 import numpy as np
 
+from .angles import Angle
 from .frame import Frame
 from .model import Model, component_keys
 from .names import unknown_name
@@ -213,8 +214,23 @@ class Layout:
             base[a] += slope * (factor[b] / factor[a])[:, None] * (base[b] - self.tie_base[b][:, None])
         return base
 
+    def angles(self) -> tuple[Angle, ...]:
+        """The free numbers that wrap or are reflected at their bounds."""
+        found = []
+        for key in self.free_keys:
+            parameter = self.parameters[key]
+            if parameter.beyond == "stop":
+                continue
+            low, high = (self.to_internal(key, value, what="bound") for value in (parameter.lower, parameter.upper))
+            for offset in range(parameter.size):
+                ends = (float(end.ravel()[offset % end.size]) for end in (low, high))
+                found.append(Angle(self.columns[key].start + offset, *ends, parameter.beyond == "reflect"))
+        return tuple(found)
+
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Internal (lower, upper) of each free number; those of tied parameters bound what they are tied to.
+
+        Those of `angles` bound nothing.
 
         Raises
         ------
@@ -223,7 +239,7 @@ class Layout:
         """
         lower, upper = np.full(self.n_free, -np.inf), np.full(self.n_free, np.inf)
         for key, parameter in self.parameters.items():
-            if parameter.fixed:
+            if parameter.fixed or parameter.beyond != "stop":
                 continue
             for row in range(self.rows[key].start, self.rows[key].stop):
                 columns = np.flatnonzero(self.transform[row])

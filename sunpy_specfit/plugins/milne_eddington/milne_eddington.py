@@ -33,8 +33,8 @@ class MilneEddington(Model):
     references = ("10.1007/1-4020-2415-0",)
 
     field_strength = Parameter(u.G, lower=0.0, upper=6000.0, description="magnetic field strength")
-    inclination = Parameter(u.deg, lower=0.0, upper=180.0, description="of the field to the line of sight")
-    azimuth = Parameter(u.deg, description="of the field, from +Q towards +U")
+    inclination = Parameter(u.deg, lower=0.0, upper=180.0, beyond="reflect", description="of the field to the line of sight")
+    azimuth = Parameter(u.deg, lower=0.0, upper=180.0, beyond="wrap", description="of the field, from +Q towards +U")
     velocity = Parameter(_KM_S, description="along the line of sight, positive away from the observer")
     doppler_width = Parameter("spectral", lower=0.0, description="of the absorption profile")
     line_strength = Parameter(None, lower=0.0, upper=1000.0, description="line to continuum opacity at the centre")

@@ -106,7 +106,7 @@ class LevenbergMarquardt(Solver):
         return start[best, :, torch.arange(block.n_pixels, device=best.device)].T.contiguous(), count
 
     def _run(self, block, free: torch.Tensor, max_iterations: int) -> tuple[_Place, torch.Tensor, int]:
-        here = _Place.at(block, torch.minimum(torch.maximum(free, block.lower), block.upper))
+        here = _Place.at(block, block.fold(torch.minimum(torch.maximum(free, block.lower), block.upper)))
         pixels = block.n_pixels
         result = None
         status = torch.full((pixels,), int(Status.MAX_ITERATIONS), dtype=torch.int32, device=free.device)
@@ -137,7 +137,7 @@ class LevenbergMarquardt(Solver):
                     leaves, shortest = leaves[keep], shortest[keep]
             system, right = self._hold_at_bounds(block, here)
             step, promised = _step_inside(block, here.free, system, right, damping)
-            trial = here.free + step
+            trial = block.fold(here.free + step)
             # The step's length in sigma; undoing the damping keeps a timid step from passing for a short one.
             length = (promised * (1.0 + damping)).sqrt()
             ratio = torch.maximum(length / last_length, leaves).clamp_max(0.98)
@@ -183,6 +183,8 @@ def _step_inside(block, free, system, right, damping) -> tuple[torch.Tensor, tor
     without that, a step may lead uphill.
     """
     step = packed.solve(system, right, damping)
+    for angle in block.angles:
+        step[angle.column].clamp_(-angle.longest, angle.longest)
     promised = (right * step).sum(0)
     low, high = block.lower - free, block.upper - free
     inside = torch.minimum(torch.maximum(step, low), high)
