@@ -17,6 +17,7 @@ from .loss import excess
 from .pixels import PixelBlock
 from .posterior import probe_inverse
 from .problem import FLOAT32_SIGNAL, Problem
+from .restart import restart
 from .roles import settle_roles
 from .solver import Solution, Solver
 from .start import find_again, find_starts
@@ -186,6 +187,7 @@ def _fit_block(problem, solver, block, piece, init, previous, n_starts, outcome)
     if n_starts > 1:
         solution = _look_again(solver, block, solution)
         settle_roles(block, solution)
+    solution = restart(solver, block, solution, problem.seed, _put)
     _finish(problem, block, solution, index, outcome)
     outcome.info["iterations"] = max(outcome.info.get("iterations", 0), solution.info.get("iterations", 0))
 

@@ -91,6 +91,14 @@ class Model(Configurable):
     Names left out are found by the engine. A tensor ``(starts, pixels)`` gives several starts.
     """
 
+    restart_values = None
+    """Optional further starts for pixels whose chi-squared is poor, as
+    ``restart_values(x, data, weight, draws, **auxiliary) -> {name: tensor (pixels,)}``.
+
+    Batched as `linearize`. Draws are numbers from 0 to 1, one for each parameter, the same for all pixels and others each
+    time. Names left out stay as they were found.
+    """
+
     start_grid = None
     """Optional candidates for the engine's search, ``start_grid(x) -> {name: 1-D array}``.
 

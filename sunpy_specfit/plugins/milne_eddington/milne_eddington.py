@@ -15,7 +15,7 @@ from ...core.status import Status
 from ...data import AtomicLine, line
 from ...data.zeeman import LORENTZ_SPLITTING
 from .absorption import Line, elements, elements_jacobian, profiles, profiles_jacobian
-from .start import start_values
+from .start import drawn_anew, start_values
 from .transfer import emergent, emergent_jacobian, rotated
 
 __all__ = ["MilneEddington"]
@@ -174,21 +174,39 @@ class MilneEddington(Model):
     # -- what follows -------------------------------------------------------------------------------
 
     def start_values(self, x, data, weight, **inputs):
-        first = start_values(x, data, weight, self._factors, self.mu, **inputs)
+        first = start_values(x, data, weight, self._factors, **inputs)
         return self._projected(x, data, weight, first, inputs)
 
-    def _projected(self, x, data, weight, values, inputs):
-        """The same, with the azimuth that is best beside the others.
+    def restart_values(self, x, data, weight, draws, **inputs):
+        """The start that the data give, with what they tell badly drawn anew."""
+        first = start_values(x, data, weight, self._factors, **inputs)
+        return self._projected(x, data, weight, drawn_anew(first, draws), inputs)
 
-        In the frame of the field Q and U are those of the model; turning them onto the data's is one angle, which
-        magneto-optical effects are part of.
+    def _projected(self, x, data, weight, values, inputs):
+        """The same, with the source function and the azimuth that are best beside the others.
+
+        I is linear in the source function. In the frame of the field Q and U are those of the model; turning them onto
+        the data's is one angle, which magneto-optical effects are part of.
         """
-        _, q, across, _ = self.evaluate(x, **{**values, "azimuth": torch.zeros_like(values["azimuth"])}, **inputs)
-        _, wq, wu, _ = weight
+        nothing = torch.zeros_like(values["velocity"])
+        bare = {"azimuth": nothing, "source_constant": nothing, "source_gradient": nothing + 1.0}
+        i, q, across, _ = self.evaluate(x, **values, **bare, **inputs)
+        wi, wq, wu, _ = weight
         along = (wq * data[1] * q + wu * data[2] * across).sum(0)
         turned = (wu * data[2] * q - wq * data[1] * across).sum(0)
         azimuth = torch.rad2deg(0.5 * torch.atan2(turned, along))
-        return {**values, "azimuth": torch.remainder(azimuth, 180.0)}
+        total = wi.sum(0).clamp_min(torch.finfo(wi.dtype).tiny)
+        mean, level = (wi * i).sum(0) / total, (wi * data[0]).sum(0) / total
+        away = wi * (i - mean)
+        gradient = (away * data[0]).sum(0) / (away * i).sum(0).clamp_min(1e-30)
+        # Neither may be negative: a source function that does not rise inwards shows no absorption line.
+        gradient = torch.minimum(gradient.nan_to_num(0.0), 0.98 * level / mean).clamp_min(0.02 * level.abs())
+        return {
+            **values,
+            "azimuth": torch.remainder(azimuth, 180.0),
+            "source_constant": level - gradient * mean,
+            "source_gradient": gradient,
+        }
 
     def derive(self, field_strength, inclination, **parameters):
         angle = inclination * _RADIAN

@@ -1,8 +1,8 @@
 """Start values of a Milne-Eddington inversion, read off the data.
 
 Velocity and line-of-sight field come from centres of gravity (Rees & Semel 1979, 1979A&A....74....1R), the transverse
-field and its azimuth from Q and U projected on the second derivative of I (Landi Degl'Innocenti & Landolfi 2004, section
-9.6), the width from the area of the line over its depth, the source function from continuum and depth.
+field from Q and U projected on the second derivative of I (Landi Degl'Innocenti & Landolfi 2004, section
+9.6), the width from the area of the line over its depth.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ _STRENGTH, _DAMPING, _BROAD = 10.0, 0.3, 4.5
 # Field strengths (G) to start from; between them, and no closer to the line of sight than this (deg), Q and U have slopes.
 _FIELDS, _TILT = (20.0, 4000.0), 8.0
 _FASTEST = 30.0  # km/s
+# Between what the others are drawn: the last two themselves, the first two as factors.
+_MORE_OR_LESS, _WIDER_OR_NARROWER, _STRENGTHS, _DAMPINGS = (0.3, 3.0), (0.4, 1.2), (2.0, 60.0), (0.03, 1.5)
 
 
-def start_values(x, data, weight, factors, mu, rest, splitting, doppler) -> dict[str, torch.Tensor]:
+def start_values(x, data, weight, factors, rest, splitting, doppler) -> dict[str, torch.Tensor]:
     """Start values by name, each ``(pixels,)``.
 
     Parameters
@@ -27,7 +29,6 @@ def start_values(x, data, weight, factors, mu, rest, splitting, doppler) -> dict
         ``(n, 1 or pixels)`` and twice ``(4, n, pixels)``.
     factors : sequence of (float, float)
         Effective Landé factor and second-order factor of each line.
-    mu : float
     rest, splitting, doppler : `torch.Tensor`
         ``(lines, 1)``.
     """
@@ -38,7 +39,6 @@ def start_values(x, data, weight, factors, mu, rest, splitting, doppler) -> dict
     curvature = _second_difference(I, x)
     owner = (x.mean(1, keepdim=True) - rest[:, 0]).abs().argmin(1)
     sums = {name: torch.zeros_like(continuum) for name in ("weight", "velocity", "b_los", "b_q", "b_u", "width")}
-    deepest = torch.zeros_like(continuum)
     for number, (g, second) in enumerate(factors):
         own = (owner == number).to(x)[:, None]
         away = x - rest[number]
@@ -51,7 +51,6 @@ def start_values(x, data, weight, factors, mu, rest, splitting, doppler) -> dict
         share = torch.where(valid, area, 0.0)
         center = moment / area
         apart = (moment - odd_moment) / (area - odd) - (moment + odd_moment) / (area + odd)
-        deepest = torch.maximum(deepest, most)
         # Q and U over -C² G I'' / 4: least squares, which weigh the lines by themselves.
         template = -0.25 * splitting[number] ** 2 * second * curvature * own
         norm = (template * template).sum(0).clamp_min(torch.finfo(data.dtype).tiny)
@@ -72,22 +71,40 @@ def start_values(x, data, weight, factors, mu, rest, splitting, doppler) -> dict
     low, high = _FIELDS
     strength = torch.hypot(mean["b_los"], b_trans).clamp(low, high)
     tilt = torch.rad2deg(torch.atan2(b_trans, mean["b_los"])).clamp(_TILT, 180 - _TILT)
-    azimuth = torch.rad2deg(0.5 * torch.atan2(mean["b_u"], mean["b_q"]))
     width = mean["width"] / _BROAD
     usual = width[seen].median() if bool(seen.any()) else steps.mean()
-    gradient = (deepest * (1 + 1 / _STRENGTH)).clamp(0.02 * continuum.abs(), 0.98 * continuum.abs())
     ones = torch.ones_like(continuum)
     return {
         "field_strength": strength,
         "inclination": tilt,
-        "azimuth": torch.remainder(azimuth, 180.0),
         "velocity": mean["velocity"].clamp(-_FASTEST, _FASTEST),
         "doppler_width": torch.where(seen & (width > 0), width, usual),
         "line_strength": _STRENGTH * ones,
         "damping": _DAMPING * ones,
-        "source_constant": continuum - gradient,
-        "source_gradient": gradient / mu,
     }
+
+
+def drawn_anew(values, draws) -> dict[str, torch.Tensor]:
+    """The same with another inclination, width, strength and damping; the field along the line of sight stays."""
+    tilt, width, strength, damping, *_ = draws
+    angle = torch.deg2rad(values["inclination"])
+    along, across = values["field_strength"] * torch.cos(angle), values["field_strength"] * torch.sin(angle)
+    across = across * _between(*_MORE_OR_LESS, tilt)
+    low, high = _FIELDS
+    ones = torch.ones_like(across)
+    return {
+        "field_strength": torch.hypot(along, across).clamp(low, high),
+        "inclination": torch.rad2deg(torch.atan2(across, along)).clamp(_TILT, 180 - _TILT),
+        "velocity": values["velocity"],
+        "doppler_width": values["doppler_width"] * _between(*_WIDER_OR_NARROWER, width),
+        "line_strength": _between(*_STRENGTHS, strength) * ones,
+        "damping": _between(*_DAMPINGS, damping) * ones,
+    }
+
+
+def _between(low: float, high: float, draw: float) -> float:
+    """A number whose logarithm is even between two limits."""
+    return low * (high / low) ** draw
 
 
 def _continuum(intensity: torch.Tensor, good: torch.Tensor) -> torch.Tensor:
