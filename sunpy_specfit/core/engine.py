@@ -353,24 +353,35 @@ def _own_flags(problem, block, free, covariance, index) -> torch.Tensor:
     factor, offset = (torch.as_tensor(v, device=free.device)[:, None] for v in layout.scales())
     transform = block.transform.double()
     theta = factor * block.theta(free.to(block.dtype)).double() + offset
-    k = transform.shape[1]
-    variance = torch.zeros_like(theta)
-    for i in range(k):
-        for j in range(k):
-            share = (transform[:, i] * transform[:, j])[:, None]
-            # Where a number has no share in a row, its infinite variance must not make that row's unknown.
-            variance += torch.where(share != 0, share * covariance[packed.index(i, j)], 0.0)
+    rows = torch.arange(len(transform), device=free.device)
+    variance = _between(transform, covariance, rows, rows)
     sigma = factor.abs() * variance.clamp_min(0).sqrt()
     part = slice(int(index[0]), int(index[-1]) + 1) if _contiguous(index) else torch.as_tensor(index)
     for component, keys, inputs in zip(layout.components, layout.keys, problem.physical_auxiliary, strict=True):
         if component.flag is None:
             continue
         rows = {name: layout.rows[keys[name]].start for name in component.parameters}
-        own = accepted(component.flag, {n: v if v.shape[-1] == 1 else v[..., part] for n, v in inputs.items()})
+        own = {n: v if v.shape[-1] == 1 else v[..., part] for n, v in inputs.items()}
+
+        def between(a: str, b: str, rows=rows) -> torch.Tensor:
+            return factor[rows[a]] * factor[rows[b]] * _between(transform, covariance, rows[a], rows[b])
+
+        own = accepted(component.flag, {**own, "covariance": between})
         status |= component.flag(
             {name: theta[row] for name, row in rows.items()}, {name: sigma[row] for name, row in rows.items()}, **own
         ).to(torch.int32)
     return status
+
+
+def _between(transform, covariance, rows, others) -> torch.Tensor:
+    """The covariance of rows of θ with others, ``(rows, pixels)`` or ``(pixels,)``, in the internal frame."""
+    k, total = transform.shape[1], 0.0
+    for i in range(k):
+        for j in range(k):
+            share = (transform[rows, i] * transform[others, j])[..., None]
+            # Where a number has no share in a row, its infinite variance must not make that row's unknown.
+            total = total + torch.where(share != 0, share * covariance[packed.index(i, j)], 0.0)
+    return total
 
 
 def pixel_solution(

@@ -1,8 +1,8 @@
 """Absorption and dispersion profiles of split lines, and how they make the propagation matrix.
 
 A line's profile in each polarisation is a sum of Voigt functions over its Zeeman components,
-phi = Σ strength H(damping, v - shift b), with v the distance from the line's centre and b the Lorentz splitting, both in
-Doppler widths; psi is the same with the Faraday-Voigt function F.
+phi = Σ strength H(damping, v - shift b), with v the distance from the line's centre and b the Lorentz splitting, both
+in Doppler widths; psi is the same with the Faraday-Voigt function F.
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ def profiles_jacobian(
         v = (x - rest[number] - doppler[number] * velocity) * inverse
         unit = splitting[number] * inverse
         split = unit * field_strength
-        values, slopes, pulled = zip(*(_group(group, line.strength, v, split, damping) for group in line.groups))
+        values, slopes, pulled = zip(
+            *(_group(group, line.strength, v, split, damping) for group in line.groups), strict=True
+        )
         # All phi, then all psi: values, their slopes along v, and along the splitting.
         values, along, across = (
             [part[kind] for kind in (0, 1) for part in parts] for parts in (values, slopes, pulled)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["start_values"]
+__all__ = ["drawn_anew", "projected", "start_values"]
 
 # Strength and damping of a usual photospheric line, and its area over its depth in Doppler widths.
 _STRENGTH, _DAMPING, _BROAD = 10.0, 0.3, 4.5
-# Field strengths (G) to start from; between them, and no closer to the line of sight than this (deg), Q and U have slopes.
+# Field strengths (G) to start from, and how close to the line of sight (deg): nearer to it Q and U hardly have slopes.
 _FIELDS, _TILT = (20.0, 4000.0), 8.0
 _FASTEST = 30.0  # km/s
 # Between what the others are drawn: the last two themselves, the first two as factors.
@@ -99,6 +99,33 @@ def drawn_anew(values, draws) -> dict[str, torch.Tensor]:
         "doppler_width": values["doppler_width"] * _between(*_WIDER_OR_NARROWER, width),
         "line_strength": _between(*_STRENGTHS, strength) * ones,
         "damping": _between(*_DAMPINGS, damping) * ones,
+    }
+
+
+def projected(light, x, data, weight, values, inputs) -> dict[str, torch.Tensor]:
+    """The same, with the source function and the azimuth that are best beside the others.
+
+    I is linear in the source function. In the frame of the field Q and U are those of the model; turning them onto the
+    data's is one angle, which magneto-optical effects are part of.
+    """
+    nothing = torch.zeros_like(values["velocity"])
+    bare = {"azimuth": nothing, "source_constant": nothing, "source_gradient": nothing + 1.0}
+    i, q, across, _ = light(x, **values, **bare, **inputs)
+    wi, wq, wu, _ = weight
+    along = (wq * data[1] * q + wu * data[2] * across).sum(0)
+    turned = (wu * data[2] * q - wq * data[1] * across).sum(0)
+    azimuth = torch.rad2deg(0.5 * torch.atan2(turned, along))
+    total = wi.sum(0).clamp_min(torch.finfo(wi.dtype).tiny)
+    mean, level = (wi * i).sum(0) / total, (wi * data[0]).sum(0) / total
+    away = wi * (i - mean)
+    gradient = (away * data[0]).sum(0) / (away * i).sum(0).clamp_min(torch.finfo(wi.dtype).tiny)
+    # Neither may be negative: a source function that does not rise inwards shows no absorption line.
+    gradient = torch.minimum(gradient.nan_to_num(0.0), 0.98 * level / mean).clamp_min(0.02 * level.abs())
+    return {
+        **values,
+        "azimuth": torch.remainder(azimuth, 180.0),
+        "source_constant": (level - gradient * mean).nan_to_num(0.0),
+        "source_gradient": gradient.nan_to_num(0.0),
     }
 
 
