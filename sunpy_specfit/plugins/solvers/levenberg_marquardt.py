@@ -21,6 +21,8 @@ _SAME, _TOGETHER = 1e-3, 20_000
 _IDLE, _IDLE_AND_SHORT = 16, 6
 # No damping is larger than this.
 _STIFFEST = 1e12
+# A number on which the light hardly depends is damped as if it had this part of the curvature that it once had.
+_FLATTEST = 1e6
 # How often a step that meets bounds is cut and solved for anew.
 _CUTS = 1
 
@@ -112,6 +114,7 @@ class LevenbergMarquardt(Solver):
         status = torch.full((pixels,), int(Status.MAX_ITERATIONS), dtype=torch.int32, device=free.device)
         where = torch.arange(pixels, device=free.device)
         damping = torch.full_like(here.objective, 1e-3)
+        steepest = here.matrix[packed.diagonal_index(len(free))]
         done = ~torch.isfinite(here.objective)
         status[done] = int(Status.FAILED)
         last_length = torch.full_like(here.objective, torch.inf)
@@ -122,6 +125,7 @@ class LevenbergMarquardt(Solver):
         noise = 8 * torch.finfo(free.dtype).eps
         # Below this length a step is round-off, or far below the tolerance whatever its ratio.
         shortest = (10 * torch.finfo(free.dtype).eps * signal).clamp(min=0.1 * self.tolerance)
+        tiny = torch.finfo(free.dtype).tiny
         iterations = 0
         while iterations < max_iterations:
             iterations += 1
@@ -134,9 +138,12 @@ class LevenbergMarquardt(Solver):
                     keep = (~done).nonzero()[:, 0]
                     block, where, here = block.select(keep), where[keep], here.select(keep)
                     damping, last_length, done, idle = damping[keep], last_length[keep], done[keep], idle[keep]
-                    leaves, shortest = leaves[keep], shortest[keep]
+                    leaves, shortest, steepest = leaves[keep], shortest[keep], steepest[:, keep]
             system, right = self._hold_at_bounds(block, here)
-            step, promised = _step_inside(block, here.free, system, right, damping)
+            diagonal = here.matrix[packed.diagonal_index(len(free))]
+            steepest = torch.maximum(steepest, diagonal)
+            damp = damping * (steepest / diagonal.clamp_min(tiny)).clamp_max(_FLATTEST)
+            step, promised = _step_inside(block, here.free, system, right, damp)
             trial = block.fold(here.free + step)
             # The step's length in sigma; undoing the damping keeps a timid step from passing for a short one.
             length = (promised * (1.0 + damping)).sqrt()
@@ -190,7 +197,7 @@ def _step_inside(block, free, system, right, damping) -> tuple[torch.Tensor, tor
     inside = torch.minimum(torch.maximum(step, low), high)
     index = (inside != step).any(0).nonzero()[:, 0]
     if len(index):
-        part, slope, damp = system[:, index], right[:, index], damping[index]
+        part, slope, damp = system[:, index], right[:, index], damping[..., index]
         low, high, wish = low[:, index], high[:, index], step[:, index]
         cut = torch.zeros_like(wish, dtype=torch.bool)
         for _ in range(_CUTS):
