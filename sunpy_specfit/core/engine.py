@@ -65,7 +65,9 @@ class Outcome:
     @classmethod
     def empty(cls, problem: Problem) -> Outcome:
         k, pixels = problem.n_free, problem.n_pixels
-        errors = np.float32 if problem.dtype == torch.float32 else np.float64
+        # Components of a vector given by angles are differences of large numbers where the vector is short.
+        single = problem.dtype == torch.float32 and not problem.layout.angles()
+        errors = np.float32 if single else np.float64
         return cls(
             free=np.full((k, pixels), np.nan),
             covariance=np.full((k * (k + 1) // 2, pixels), np.nan, errors),

@@ -93,10 +93,10 @@ class Model(Configurable):
 
     restart_values = None
     """Optional further starts for pixels whose chi-squared is poor, as
-    ``restart_values(x, data, weight, draws, **auxiliary) -> {name: tensor (pixels,)}``.
+    ``restart_values(x, data, weight, values, attempt, draws, **auxiliary) -> {name: tensor (pixels,)}``.
 
-    Batched as `linearize`. Draws are numbers from 0 to 1, one for each parameter, the same for all pixels and others
-    each time. Names left out stay as they were found.
+    Batched as `linearize`. Values are those found so far, by name; attempts are counted from 0; draws are numbers from
+    0 to 1, one for each parameter, the same for all pixels and others each time. Names left out stay as they were.
     """
 
     start_grid = None

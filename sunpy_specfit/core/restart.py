@@ -10,7 +10,7 @@ from .solver import Solution, Solver
 __all__ = ["restart"]
 
 # Poor is a chi-squared so many sigma above what noise alone leaves.
-_POOR = 4.0
+_POOR = 3.0
 # Starts at the most, and how many in a row may come to nothing.
 _ROUNDS, _IDLE = 8, 3
 
@@ -38,13 +38,13 @@ def restart(solver: Solver, block: PixelBlock, solution: Solution, seed: int, pu
     freedom = (block.n_valid - block.n_free).clamp_min(1)
     limit = 0.5 * (freedom + _POOR * (2.0 * freedom).sqrt()).to(solution.free)
     idle = torch.zeros_like(freedom)
-    for _ in range(_ROUNDS):
+    for attempt in range(_ROUNDS):
         objective = solution.quadratic[0]
         index = ((objective > limit) & (idle < _IDLE)).nonzero()[:, 0]
         if not len(index):
             break
         part = block.select(index)
-        start = _offered(part, solution.free[:, index], generator)
+        start = _offered(part, solution.free[:, index], attempt, generator)
         again = solver.solve(part, start[None])
         before, after = objective[index], again.quadratic[0]
         better = after < before - 1e-4 * before.abs()
@@ -53,9 +53,9 @@ def restart(solver: Solver, block: PixelBlock, solution: Solution, seed: int, pu
     return solution
 
 
-def _offered(block: PixelBlock, free: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def _offered(block: PixelBlock, free: torch.Tensor, attempt: int, generator: torch.Generator) -> torch.Tensor:
     """Free numbers ``(k, pixels)``: the models' offers, and what they say nothing of as it is."""
-    start = free.clone()
+    start, theta = free.clone(), block.theta(free)
     for data in block.terms:
         layout = data.term.layout
         for number, index in enumerate(data.term.component_indices):
@@ -63,7 +63,10 @@ def _offered(block: PixelBlock, free: torch.Tensor, generator: torch.Generator) 
             if component.restart_values is None:
                 continue
             draws = torch.rand(len(component.parameters), generator=generator, dtype=torch.float64).tolist()
-            offers = component.restart_values(data.x, data.data, data.weight, draws, **data.auxiliary[number])
+            values = data.term.inputs(theta, number)
+            offers = component.restart_values(
+                data.x, data.data, data.weight, values, attempt, draws, **data.auxiliary[number]
+            )
             for name, value in offers.items():
                 columns = layout.columns.get(keys[name])
                 if columns is not None:

@@ -218,8 +218,8 @@ class MilneEddington(Model):
             raise TypeError(f"MilneEddington: a line is a name or an AtomicLine, found {one!r}")
         if one.blend and len(self._atomic) == 1:
             raise ValueError(
-                f"MilneEddington: {one.name} is part of a blend, whose lines have patterns of their own: give them all, "
-                "as a list"
+                f"MilneEddington: {one.name} is part of a blend, whose lines have patterns of their own: give a list "
+                "of them all"
             )
         if len(self._atomic) > 1 and one.log_gf is None:
             raise ValueError(
@@ -288,19 +288,17 @@ class MilneEddington(Model):
         return prepared(self, observation, [one.name for one in self._atomic], self._rests)
 
     def start_values(self, x, data, weight, **inputs):
-        return self._started(x, data, weight, inputs, None)
+        return self._started(x, data, weight, inputs, lambda found: found)
 
-    def restart_values(self, x, data, weight, draws, **inputs):
-        """The start that the data give, with what they tell badly drawn anew."""
-        return self._started(x, data, weight, inputs, draws)
+    def restart_values(self, x, data, weight, values, attempt, draws, **inputs):
+        """The start that the data give, with what they tell badly drawn anew: the field, or the rest with it."""
+        return self._started(x, data, weight, inputs, lambda found: drawn_anew(found, values, attempt, draws))
 
-    def _started(self, x, data, weight, inputs, draws):
+    def _started(self, x, data, weight, inputs, change):
         if self._observed.signs != (1, 1, 1):
             data = torch.stack([data[0], *(d * s for d, s in zip(data[1:], self._observed.signs, strict=True))])
         lines = {name: inputs[name] for name in ("rest", "splitting", "doppler")}
-        found = start_values(x, data, weight, self._factors, **lines)
-        if draws is not None:
-            found = drawn_anew(found, draws)
+        found = change(start_values(x, data, weight, self._factors, **lines))
         found = projected(self._magnetic, x, data, weight, found, {**lines, "mu": inputs["mu"]})
         found["azimuth"] = torch.remainder(found["azimuth"] + self._reference, 180.0)
         ones = torch.ones_like(found["azimuth"])

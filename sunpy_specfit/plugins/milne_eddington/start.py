@@ -84,22 +84,37 @@ def start_values(x, data, weight, factors, rest, splitting, doppler) -> dict[str
     }
 
 
-def drawn_anew(values, draws) -> dict[str, torch.Tensor]:
-    """The same with another inclination, width, strength and damping; the field along the line of sight stays."""
+def drawn_anew(start, found, attempt: int, draws) -> dict[str, torch.Tensor]:
+    """Another start for a poor fit.
+
+    A field that ended at zero or along the line of sight stays there, for Q and U have no slopes: the first attempt,
+    and every other one after it, puts the field back to what Q, U and V say of it beside the atmosphere that was found.
+    The others draw width, strength and damping anew.
+    """
     tilt, width, strength, damping, *_ = draws
-    angle = torch.deg2rad(values["inclination"])
-    along, across = values["field_strength"] * torch.cos(angle), values["field_strength"] * torch.sin(angle)
-    across = across * _between(*_MORE_OR_LESS, tilt)
+    angle = torch.deg2rad(start["inclination"])
+    along, across = start["field_strength"] * torch.cos(angle), start["field_strength"] * torch.sin(angle)
+    if attempt:
+        across = across * _between(*_MORE_OR_LESS, tilt)
     low, high = _FIELDS
-    ones = torch.ones_like(across)
-    return {
+    values = {
         "field_strength": torch.hypot(along, across).clamp(low, high),
         "inclination": torch.rad2deg(torch.atan2(across, along)).clamp(_TILT, 180 - _TILT),
-        "velocity": values["velocity"],
-        "doppler_width": values["doppler_width"] * _between(*_WIDER_OR_NARROWER, width),
+    }
+    if attempt % 2 == 0:
+        return values | {name: found[name] for name in ("velocity", "doppler_width", "line_strength", "damping")}
+    ones = torch.ones_like(across)
+    return values | {
+        "velocity": start["velocity"],
+        "doppler_width": start["doppler_width"] * _between(*_WIDER_OR_NARROWER, width),
         "line_strength": _between(*_STRENGTHS, strength) * ones,
         "damping": _between(*_DAMPINGS, damping) * ones,
     }
+
+
+def _between(low: float, high: float, draw: float) -> float:
+    """A number whose logarithm is even between two limits."""
+    return low * (high / low) ** draw
 
 
 def projected(light, x, data, weight, values, inputs) -> dict[str, torch.Tensor]:
@@ -127,11 +142,6 @@ def projected(light, x, data, weight, values, inputs) -> dict[str, torch.Tensor]
         "source_constant": (level - gradient * mean).nan_to_num(0.0),
         "source_gradient": gradient.nan_to_num(0.0),
     }
-
-
-def _between(low: float, high: float, draw: float) -> float:
-    """A number whose logarithm is even between two limits."""
-    return low * (high / low) ** draw
 
 
 def _continuum(intensity: torch.Tensor, good: torch.Tensor) -> torch.Tensor:

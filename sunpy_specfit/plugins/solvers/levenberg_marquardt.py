@@ -124,7 +124,7 @@ class LevenbergMarquardt(Solver):
         leaves = (3.0 / signal).clamp(0.02, 0.9).nan_to_num(nan=0.9)
         noise = 8 * torch.finfo(free.dtype).eps
         # Below this length a step is round-off, or far below the tolerance whatever its ratio.
-        shortest = (10 * torch.finfo(free.dtype).eps * signal).clamp(min=0.1 * self.tolerance)
+        shortest = (100 * torch.finfo(free.dtype).eps * signal).clamp(min=0.1 * self.tolerance)
         tiny = torch.finfo(free.dtype).tiny
         iterations = 0
         while iterations < max_iterations:
