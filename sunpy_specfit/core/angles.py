@@ -1,4 +1,4 @@
-"""Numbers whose range has no end: beyond its bounds an angle comes in again."""
+"""Numbers whose range has no end: beyond its bounds an angle comes in again, and a radius on the other side."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-__all__ = ["Angle", "fold"]
+__all__ = ["Angle", "Radius", "fold"]
 
 
 class Angle(NamedTuple):
@@ -23,14 +23,35 @@ class Angle(NamedTuple):
         """No step should be longer: beyond a quarter of the range the other way round may be the shorter one."""
         return 0.25 * (self.upper - self.lower)
 
+    def fold(self, free: torch.Tensor) -> None:
+        """Bring the number back between its bounds, in place."""
+        span = self.upper - self.lower
+        away = torch.remainder(free[self.column] - self.lower, 2 * span if self.reflects else span)
+        free[self.column] = self.lower + (torch.minimum(away, 2 * span - away) if self.reflects else away)
 
-def fold(free: torch.Tensor, angles: Sequence[Angle]) -> torch.Tensor:
+
+class Radius(NamedTuple):
+    """A free number below whose lower bound lies the other side: itself mirrored, and the angle ``total`` - angle."""
+
+    column: int
+    lower: float
+    angle: int
+    total: float
+
+    longest = float("inf")
+
+    def fold(self, free: torch.Tensor) -> None:
+        """Bring the number back above its bound, in place."""
+        across = free[self.column] < self.lower
+        free[self.column] = torch.where(across, 2 * self.lower - free[self.column], free[self.column])
+        free[self.angle] = torch.where(across, self.total - free[self.angle], free[self.angle])
+
+
+def fold(free: torch.Tensor, angles: Sequence[Angle | Radius]) -> torch.Tensor:
     """The same light at numbers inside the bounds; ``free`` is ``(k, pixels)`` and stays as it is."""
     if not angles:
         return free
     free = free.clone()
     for angle in angles:
-        span = angle.upper - angle.lower
-        away = torch.remainder(free[angle.column] - angle.lower, 2 * span if angle.reflects else span)
-        free[angle.column] = angle.lower + (torch.minimum(away, 2 * span - away) if angle.reflects else away)
+        angle.fold(free)
     return free

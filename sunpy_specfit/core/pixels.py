@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 
 from ..numerics import packed
-from .angles import Angle, fold
+from .angles import Angle, Radius, fold
 from .loss import excess, reweight
 from .prior import BoundPrior
 from .quantities import Quantities
@@ -73,8 +73,8 @@ class PixelBlock:
         Those that do not couple pixels.
     simple : bool
         Whether θ is the free numbers themselves.
-    angles : tuple of `Angle`
-        Numbers that wrap or are reflected at their bounds.
+    angles : tuple of `Angle` and `Radius`
+        Numbers that come in again beyond their bounds.
     memo : dict
         What holds for all blocks of a problem and need not be found out again for each.
     """
@@ -88,7 +88,7 @@ class PixelBlock:
     loss: str
     priors: list[tuple[BoundPrior, Quantities]]
     simple: bool
-    angles: tuple[Angle, ...] = ()
+    angles: tuple[Angle | Radius, ...] = ()
     memo: dict = field(default_factory=dict, repr=False, compare=False)
 
     @property

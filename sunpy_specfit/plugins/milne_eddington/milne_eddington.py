@@ -116,7 +116,9 @@ class MilneEddington(Model):
     stokes = "IQUV"
     references = ("10.1007/1-4020-2415-0",)
 
-    field_strength = Parameter(u.G, lower=0.0, upper=6000.0, description="magnetic field strength")
+    field_strength = Parameter(
+        u.G, lower=0.0, upper=6000.0, opposite="inclination", description="magnetic field strength"
+    )
     inclination = Parameter(
         u.deg, lower=0.0, upper=180.0, beyond="reflect", description="of the field to the line of sight"
     )

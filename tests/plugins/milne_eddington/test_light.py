@@ -138,6 +138,9 @@ def test_angles_beyond_their_bounds_have_the_light_of_those_inside():
     same = light(inclination=[50.0, -50.0, 310.0], azimuth=[30.0, 210.0, -150.0])
     np.testing.assert_allclose(same[..., 0], same[..., 1], atol=1e-13)
     np.testing.assert_allclose(same[..., 0], same[..., 2], atol=1e-13)
+    # A negative field strength is the opposite field.
+    opposite = light(field_strength=[1200.0, -1200.0], inclination=[50.0, 130.0])
+    np.testing.assert_allclose(opposite[..., 0], opposite[..., 1], atol=1e-13)
 
 
 def test_strong_fields_split_the_line_completely():
