@@ -17,6 +17,7 @@ from .core.velocity_reference import velocity_reference
 from .core.warnings import SpecfitPluginWarning, SpecfitWarning
 from .plugins.external import ExternalModel
 from .plugins.gaussian import Gaussian, Polynomial, Voigt, from_eispac_template, options_from_eispac_template
+from .plugins.milne_eddington import MilneEddington
 from .plugins.noise import CountNoise
 from .plugins.priors import Hinge, Penalty, Ridge, Smooth, Sparse, TotalVariation
 from .plugins.solvers import LBFGS, Adam, ClosedForm, GaussNewton, LevenbergMarquardt, ProximalGradient
@@ -36,6 +37,7 @@ __all__ = [
     "Hinge",
     "LevenbergMarquardt",
     "MediumWarning",
+    "MilneEddington",
     "Model",
     "Noise",
     "Operator",

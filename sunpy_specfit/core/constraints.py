@@ -77,7 +77,7 @@ def with_bounds(parameter: Parameter, limits) -> Parameter:
             raise u.UnitConversionError(f"the bounds ({lower}, {upper}) have units that do not convert") from None
         if not below:
             raise ValueError(f"the lower bound must be below the upper one, found ({lower}, {upper})")
-    return parameter.replace(lower=lower, upper=upper)
+    return parameter.replace(lower=lower, upper=upper, beyond="stop", opposite=None)
 
 
 def _in_unit_of(limit, other):

@@ -18,6 +18,7 @@ from .loss import excess
 from .pixels import PixelBlock
 from .posterior import probe_inverse
 from .problem import FLOAT32_SIGNAL, Problem
+from .restart import restart
 from .roles import settle_roles
 from .solver import Solution, Solver
 from .start import find_again, find_starts
@@ -65,7 +66,9 @@ class Outcome:
     @classmethod
     def empty(cls, problem: Problem) -> Outcome:
         k, pixels = problem.n_free, problem.n_pixels
-        errors = np.float32 if problem.dtype == torch.float32 else np.float64
+        # Components of a vector given by angles are differences of large numbers where the vector is short.
+        single = problem.dtype == torch.float32 and not problem.layout.angles()
+        errors = np.float32 if single else np.float64
         return cls(
             free=np.full((k, pixels), np.nan),
             covariance=np.full((k * (k + 1) // 2, pixels), np.nan, errors),
@@ -187,6 +190,7 @@ def _fit_block(problem, solver, block, piece, init, previous, n_starts, outcome)
     if n_starts > 1:
         solution = _look_again(solver, block, solution)
         settle_roles(block, solution)
+    solution = restart(solver, block, solution, problem.seed, _put)
     _finish(problem, block, solution, index, outcome)
     outcome.info["iterations"] = max(outcome.info.get("iterations", 0), solution.info.get("iterations", 0))
 
@@ -262,6 +266,7 @@ def _finish(problem, block, solution, index, outcome) -> None:
     objective, matrix, vector = quadratic or block.linearize(free)
     if not solution.final or quadratic is None:
         free, objective = _last_step(block, free, objective, matrix, vector)
+    free = block.fold(free)
     chi2 = block.chi2(free) if block.priors else 2 * objective
     if solution.covariance is not None:
         covariance, undetermined = solution.covariance.double(), None
@@ -351,29 +356,36 @@ def _own_flags(problem, block, free, covariance, index) -> torch.Tensor:
         return status
     factor, offset = (torch.as_tensor(v, device=free.device)[:, None] for v in layout.scales())
     theta = factor * block.theta(free.to(block.dtype)).double() + offset
-    sigma = factor.abs() * _variances(block.transform.double(), covariance).clamp_min(0).sqrt()
+    transform = block.transform.double().tolist()
+    variance = torch.stack([_between(covariance, row, row) for row in transform])
+    sigma = factor.abs() * variance.clamp_min(0).sqrt()
     part = slice(int(index[0]), int(index[-1]) + 1) if _contiguous(index) else torch.as_tensor(index)
     for component, keys, inputs in zip(layout.components, layout.keys, problem.physical_auxiliary, strict=True):
         if component.flag is None:
             continue
         rows = {name: layout.rows[keys[name]].start for name in component.parameters}
-        own = {n: v if v.shape[-1] == 1 else v[..., part] for n, v in accepted(component.flag, inputs).items()}
+
+        def between(a: str, b: str, rows=rows) -> torch.Tensor:
+            own, other = rows[a], rows[b]
+            return factor[own] * factor[other] * _between(covariance, transform[own], transform[other])
+
+        own = accepted(component.flag, {**inputs, "covariance": between})
+        own = {n: v[..., part] if torch.is_tensor(v) and v.shape[-1] != 1 else v for n, v in own.items()}
         status |= component.flag(
             {name: theta[row] for name, row in rows.items()}, {name: sigma[row] for name, row in rows.items()}, **own
         ).to(torch.int32)
     return status
 
 
-def _variances(transform: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
-    """The variance of each row of θ ``(rows, pixels)``."""
-    variance = covariance.new_zeros((len(transform), covariance.shape[-1]))
-    for row, shares in enumerate(transform.tolist()):
-        # Where a number has no share in a row, its infinite variance must not make that row's unknown.
-        own = [(i, share) for i, share in enumerate(shares) if share]
-        for i, a in own:
-            for j, b in own:
-                variance[row].add_(covariance[packed.index(i, j)], alpha=a * b)
-    return variance
+def _between(covariance: torch.Tensor, row: list[float], other: list[float]) -> torch.Tensor:
+    """The covariance of two rows of θ, given by their shares in the free numbers, ``(pixels,)``."""
+    total = torch.zeros_like(covariance[0])
+    for i, a in enumerate(row):
+        for j, b in enumerate(other):
+            # Where a number has no share in a row, its infinite variance must not make that row's unknown.
+            if a and b:
+                total.add_(covariance[packed.index(i, j)], alpha=a * b)
+    return total
 
 
 def pixel_solution(
@@ -457,7 +469,8 @@ def _nearest(known: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
 
 def _finish_whole(problem, solution, flags, outcome) -> None:
     problem = problem.with_learned(solution.weights)
-    free, whole = solution.free, problem.whole()
+    whole = problem.whole()
+    free = whole.fold(solution.free)
     leverage = solution.leverage
     if solution.covariance is not None:
         covariance, undetermined = solution.covariance.double(), None

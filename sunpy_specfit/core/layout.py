@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import astropy.units as u
 import numpy as np
 
+from .angles import Angle, Radius
 from .frame import Frame
 from .model import Model
 from .names import component_keys, unknown_name
@@ -213,8 +214,42 @@ class Layout:
             base[a] += slope * (factor[b] / factor[a])[:, None] * (base[b] - self.tie_base[b][:, None])
         return base
 
+    def angles(self) -> tuple[Angle | Radius, ...]:
+        """The free numbers that wrap, are reflected or come out on the other side at their bounds; radii first."""
+        radii, found = [], []
+        for key in self.free_keys:
+            parameter, angle = self.parameters[key], self._mirrored(key)
+            if angle is not None:
+                lower = float(self.to_internal(key, parameter.lower, what="bound"))
+                total = sum(float(self.to_internal(angle, end)) for end in self._ends(angle))
+                radii.append(Radius(self.columns[key].start, lower, self.columns[angle].start, total))
+            if parameter.beyond == "stop":
+                continue
+            low, high = (self.to_internal(key, value, what="bound") for value in self._ends(key))
+            for offset in range(parameter.size):
+                ends = (float(end.ravel()[offset % end.size]) for end in (low, high))
+                found.append(Angle(self.columns[key].start + offset, *ends, parameter.beyond == "reflect"))
+        return (*radii, *found)
+
+    def _ends(self, key: str):
+        return self.parameters[key].lower, self.parameters[key].upper
+
+    def _mirrored(self, key: str) -> str | None:
+        """The angle that a radius has to itself, if both are free and nothing else is tied to them."""
+        if self.parameters[key].opposite is None:
+            return None
+        component, _ = self.origin(key)
+        angle = self.keys[self.components.index(component)][self.parameters[key].opposite]
+        alone = all(
+            name in self.columns and np.count_nonzero(self.transform[:, self.columns[name].start]) == 1
+            for name in (key, angle)
+        )
+        return angle if alone and self.parameters[angle].beyond != "stop" else None
+
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Internal (lower, upper) of each free number; those of tied parameters bound what they are tied to.
+
+        Those of `angles` bound nothing.
 
         Raises
         ------
@@ -223,7 +258,7 @@ class Layout:
         """
         lower, upper = np.full(self.n_free, -np.inf), np.full(self.n_free, np.inf)
         for key, parameter in self.parameters.items():
-            if parameter.fixed:
+            if parameter.fixed or parameter.beyond != "stop":
                 continue
             for row in range(self.rows[key].start, self.rows[key].stop):
                 columns = np.flatnonzero(self.transform[row])
@@ -231,7 +266,8 @@ class Layout:
                     continue
                 slope = self.transform[row, columns[0]]
                 limits = []
-                for value, infinite in ((parameter.lower, -np.inf), (parameter.upper, np.inf)):
+                lowest = None if self._mirrored(key) is not None else parameter.lower
+                for value, infinite in ((lowest, -np.inf), (parameter.upper, np.inf)):
                     number = infinite
                     if value is not None:
                         inner = np.atleast_1d(self.to_internal(key, value, what="bound")).ravel()

@@ -91,6 +91,14 @@ class Model(Configurable):
     Names left out are found by the engine. A tensor ``(starts, pixels)`` gives several starts.
     """
 
+    restart_values = None
+    """Optional further starts for pixels whose chi-squared is poor, as
+    ``restart_values(x, data, weight, values, attempt, draws, **auxiliary) -> {name: tensor (pixels,)}``.
+
+    Batched as `linearize`. Values are those found so far, by name; attempts are counted from 0; draws are numbers from
+    0 to 1, one for each parameter, the same for all pixels and others each time. Names left out stay as they were.
+    """
+
     start_grid = None
     """Optional candidates for the engine's search, ``start_grid(x) -> {name: 1-D array}``.
 
@@ -115,7 +123,8 @@ class Model(Configurable):
     flag = None
     """Optional: what a model has to say of its own answer,
     ``flag(values, sigma, **auxiliary) -> int32 (pixels,)``: bits of `~sunpy_specfit.Status`. Values and standard
-    deviations of its parameters come by name, in physical units, as do the auxiliary inputs."""
+    deviations of its parameters come by name, in physical units, as do the auxiliary inputs. Where it has an argument
+    ``covariance`` it is given a function of two names that returns theirs, ``(pixels,)``."""
 
     far_from_linear = None
     """Optional: where derived quantities are no linear function of the parameters within their errors,

@@ -106,6 +106,13 @@ class Parameter:
         A start value; without one the engine finds it in the data.
     lower, upper : float or `~astropy.units.Quantity`, optional
         Bounds. How they are kept is the solver's business.
+    beyond : {"stop", "wrap", "reflect"}
+        What lies beyond the bounds of an angle: ``"wrap"`` comes in again at the other bound, as an azimuth does, and
+        ``"reflect"`` turns back at the bound, as an inclination does. The model's light is the same there, solvers go
+        through, and what they find is brought back between the bounds.
+    opposite : str, optional
+        Of a radius such as a field strength: the angle that is mirrored between its bounds where the radius goes below
+        its lower one, to come out with the same light on the other side.
     fixed : bool
         Whether the parameter is held at ``default``.
     location : bool
@@ -129,6 +136,8 @@ class Parameter:
     default: Any = field(default=None, kw_only=True)
     lower: Any = field(default=None, kw_only=True)
     upper: Any = field(default=None, kw_only=True)
+    beyond: str = field(default="stop", kw_only=True)
+    opposite: str | None = field(default=None, kw_only=True)
     fixed: bool = field(default=False, kw_only=True)
     location: bool = field(default=False, kw_only=True)
     description: str = field(default="", kw_only=True)
@@ -139,6 +148,12 @@ class Parameter:
         object.__setattr__(self, "shape", tuple(int(n) for n in np.atleast_1d(self.shape)) if self.shape != () else ())
         if self.fixed and self.tie is not None:
             raise ValueError("a parameter is either fixed or tied, not both")
+        if self.beyond not in ("stop", "wrap", "reflect"):
+            raise ValueError(f"beyond is 'stop', 'wrap' or 'reflect'; found {self.beyond!r}")
+        if self.beyond != "stop" and (self.lower is None or self.upper is None):
+            raise ValueError(f"beyond={self.beyond!r} needs both bounds: lower= and upper=")
+        if self.opposite is not None and self.lower is None:
+            raise ValueError("a radius with an opposite= needs its lower bound")
 
     def replace(self, **changes) -> Parameter:
         """A copy with some fields changed."""

@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 
 from ..numerics import packed
+from .angles import Angle, Radius, fold
 from .loss import excess, reweight
 from .prior import BoundPrior
 from .quantities import Quantities
@@ -72,6 +73,8 @@ class PixelBlock:
         Those that do not couple pixels.
     simple : bool
         Whether θ is the free numbers themselves.
+    angles : tuple of `Angle` and `Radius`
+        Numbers that come in again beyond their bounds.
     memo : dict
         What holds for all blocks of a problem and need not be found out again for each.
     """
@@ -85,6 +88,7 @@ class PixelBlock:
     loss: str
     priors: list[tuple[BoundPrior, Quantities]]
     simple: bool
+    angles: tuple[Angle | Radius, ...] = ()
     memo: dict = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -120,6 +124,10 @@ class PixelBlock:
             flags=self.flags[index],
             priors=[(prior.select(index), quantities.select(index)) for prior, quantities in self.priors],
         )
+
+    def fold(self, free: torch.Tensor) -> torch.Tensor:
+        """The same light, with every angle inside its bounds."""
+        return fold(free, self.angles)
 
     def theta(self, free: torch.Tensor) -> torch.Tensor:
         """All rows θ, ``(rows, pixels)``, from the free numbers ``(free, pixels)``."""

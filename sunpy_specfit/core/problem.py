@@ -202,6 +202,7 @@ class Problem:
             loss=self.loss_name,
             priors=priors,
             simple=self._simple,
+            angles=self.layout.angles(),
             memo=self._memo,
         )
 

@@ -2,6 +2,7 @@
 
 from .atomic_line import AtomicLine
 from .lines import line, list_lines
+from .milne_eddington import milne_eddington_cube
 from .synthetic import gaussian_cube, spectral_wcs
 from .weak_field import stokes_wcs, weak_field_cube
 from .zeeman import Level, ZeemanComponents, ZeemanPattern
@@ -14,6 +15,7 @@ __all__ = [
     "gaussian_cube",
     "line",
     "list_lines",
+    "milne_eddington_cube",
     "spectral_wcs",
     "stokes_wcs",
     "weak_field_cube",

@@ -125,8 +125,7 @@ def _unit_diagonal(packed: torch.Tensor, damping) -> tuple[torch.Tensor, torch.T
     diagonal = packed[diagonal_index(k)]
     scale = torch.where(diagonal > 0, diagonal.clamp_min(torch.finfo(packed.dtype).tiny).rsqrt(), 0.0)
     scaled = scale_both(packed, scale)
-    for row in diagonal_index(k):
-        scaled[row] = 1.0 + damping
+    scaled[diagonal_index(k)] = 1.0 + (damping if torch.is_tensor(damping) else torch.tensor(damping)).to(scaled)
     return scaled, scale
 
 
@@ -186,7 +185,7 @@ def solve(packed: torch.Tensor, vector: torch.Tensor, damping=0.0) -> torch.Tens
     vector : `torch.Tensor`
         ``(k, pixels)``.
     damping : float or `torch.Tensor`
-        Marquardt's λ, ``(pixels,)``.
+        Marquardt's λ, ``(pixels,)``, or one for each unknown, ``(k, pixels)``.
     """
     return factorize(packed, damping)(vector)
 

@@ -18,7 +18,6 @@ Everything is elementwise on real tensors, so automatic differentiation, `torch.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -31,7 +30,6 @@ _TERMS = {torch.float32: 16, torch.float64: 32}
 _Complex = tuple[torch.Tensor, torch.Tensor]
 
 
-@lru_cache
 def _coefficients(terms: int) -> tuple[float, float, tuple[float, ...]]:
     """L, p(-1) and the coefficients of r in ascending order, as Python floats."""
     scale = math.sqrt(terms / math.sqrt(2))
@@ -46,18 +44,27 @@ def _coefficients(terms: int) -> tuple[float, float, tuple[float, ...]]:
     return scale, end, tuple(map(float, r))
 
 
+_NUMBERS = {dtype: _coefficients(terms) for dtype, terms in _TERMS.items()}
+
+
 def _rational(x: torch.Tensor, y: torch.Tensor):
     """L, p(-1), and q and r(Z) as pairs of real and imaginary part."""
     dtype = torch.promote_types(x.dtype, y.dtype)
     if dtype not in _TERMS:
         raise TypeError(f"the Faddeeva function needs float32 or float64 tensors, found {dtype}")
-    scale, end, numbers = _coefficients(_TERMS[dtype])
-    r = torch.tensor(numbers, dtype=dtype, device=x.device).unbind()
+    scale, end, numbers = _NUMBERS[dtype]
     shifted = y + scale
     inverse = torch.addcmul(shifted * shifted, x, x).reciprocal_()
     q = shifted * inverse, x * inverse
     z_re, z_im = (2 * scale * q[0]).sub_(1.0), 2 * scale * q[1]
     norm = torch.addcmul(z_re * z_re, z_im, z_im)
+    if torch.compiler.is_compiling():
+        # Numbers that stand in the generated code need not be fetched.
+        later, last = 2 * numbers[-1] * z_re + numbers[-2], numbers[-1]
+        for coefficient in reversed(numbers[1:-2]):
+            later, last = coefficient + 2 * z_re * later - norm * last, later
+        return scale, end, q, (numbers[0] + z_re * later - norm * last, z_im * later)
+    r = torch.tensor(numbers, dtype=dtype, device=x.device).unbind()
     later, last = 2 * numbers[-1] * z_re + numbers[-2], r[-1]
     for coefficient in reversed(r[1:-2]):
         raised = torch.addcmul(coefficient, z_re, later, value=2)

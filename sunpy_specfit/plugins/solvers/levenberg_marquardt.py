@@ -21,6 +21,8 @@ _SAME, _TOGETHER = 1e-3, 20_000
 _IDLE, _IDLE_AND_SHORT = 16, 6
 # No damping is larger than this.
 _STIFFEST = 1e12
+# A number on which the light hardly depends is damped as if it had this part of the curvature that it once had.
+_FLATTEST = 1e6
 # How often a step that meets bounds is cut and solved for anew.
 _CUTS = 1
 
@@ -106,12 +108,13 @@ class LevenbergMarquardt(Solver):
         return start[best, :, torch.arange(block.n_pixels, device=best.device)].T.contiguous(), count
 
     def _run(self, block, free: torch.Tensor, max_iterations: int) -> tuple[_Place, torch.Tensor, int]:
-        here = _Place.at(block, torch.minimum(torch.maximum(free, block.lower), block.upper))
+        here = _Place.at(block, block.fold(torch.minimum(torch.maximum(free, block.lower), block.upper)))
         pixels = block.n_pixels
         result = None
         status = torch.full((pixels,), int(Status.MAX_ITERATIONS), dtype=torch.int32, device=free.device)
         where = torch.arange(pixels, device=free.device)
         damping = torch.full_like(here.objective, 1e-3)
+        steepest = here.matrix[packed.diagonal_index(len(free))]
         done = ~torch.isfinite(here.objective)
         status[done] = int(Status.FAILED)
         last_length = torch.full_like(here.objective, torch.inf)
@@ -121,7 +124,8 @@ class LevenbergMarquardt(Solver):
         leaves = (3.0 / signal).clamp(0.02, 0.9).nan_to_num(nan=0.9)
         noise = 8 * torch.finfo(free.dtype).eps
         # Below this length a step is round-off, or far below the tolerance whatever its ratio.
-        shortest = (10 * torch.finfo(free.dtype).eps * signal).clamp(min=0.1 * self.tolerance)
+        shortest = (100 * torch.finfo(free.dtype).eps * signal).clamp(min=0.1 * self.tolerance)
+        tiny = torch.finfo(free.dtype).tiny
         iterations = 0
         while iterations < max_iterations:
             iterations += 1
@@ -134,10 +138,13 @@ class LevenbergMarquardt(Solver):
                     keep = (~done).nonzero()[:, 0]
                     block, where, here = block.select(keep), where[keep], here.select(keep)
                     damping, last_length, done, idle = damping[keep], last_length[keep], done[keep], idle[keep]
-                    leaves, shortest = leaves[keep], shortest[keep]
+                    leaves, shortest, steepest = leaves[keep], shortest[keep], steepest[:, keep]
             system, right = self._hold_at_bounds(block, here)
-            step, promised = _step_inside(block, here.free, system, right, damping)
-            trial = here.free + step
+            diagonal = here.matrix[packed.diagonal_index(len(free))]
+            steepest = torch.maximum(steepest, diagonal)
+            damp = damping * (steepest / diagonal.clamp_min(tiny)).clamp_max(_FLATTEST)
+            step, promised = _step_inside(block, here.free, system, right, damp)
+            trial = block.fold(here.free + step)
             # The step's length in sigma; undoing the damping keeps a timid step from passing for a short one.
             length = (promised * (1.0 + damping)).sqrt()
             ratio = torch.maximum(length / last_length, leaves).clamp_max(0.98)
@@ -183,12 +190,14 @@ def _step_inside(block, free, system, right, damping) -> tuple[torch.Tensor, tor
     without that, a step may lead uphill.
     """
     step = packed.solve(system, right, damping)
+    for angle in block.angles:
+        step[angle.column].clamp_(-angle.longest, angle.longest)
     promised = (right * step).sum(0)
     low, high = block.lower - free, block.upper - free
     inside = torch.minimum(torch.maximum(step, low), high)
     index = (inside != step).any(0).nonzero()[:, 0]
     if len(index):
-        part, slope, damp = system[:, index], right[:, index], damping[index]
+        part, slope, damp = system[:, index], right[:, index], damping[..., index]
         low, high, wish = low[:, index], high[:, index], step[:, index]
         cut = torch.zeros_like(wish, dtype=torch.bool)
         for _ in range(_CUTS):

@@ -1,0 +1,437 @@
+"""Milne-Eddington inversions of Fe I 6301.5 and 6302.5: agreement, accuracy, real data and speed.
+
+    python benchmarks/milne_eddington.py FOLDER [section ...] [--side 128] [--seeds 2] [--pymilne FOLDER]
+
+FOLDER holds milne_eddington_reference.npz (profiles by another code), niris_maps_256.npz (maps of an inversion, the truth of
+synthetic profiles, whose thermodynamics are drawn from broad distributions) and hinode_sp_20070227_slit.npz (a slit of
+Hinode/SP). The sections are reference, accuracy, coupled, real and speed; without any, all run. With --pymilne, a folder in
+which pyMilne (https://github.com/jaimedelacruz/pyMilne) was built, that code runs beside ours from the same start values.
+The exit status is 1 if a row about quality fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+import astropy.units as u
+import numpy as np
+import torch
+from astropy.nddata import StdDevUncertainty
+from averages import best, weighted_boxcar
+from ndcube import NDCube
+from table import Table, header, race
+
+import sunpy_specfit as specfit
+from sunpy_specfit.core.observation import Observation
+from sunpy_specfit.core.setup import build_problem
+from sunpy_specfit.core.start import find_starts
+from sunpy_specfit.data import milne_eddington_cube, stokes_wcs
+
+LINES = ["Fe I 6301.5", "Fe I 6302.5"]
+X = 6300.88 + 0.0215 * np.arange(112)
+# Of real data, per Stokes parameter: that of I is what a Milne-Eddington atmosphere leaves, not noise.
+SIGMA = (6e-3, 3e-4, 3e-4, 3e-4)
+
+
+def model(**options):
+    """Both lines."""
+    return specfit.MilneEddington(LINES, **options)
+
+
+def wrapped(difference):
+    """Differences of azimuths, -90 to 90 degrees."""
+    return (difference + 90) % 180 - 90
+
+
+def rms(values) -> float:
+    """Root of the mean square."""
+    return float(np.sqrt(np.nanmean(np.square(values))))
+
+
+# -- scenes ----------------------------------------------------------------------------------------------------------
+
+
+def truth_of(folder: Path, side: int, seed: int, cut: bool = False) -> dict[str, np.ndarray]:
+    """Maps of the field and the velocity as they were observed, thinned out (or cut out of the middle), and an
+    atmosphere of which no start value knows: every number of every pixel drawn on its own."""
+    maps = np.load(folder / "niris_maps_256.npz")
+    step = 256 // side
+    part = np.s_[128 - side // 2 : 128 + side // 2, 128 - side // 2 : 128 + side // 2] if cut else np.s_[::step, ::step]
+    strength, inclination, azimuth, velocity = (
+        maps[name][part][:side, :side].astype(float) for name in ("B_G", "inc_rad", "azi_rad", "vlos_kms")
+    )
+    rng = np.random.default_rng(1000 + seed)
+
+    def drawn(low, high):
+        return np.exp(rng.uniform(np.log(low), np.log(high), strength.shape))
+
+    return {
+        "field_strength": strength,
+        "inclination": np.rad2deg(inclination),
+        "azimuth": np.rad2deg(azimuth) % 180,
+        "velocity": velocity,
+        "doppler_width": drawn(0.018, 0.05),
+        "line_strength": drawn(3, 40),
+        "damping": drawn(0.05, 1.0),
+        "source_constant": drawn(0.05, 0.4),
+        "source_gradient": drawn(0.4, 1.0),
+    }
+
+
+def with_components(truth):
+    """With what follows from it."""
+    tilt = np.deg2rad(truth["inclination"])
+    along, across = truth["field_strength"] * np.cos(tilt), truth["field_strength"] * np.sin(tilt)
+    return {**truth, "b_los": along, "b_trans": across}
+
+
+def errors_of(result, truth) -> dict[str, np.ndarray]:
+    """Found less true."""
+    found = {name: result[name].data - truth[name] for name in truth if name in result}
+    found["azimuth"] = wrapped(found["azimuth"])
+    return found
+
+
+# -- sections --------------------------------------------------------------------------------------------------------
+
+
+def reference(options) -> list[Table]:
+    """Against profiles of another code, whose own Voigt function is good to 2e-5."""
+    stored = np.load(options.folder / "milne_eddington_reference.npz")
+    numbers = stored["parameters"].reshape(-1, 9).T.copy()
+    numbers[1:3] = np.rad2deg(numbers[1:3])
+    one = model()
+    x, values, inputs = tensors(one, stored["wavelength_air_A"], numbers, torch.float64)
+    expected = np.moveaxis(stored["stokes"].reshape(-1, 4, len(x)), 0, -1)
+    table = Table("reference: 2304 atmospheres, by pyMilne")
+    for dtype in (torch.float64, torch.float32):
+        x, values, inputs = tensors(one, stored["wavelength_air_A"], numbers, dtype)
+        found = one.evaluate(x, **values, **inputs).double().numpy()
+        apart = np.abs((found - expected) / numbers[7:].sum(0)).max((1, 2))
+        for letter, value in zip("IQUV", apart, strict=True):
+            what = f"Stokes {letter}, {str(dtype)[6:]}: largest difference over the continuum"
+            table.quality(what, value, at_most=2e-5, form="{:.2e}")
+    return [table]
+
+
+def tensors(one, wavelength, numbers, dtype):
+    """Axis, parameters and auxiliary inputs, centred before they are rounded."""
+
+    class Seen:
+        """As much of an observation as the model asks for."""
+
+        spectral_unit, x, grid = u.AA, wavelength, None
+
+    inputs, middle = one.prepare(Seen), float(np.mean(wavelength))
+    inputs["rest"] = inputs["rest"] - middle
+    x = torch.as_tensor(wavelength - middle)[:, None].to(dtype)
+    values = {name: torch.as_tensor(v).to(dtype) for name, v in zip(one.parameters, numbers, strict=True)}
+    return x, values, {name: v.to(dtype) for name, v in inputs.items()}
+
+
+def accuracy(options) -> list[Table]:
+    """Maps of all pixels, from start values of the data alone."""
+    tables = []
+    for noise in (1e-3, 3e-4):
+        collected: dict[str, list] = {}
+        for seed in range(options.seeds):
+            truth = truth_of(options.folder, options.side, seed)
+            cube = milne_eddington_cube(truth["velocity"].shape, truth=truth, noise=noise, seed=seed)
+            result = specfit.fit(cube, model(), seed=seed)
+            truth = with_components(truth)
+            collected.setdefault("chi2", []).append(result.reduced_chi2.data)
+            # Q or U above 4.5 sigma somewhere along the true profile.
+            clean = milne_eddington_cube(truth["velocity"].shape, truth=truth, noise=0.0, seed=seed, dtype=np.float64)
+            collected.setdefault("seen", []).append(np.abs(clean.data[1:3]).max((0, 1)) > 4.5 * noise)
+            for name, error in errors_of(result, truth).items():
+                collected.setdefault(f"error {name}", []).append(error)
+                collected.setdefault(f"pull {name}", []).append(error / result[name].uncertainty.array)
+        found = {name: np.stack(values) for name, values in collected.items()}
+        table = Table(
+            f"accuracy: {options.side} x {options.side} pixels, sigma {noise:g}, seeds 0 to {options.seeds - 1}"
+        )
+        bad = ~(found["chi2"] <= 1.3)
+        table.quality("pixels with a reduced chi-squared above 1.3", bad.mean(), at_most=1e-3, form="{:.3%}")
+        table.note("median of the reduced chi-squared", np.nanmedian(found["chi2"]), "{:.4f}")
+        table.note("pixels with Q or U above 4.5 sigma", found["seen"].mean(), "{:.1%}")
+        for name, where in (
+            ("b_los", slice(None)),
+            ("velocity", slice(None)),
+            ("field_strength", found["seen"]),
+            ("inclination", found["seen"]),
+            ("azimuth", found["seen"]),
+            ("b_trans", found["seen"]),
+        ):
+            pull = np.abs(found[f"pull {name}"][where])
+            extra = "" if isinstance(where, slice) else ", Q or U seen"
+            for width, share, tolerance in ((1.0, 0.683, 0.03), (1.96, 0.95, 0.02)):
+                what = f"{name}: within {width:g} sigma{extra}"
+                table.quality(what, float(np.mean(pull < width)), near=(share, tolerance), form="{:.3f}")
+            table.note(f"{name}: rms error{extra}", rms(found[f"error {name}"][where]), "{:.4g}")
+        tables.append(table)
+    return tables
+
+
+def coupled(options) -> list[Table]:
+    """Smooth on the field's components, with its scale from the data, against every boxcar of the pixels' own fits."""
+    side, names = min(options.side, 48), ("b_los", "b_q", "b_u")
+    found: dict[str, list[dict[str, float]]] = {}
+    for seed in range(options.seeds):
+        truth = truth_of(options.folder, side, seed, cut=True)
+        cube = milne_eddington_cube((side, side), truth=truth, noise=1e-3, seed=seed)
+        alone = specfit.fit(cube, model())
+        smooth = specfit.fit(cube, model(), specfit.Smooth(*names), init=alone, seed=seed)
+        maps = {key: {n: result[n].data for n in names} for key, result in (("alone", alone), ("smooth", smooth))}
+        for size in (3, 5, 7):
+            boxes = {n: weighted_boxcar(alone[n].data, alone[n].uncertainty.array, (size, size)) for n in names}
+            maps[f"boxcar {size}"] = boxes
+        true = with_components(truth)
+        for key, values in maps.items():
+            across = np.hypot(values["b_q"], values["b_u"]) ** 0.5
+            angle = np.rad2deg(0.5 * np.arctan2(values["b_u"], values["b_q"]))
+            errors = {"b_trans": rms(across - true["b_trans"]), "azimuth": rms(wrapped(angle - true["azimuth"]))}
+            found.setdefault(key, []).append({**errors, "b_los": rms(values["b_los"] - true["b_los"])})
+    mean = {key: {n: np.mean([e[n] for e in rows]) for n in rows[0]} for key, rows in found.items()}
+    table = Table(f"coupled: {side} x {side} pixels, sigma 1e-3, seeds 0 to {options.seeds - 1}")
+    for name, unit in (("b_trans", "G"), ("azimuth", "deg"), ("b_los", "G")):
+        rows = {key: values[name] for key, values in mean.items()}
+        box = best({key: value for key, value in rows.items() if key.startswith("boxcar")})
+        table.note(f"{name}: rms ({unit}), pixel by pixel", rows["alone"], "{:.3f}")
+        add = table.quality if name != "b_los" else partial(table.note)
+        goal = {"at_most": 1.0} if name != "b_los" else {}
+        add(f"{name}: smooth over pixel by pixel", rows["smooth"] / rows["alone"], form="{:.3f}", **goal)
+        table.note(f"{name}: the best boxcar ({box}) over pixel by pixel", rows[box] / rows["alone"], "{:.3f}")
+    return [table]
+
+
+def real(options) -> list[Table]:
+    """The quiet Sun as Hinode saw it, along one slit."""
+    cube = slit(options.folder)
+    result = specfit.fit(cube, model())
+    squared = (result.residual().data / cube.uncertainty.array) ** 2
+    ours = {"chi2": squared.mean((0, 1)).ravel(), **dict(zip("IQUV", squared.mean(1)[:, 0], strict=True))}
+    peer = options.peer and options.peer.invert_slit(cube, starts=6)
+    known = peer or {"chi2": 2.30, "I": 4.4, "Q": 1.15, "U": 1.11, "V": 1.86}
+    table = Table("real: Hinode/SP slit, 1024 pixels, nine parameters; medians over the pixels of chi-squared a sample")
+    goal = float(np.median(known["chi2"]))
+    table.quality("all four", float(np.median(ours["chi2"])), at_most=goal, form="{:.4f}")
+    # What one atmosphere cannot fit may be left in one Stokes parameter or another.
+    for name in "IQUV":
+        table.note(f"{name} (pyMilne: {np.median(known[name]):.4g})", float(np.median(ours[name])), "{:.4f}")
+    table.note("median field strength (G)", np.median(result["field_strength"].data), "{:.1f}")
+    table.note("largest |B_los| (G)", np.abs(result["b_los"].data).max(), "{:.1f}")
+    table.note("pixels that did not converge", float(np.mean((result.status.data & 1) == 0)), "{:.2%}")
+    worst = np.argsort(ours["chi2"])[-100:]
+    local = specfit.fit(cube, model(stray_light="mean"))
+    better = (local.residual().data / cube.uncertainty.array) ** 2
+    table.note("the hundred worst: median chi-squared", np.median(ours["chi2"][worst]), "{:.2f}")
+    table.note("the same, with mean stray light", np.median(better.mean((0, 1)).ravel()[worst]), "{:.2f}")
+    table.note("all pixels, with mean stray light", np.median(better.mean((0, 1))), "{:.4f}")
+    if options.plot:
+        plot_worst(cube, {"one atmosphere": result, "and stray light": local}, ours["chi2"], options.plot)
+    return [table]
+
+
+def slit(folder: Path) -> NDCube:
+    """The slit as a map of one row."""
+    stored = np.load(folder / "hinode_sp_20070227_slit.npz")
+    data = stored["stokes"].transpose(0, 2, 1)[:, :, None, :].astype(np.float32)
+    sigma = np.broadcast_to(np.array(SIGMA, np.float32)[:, None, None, None], data.shape)
+    wcs = stokes_wcs((1, data.shape[-1]), stored["wave_A"] * u.AA)
+    return NDCube(data, wcs=wcs, unit=u.dimensionless_unscaled, uncertainty=StdDevUncertainty(sigma))
+
+
+def wavelengths(cube) -> np.ndarray:
+    """In Å."""
+    seen = Observation.from_cube(cube)
+    return (seen.x * seen.spectral_unit).to_value(u.AA)
+
+
+def plot_worst(cube, results, chi2, path) -> None:
+    """Data and fits of the eight worst pixels."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
+    worst = np.argsort(chi2)[::-1][:8]
+    x = wavelengths(cube)
+    figure, axes = plt.subplots(len(worst), 4, figsize=(15, 2.1 * len(worst)), sharex=True, layout="constrained")
+    light = {name: result.model().data for name, result in results.items()}
+    for row, pixel in zip(axes, worst, strict=True):
+        for s, axis in enumerate(row):
+            axis.plot(x, cube.data[s, :, 0, pixel], "k.", ms=3)
+            for name, values in light.items():
+                axis.plot(x, values[s, :, 0, pixel], lw=1, label=name)
+            axis.set_title(f"{'IQUV'[s]}, pixel {pixel}, chi² {chi2[pixel]:.0f}" if s == 0 else "IQUV"[s], fontsize=8)
+    axes[0, 0].legend(fontsize=7)
+    figure.savefig(path, dpi=80)
+
+
+# -- speed -----------------------------------------------------------------------------------------------------------
+
+
+def speed(options) -> list[Table]:
+    """Pixels per processor second, one thread; inversions count only where their answers are good."""
+    truth = truth_of(options.folder, 64, 0)
+    cube = milne_eddington_cube((64, 64), truth=truth, noise=1e-3, seed=0)
+    one, pixels = model(), 64 * 64
+    numbers = np.stack([truth[name].ravel() for name in one.parameters])
+    specfit.fit(cube[:, :, :8, :8], one, uncertainty=1e-3 * u.one)  # what is done once in a process is done
+    runners = {}
+    for dtype in (torch.float32, torch.float64):
+        x, values, inputs = tensors(one, X, numbers, dtype)
+        for name, function in (("forward", one.evaluate), ("Jacobian", one.linearize)):
+            runners[f"{name}, {str(dtype)[6:]}"] = partial(in_blocks, function, x, values, inputs)
+    runners["inversion"] = lambda: specfit.fit(cube, one)
+    found, seconds = race(runners, rounds=options.rounds)
+    truth = with_components(truth)
+    result = found["inversion"]
+    errors = errors_of(result, truth)
+    table = Table("speed: 4096 pixels, 112 wavelengths, 15 components; pixels a second of one thread, eager")
+    bad = float(np.mean(~(result.reduced_chi2.data <= 1.3)))
+    table.quality("inversion: reduced chi-squared above 1.3", bad, at_most=1e-3, form="{:.3%}")
+    for name, value in seconds.items():
+        table.note(name, pixels / value, "{:.0f}")
+    for name in ("field_strength", "b_los", "b_trans", "velocity"):
+        table.note(f"inversion: rms error of {name}", rms(errors[name]), "{:.4g}")
+    if options.peer:
+        peer = options.peer.race(cube, truth, one)
+        for name, value in peer["speed"].items():
+            table.note(f"pyMilne: {name}", value, "{:.0f}")
+        for name, value in peer["errors"].items():
+            table.quality(
+                f"rms error of {name} over that of pyMilne's four starts", rms(errors[name]) / value, at_most=1
+            )
+        four = peer["speed"]["inversion, 4 starts"]
+        table.speed("inversion, eager, over pyMilne's four starts", pixels / seconds["inversion"] / four, at_least=1.0)
+    return [table]
+
+
+def in_blocks(function, x, values, inputs, size: int = 512):
+    """The function of all pixels, some at a time."""
+    count = values["velocity"].shape[-1]
+    for first in range(0, count, size):
+        function(x, **{name: v[first : first + size] for name, v in values.items()}, **inputs)
+
+
+class PyMilne:
+    """That code, from our start values; what it writes to the terminal is thrown away."""
+
+    def __init__(self, folder: str):
+        sys.path.insert(0, folder)
+        import MilneEddington
+
+        self.module = MilneEddington
+
+    def atmosphere(self, wavelength, dtype="float64"):
+        return self.module.MilneEddington([[wavelength.astype(dtype), None]], [6301, 6302], nthreads=1, precision=dtype)
+
+    @staticmethod
+    def starts(cube, one, dtype="float64"):
+        problem = build_problem([cube], [one])
+        free = torch.cat([find_starts(problem.block(part))[0] for part in problem.slices()], -1).double().numpy()
+        factor, offset = problem.layout.scales()
+        values = free * factor[:, None] + offset[:, None]
+        values[1:3] = np.deg2rad(values[1:3])
+        return np.ascontiguousarray(values.T.reshape(*cube.data.shape[2:], 9), dtype=dtype)
+
+    def invert(self, cube, one, wavelength, sigma, starts, dtype="float64"):
+        """Parameters and chi-squared of each sample."""
+        code = self.atmosphere(wavelength, dtype)
+        seen = np.ascontiguousarray(cube.data.transpose(2, 3, 0, 1), dtype=dtype)
+        levels = np.broadcast_to(np.array(sigma)[:, None], seen.shape[2:])
+        given = self.starts(cube, one, dtype)
+
+        def run():
+            with silence():
+                return code.invert(given.copy(), seen.copy(), levels.copy(), nRandom=starts, nIter=30, chi2_thres=0.5)
+
+        return run, lambda light: ((light - seen) / levels) ** 2
+
+    def invert_slit(self, cube, starts):
+        run, misfit = self.invert(cube, model(), wavelengths(cube), SIGMA, starts)
+        squared = misfit(run()[1])[0]
+        return {"chi2": squared.mean((1, 2)), **dict(zip("IQUV", squared.mean(2).T, strict=True))}
+
+    def race(self, cube, truth, one):
+        """Speeds, and errors of four starts."""
+        runners = {}
+        numbers = np.stack([truth[name] for name in one.parameters], -1)
+        numbers[..., 1:3] = np.deg2rad(numbers[..., 1:3])
+        for dtype in ("float32", "float64"):
+            code, values = self.atmosphere(X, dtype), np.ascontiguousarray(numbers, dtype=dtype)
+            runners[f"forward, {dtype}"] = partial(quietly, code.synthesize, values)
+            runners[f"Jacobian, {dtype}"] = partial(quietly, code.synthesize_rf, values)
+        for starts in (1, 4):
+            runners[f"inversion, {starts} start{'s' if starts > 1 else ''}"], _ = self.invert(
+                cube, one, X, (1e-3,) * 4, starts
+            )
+        found, seconds = race(runners, rounds=1)
+        values = found["inversion, 4 starts"][0]
+        along, across = (values[..., 0] * f(values[..., 1]) for f in (np.cos, np.sin))
+        errors = {
+            "field_strength": rms(values[..., 0] - truth["field_strength"]),
+            "b_los": rms(along - truth["b_los"]),
+            "b_trans": rms(across - truth["b_trans"]),
+            "velocity": rms(values[..., 3] - truth["velocity"]),
+        }
+        return {"speed": {k: truth["velocity"].size / v for k, v in seconds.items()}, "errors": errors}
+
+
+@contextlib.contextmanager
+def silence():
+    """Nothing reaches the terminal, not from C++ either."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    kept = [os.dup(1), os.dup(2)]
+    try:
+        os.dup2(nowhere, 1), os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept[0], 1), os.dup2(kept[1], 2)
+        for number in (*kept, nowhere):
+            os.close(number)
+
+
+def quietly(function, values):
+    """A call, in silence."""
+    with silence():
+        return function(values.copy())
+
+
+SECTIONS = {"reference": reference, "accuracy": accuracy, "coupled": coupled, "real": real, "speed": speed}
+
+
+def main() -> int:
+    """Run the sections asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where the data are")
+    parser.add_argument("sections", nargs="*", metavar="section", help="which to run; all by default")
+    parser.add_argument("--side", type=int, default=128, help="pixels a side of the scene (default 128)")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3, help="how often each is timed (default 3)")
+    parser.add_argument("--pymilne", help="a folder in which pyMilne was built")
+    parser.add_argument("--plot", help="where to write a figure of the worst pixels of the real data")
+    options = parser.parse_args()
+    unknown = set(options.sections) - set(SECTIONS)
+    if unknown:
+        parser.error(f"there is no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    # Everything is per core. A package must not do this for its users; a benchmark may.
+    torch.set_num_threads(1)
+    options.peer = PyMilne(options.pymilne) if options.pymilne else None
+    print(header())
+    good = True
+    for name in options.sections or SECTIONS:
+        for table in SECTIONS[name](options):
+            print(f"\n{table}", flush=True)
+            good = good and table.good
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

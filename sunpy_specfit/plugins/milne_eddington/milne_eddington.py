@@ -1,0 +1,439 @@
+"""Milne-Eddington inversions of polarised lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import astropy.units as u
+import numpy as np
+import torch
+from astropy.constants import c
+
+from ...core.model import Model
+from ...core.parameter import Auxiliary, Parameter
+from ...core.status import Status
+from ...data import AtomicLine, line
+from .absorption import Line, elements, elements_jacobian, profiles, profiles_jacobian
+from .inputs import prepared
+from .observed import Observed
+from .start import drawn_anew, projected, start_values
+from .transfer import emergent, emergent_jacobian, rotated
+
+__all__ = ["MilneEddington"]
+
+_KM_S = u.km / u.s
+_SPEED_OF_LIGHT = c.to_value(_KM_S)
+_RADIAN = np.pi / 180
+# Doppler widths between these velocities (km/s), from cold and quiet to far beyond what is seen on the Sun.
+_WIDTHS = 0.2, 20.0
+# Signals below so many sigma: the transverse field's errors are no longer Gaussian; there is none at all.
+_LINEAR, _DETECTED = 4.0, 3.0
+
+
+class MilneEddington(Model):
+    r"""A Milne-Eddington atmosphere: Stokes I, Q, U and V of lines in one magnetic field.
+
+    Everything but the source function is constant with depth, and that is S0 + S1 τ. The light is then the
+    Unno-Rachkovsky solution, here with magneto-optical effects, damping, and the complete Zeeman pattern of each line:
+
+    .. math:: (I, Q, U, V) = S_0 \, e_0 + μ S_1 \, K^{-1} e_0, \qquad e_0 = (1, 0, 0, 0)
+
+    with K the propagation matrix, whose absorption profiles are
+    line_strength · gf/gf₁ · Σ S H(damping, (λ - λ0 - v λ0/c)/doppler_width - shifts) with H(0, 0) = 1, and whose
+    dispersion profiles have the Faraday-Voigt function F in the place of H.
+
+    Parameters
+    ----------
+    lines : str, `~sunpy_specfit.data.AtomicLine`, or sequence of these
+        By name, as in `sunpy_specfit.data.list_lines`, or made by hand with levels. Several are fitted jointly, their
+        strengths in the ratio of their gf.
+    stray_light : {"local", "mean"}, `~astropy.units.Quantity` or array, optional
+        Light without a field that fills the rest of a pixel, which adds the parameter ``filling_factor``: the mean of
+        the pixels around, the mean of the map, or profiles ``(n,)`` or ``(n, *map)`` in the data's unit.
+    macroturbulence : bool
+        Whether the light is broadened by a Gaussian distribution of velocities, with ``macroturbulence`` its most
+        probable speed. Needs evenly spaced wavelengths.
+    mu : float or array
+        Cosine of the heliocentric angle, one or a map.
+    scale_width : bool
+        Whether Doppler widths grow with the wavelength from line to line; ``doppler_width`` is then that of the first.
+    offset, crosstalk : bool
+        Whether Q, U and V each have a constant offset (``offset_q`` and so on), or a part of I (``crosstalk_q``).
+    medium : {"air", "vacuum"}, optional
+        Of the data's wavelengths, for lines given by name; by default air, and vacuum below 2000 Å.
+    stokes_sign : mapping, optional
+        ``{"V": -1}`` for files of the opposite convention; also for "Q" and "U".
+    stokes_reference : `~astropy.units.Quantity`, optional
+        The angle of +Q from solar north, counter-clockwise: azimuths then count from north, else from +Q.
+    normalization : {"pixel", "quiet Sun"}, optional
+        What the data's continuum was divided by. It changes nothing, and is kept with the result.
+    label : str, optional
+
+    Raises
+    ------
+    KeyError
+        If a line is not known by that name; close matches are named.
+    ValueError
+        If an option is none of those above, if lines lack levels or gf, or, when the model meets the data, if a line
+        lies outside their wavelengths.
+
+    Notes
+    -----
+    Fitted: ``field_strength`` (G), ``inclination`` (0 to 180 deg, 0 towards the observer), ``azimuth`` (0 to 180 deg,
+    counter-clockwise from +Q to +U), ``velocity`` (km/s, positive away from the observer, in the frame of the file; on
+    the Sun with its gravitational redshift of 0.633 km/s), ``doppler_width`` (spectral), ``line_strength`` (of the
+    first line), ``damping``, ``source_constant`` S0 and ``source_gradient`` S1 (data).
+
+    Derived: ``b_los`` = B cos γ (G), positive towards the observer, and ``b_trans`` = B sin γ (G), of the magnetic part
+    of the pixel alone; ``b_q``, ``b_u`` = b_trans² cos 2χ and sin 2χ (G²), which do not wrap and which priors can
+    smooth; with stray light ``flux_density`` = filling_factor · b_los (G).
+
+    Status: AMBIGUOUS where there is a transverse field, for the light of azimuths 180 degrees apart is the same;
+    NO_LINEAR_SIGNAL where b_q and b_u are below four sigma: V alone does not tell field strength from inclination
+    there; NO_POLARIZATION where b_los is below three as well.
+
+    Pixels whose chi² is poor are started anew, from other inclinations, widths, strengths and dampings; the seed of
+    `sunpy_specfit.fit` decides which.
+
+    References
+    ----------
+    Unno (1956, 1956PASJ....8..108U); Landi Degl'Innocenti & Landolfi (2004), https://doi.org/10.1007/1-4020-2415-0
+
+    Examples
+    --------
+    >>> import sunpy_specfit as specfit
+    >>> from sunpy_specfit.data import milne_eddington_cube
+    >>> cube = milne_eddington_cube((3, 4), noise=3e-4, seed=1)
+    >>> result = specfit.fit(cube, specfit.MilneEddington(["Fe I 6301.5", "Fe I 6302.5"]))
+    >>> list(result)[:4]
+    ['field_strength', 'inclination', 'azimuth', 'velocity']
+    >>> error = result["field_strength"].data - cube.meta["truth"]["field_strength"]
+    >>> bool(abs(error).max() < 5 * result["field_strength"].uncertainty.array.max())
+    True
+    """
+
+    name = "milne_eddington"
+    stokes = "IQUV"
+    references = ("10.1007/1-4020-2415-0",)
+
+    field_strength = Parameter(
+        u.G, lower=0.0, upper=6000.0, opposite="inclination", description="magnetic field strength"
+    )
+    inclination = Parameter(
+        u.deg, lower=0.0, upper=180.0, beyond="reflect", description="of the field to the line of sight"
+    )
+    azimuth = Parameter(u.deg, lower=0.0, upper=180.0, beyond="wrap", description="of the field, from +Q towards +U")
+    velocity = Parameter(_KM_S, description="along the line of sight, positive away from the observer")
+    doppler_width = Parameter("spectral", lower=0.0, description="of the absorption profile")
+    line_strength = Parameter(None, lower=0.0, upper=1000.0, description="line to continuum opacity of the first line")
+    damping = Parameter(None, lower=0.0, upper=10.0, description="Lorentz width over Doppler width")
+    source_constant = Parameter("data", lower=0.0, description="source function at the surface")
+    source_gradient = Parameter("data", lower=0.0, description="of the source function with optical depth")
+
+    rest = Auxiliary("spectral", location=True)
+    splitting = Auxiliary("spectral")
+    doppler = Auxiliary("spectral")
+
+    smooth = (
+        "b_los",
+        "b_q",
+        "b_u",
+        "velocity",
+        "doppler_width",
+        "line_strength",
+        "damping",
+        "source_constant",
+        "source_gradient",
+    )
+
+    def __init__(
+        self,
+        lines: str | AtomicLine | Sequence[str | AtomicLine],
+        *,
+        stray_light=None,
+        macroturbulence: bool = False,
+        mu: float | np.ndarray = 1.0,
+        scale_width: bool = False,
+        offset: bool = False,
+        crosstalk: bool = False,
+        medium: str | None = None,
+        stokes_sign: Mapping[str, int] | None = None,
+        stokes_reference: u.Quantity | None = None,
+        normalization: str | None = None,
+        label: str | None = None,
+    ):
+        self.lines = lines
+        self.stray_light = stray_light
+        self.macroturbulence = bool(macroturbulence)
+        self.mu = mu
+        self.scale_width = bool(scale_width)
+        self.offset = bool(offset)
+        self.crosstalk = bool(crosstalk)
+        self.medium = medium
+        self.stokes_sign = stokes_sign
+        self.stokes_reference = stokes_reference
+        self.normalization = normalization
+        self.label = label
+        self._check()
+        given = [lines] if isinstance(lines, (str, AtomicLine)) else list(lines)
+        if not given:
+            raise ValueError("MilneEddington needs a line, found none; for example MilneEddington('Fe I 6302.5')")
+        self._atomic = [line(one) if isinstance(one, str) else one for one in given]
+        for one in self._atomic:
+            self._check_line(one)
+        self._rests = [one.wavelength(medium or ("vacuum" if one.air is None else "air")) for one in self._atomic]
+        self._patterns = tuple(map(self._pattern, self._atomic, self._rests))
+        self._factors = tuple((one.g_eff, one.G) for one in self._atomic)
+        signs = [(stokes_sign or {}).get(name, 1) for name in "QUV"]
+        self._observed = Observed(
+            macroturbulence=self.macroturbulence,
+            stray=stray_light is not None,
+            offset=self.offset,
+            crosstalk=self.crosstalk,
+            signs=signs,
+        )
+        self._declared = self._declare()
+
+    def _check(self) -> None:
+        if isinstance(self.stray_light, str) and self.stray_light not in ("local", "mean"):
+            raise ValueError(
+                f"MilneEddington: stray_light is 'local', 'mean' or profiles of I, found {self.stray_light!r}"
+            )
+        if not (np.all(np.isfinite(self.mu)) and np.all(np.asarray(self.mu) > 0) and np.all(np.asarray(self.mu) <= 1)):
+            raise ValueError(f"MilneEddington: mu is a cosine between 0 and 1, found {self.mu!r}")
+        for name, sign in (self.stokes_sign or {}).items():
+            if name not in ("Q", "U", "V") or sign not in (1, -1):
+                raise ValueError(
+                    f"MilneEddington: stokes_sign maps 'Q', 'U' or 'V' to 1 or -1, found {name!r}: {sign!r}"
+                )
+        if self.stokes_reference is not None and not u.Quantity(self.stokes_reference).unit.is_equivalent(u.deg):
+            raise u.UnitConversionError(
+                f"MilneEddington: stokes_reference is an angle, found {self.stokes_reference!r}"
+            )
+        if self.normalization not in (None, "pixel", "quiet Sun"):
+            raise ValueError(
+                f"MilneEddington: normalization is 'pixel', 'quiet Sun' or None, found {self.normalization!r}"
+            )
+
+    def _check_line(self, one) -> None:
+        if not isinstance(one, AtomicLine):
+            raise TypeError(f"MilneEddington: a line is a name or an AtomicLine, found {one!r}")
+        if one.blend and len(self._atomic) == 1:
+            raise ValueError(
+                f"MilneEddington: {one.name} is part of a blend, whose lines have patterns of their own: give a list "
+                "of them all"
+            )
+        if len(self._atomic) > 1 and one.log_gf is None:
+            raise ValueError(
+                f"MilneEddington: {one.name} has no log_gf, which tells its strength beside other lines; "
+                "AtomicLine(..., log_gf=...)"
+            )
+
+    def _pattern(self, one: AtomicLine, rest: u.Quantity) -> Line:
+        first = self._atomic[0]
+        pattern = one.zeeman_pattern()
+        return Line(
+            1.0 if one is first else float(10.0 ** (one.log_gf - first.log_gf)),
+            float(rest / self._rests[0]) if self.scale_width else 1.0,
+            tuple(
+                tuple(zip(map(float, part.shifts), map(float, part.strengths), strict=True))
+                for part in (pattern.pi, pattern.sigma_blue, pattern.sigma_red)
+            ),
+        )
+
+    @property
+    def rest_wavelength(self) -> u.Quantity:
+        """Of the first line; windows in km/s count from it."""
+        return self._rests[0]
+
+    def declare(self) -> Mapping[str, Parameter]:
+        return self._declared
+
+    def _declare(self) -> dict[str, Parameter]:
+        declared = dict(super().declare())
+        low, high = (self.rest_wavelength * width / _SPEED_OF_LIGHT for width in _WIDTHS)
+        declared["doppler_width"] = declared["doppler_width"].replace(lower=low, upper=high)
+        if self.stray_light is not None:
+            declared["filling_factor"] = Parameter(
+                None, lower=0.0, upper=1.0, description="the part of the pixel that is magnetic"
+            )
+        if self.macroturbulence:
+            declared["macroturbulence"] = Parameter(
+                _KM_S, lower=0.0, upper=6.0, description="most probable speed of motions that broaden the light"
+            )
+        if self.offset:
+            declared |= {f"offset_{s}": Parameter("data", default=0.0, description="offset") for s in "quv"}
+        if self.crosstalk:
+            declared |= {f"crosstalk_{s}": Parameter(None, default=0.0, description="part of I") for s in "quv"}
+        return declared
+
+    @property
+    def linear_parameters(self) -> tuple[str, ...]:
+        offsets = tuple(f"offset_{s}" for s in "quv") if self.offset else ()
+        return ("source_constant", "source_gradient", *offsets)
+
+    @property
+    def derived(self) -> Mapping[str, u.UnitBase]:
+        found = {"b_los": u.G, "b_trans": u.G, "b_q": u.G**2, "b_u": u.G**2}
+        return found if self.stray_light is None else {**found, "flux_density": u.G}
+
+    # -- from the data -----------------------------------------------------------------------------
+
+    @property
+    def auxiliaries(self) -> dict[str, Auxiliary]:
+        found = super().auxiliaries
+        if self.stray_light is not None:
+            found["stray_light"] = Auxiliary("data")
+        return found
+
+    def prepare(self, observation) -> dict[str, torch.Tensor]:
+        return prepared(self, observation, [one.name for one in self._atomic], self._rests)
+
+    def start_values(self, x, data, weight, **inputs):
+        return self._started(x, data, weight, inputs, lambda found: found)
+
+    def restart_values(self, x, data, weight, values, attempt, draws, **inputs):
+        """The start that the data give, with what they tell badly drawn anew: the field, or the rest with it."""
+        return self._started(x, data, weight, inputs, lambda found: drawn_anew(found, values, attempt, draws))
+
+    def _started(self, x, data, weight, inputs, change):
+        if self._observed.signs != (1, 1, 1):
+            data = torch.stack([data[0], *(d * s for d, s in zip(data[1:], self._observed.signs, strict=True))])
+        lines = {name: inputs[name] for name in ("rest", "splitting", "doppler")}
+        found = change(start_values(x, data, weight, self._factors, **lines))
+        found = projected(self._magnetic, x, data, weight, found, {**lines, "mu": inputs["mu"]})
+        found["azimuth"] = torch.remainder(found["azimuth"] + self._reference, 180.0)
+        ones = torch.ones_like(found["azimuth"])
+        usual = {"filling_factor": 0.8, "macroturbulence": 0.5}
+        return {name: found.get(name, ones * usual.get(name, 0.0)) for name in self._declared}
+
+    # -- the physics -------------------------------------------------------------------------------
+
+    @property
+    def _reference(self) -> float:
+        return 0.0 if self.stokes_reference is None else float(u.Quantity(self.stokes_reference).to_value(u.deg))
+
+    def evaluate(self, x, **inputs):
+        turned = {**inputs, "azimuth": inputs["azimuth"] - self._reference} if self._reference else inputs
+        return self._observed.light(self._magnetic(x, **turned), inputs)
+
+    def _magnetic(
+        self,
+        x,
+        field_strength,
+        inclination,
+        azimuth,
+        velocity,
+        doppler_width,
+        line_strength,
+        damping,
+        source_constant,
+        source_gradient,
+        *,
+        rest,
+        splitting,
+        doppler,
+        mu,
+        **others,
+    ):
+        """The light of the atmosphere itself."""
+        found = profiles(x, self._patterns, rest, splitting, doppler, field_strength, velocity, doppler_width, damping)
+        i, q, across, v = emergent(elements(found, line_strength, inclination * _RADIAN))
+        twice = 2 * _RADIAN * azimuth
+        q, across = rotated(q, across, torch.cos(twice), torch.sin(twice))
+        gradient = mu * source_gradient
+        return torch.stack([source_constant + gradient * i, gradient * q, gradient * across, gradient * v])
+
+    def linearize(self, x, **inputs):
+        """The light and its derivatives by all parameters."""
+        turned = {**inputs, "azimuth": inputs["azimuth"] - self._reference} if self._reference else inputs
+        light, columns = self._magnetic_jacobian(x, **turned)
+        return self._observed.linearize(light, columns, inputs)
+
+    def _magnetic_jacobian(
+        self,
+        x,
+        field_strength,
+        inclination,
+        azimuth,
+        velocity,
+        doppler_width,
+        line_strength,
+        damping,
+        source_constant,
+        source_gradient,
+        *,
+        rest,
+        splitting,
+        doppler,
+        mu,
+        **others,
+    ):
+        found, slopes = profiles_jacobian(
+            x, self._patterns, rest, splitting, doppler, field_strength, velocity, doppler_width, damping
+        )
+        matrix, derivatives = elements_jacobian(found, slopes, line_strength, inclination * _RADIAN)
+        derivatives["inclination"] = [part * _RADIAN for part in derivatives["inclination"]]
+        light, jacobian = emergent_jacobian(matrix)
+        twice = 2 * _RADIAN * azimuth
+        cosine, sine = torch.cos(twice), torch.sin(twice)
+        turned = [rotated(q, across, cosine, sine) for q, across in zip(jacobian[1], jacobian[2], strict=True)]
+        rows = [jacobian[0], *zip(*turned, strict=True), jacobian[3]]
+        gradient = mu * source_gradient
+        columns = {
+            name: torch.stack([_product(row, parts) * gradient for row in rows]) for name, parts in derivatives.items()
+        }
+        shape = torch.stack([light[0], *rotated(light[1], light[2], cosine, sine), light[3]])
+        own = shape * gradient
+        zero = torch.zeros_like(own[0])
+        columns["azimuth"] = torch.stack([zero, -own[2], own[1], zero]) * (2 * _RADIAN)
+        columns["source_gradient"] = shape * mu
+        columns["source_constant"] = torch.stack([zero + 1.0, zero, zero, zero])
+        own[0] += source_constant
+        return own, columns
+
+    # -- what follows -------------------------------------------------------------------------------
+
+    def derive(self, field_strength, inclination, azimuth, **others):
+        angle, twice = inclination * _RADIAN, 2 * _RADIAN * azimuth
+        along, across = field_strength * torch.cos(angle), field_strength * torch.sin(angle)
+        square = across.square()
+        found = {
+            "b_los": along,
+            "b_trans": across,
+            "b_q": square * torch.cos(twice),
+            "b_u": square * torch.sin(twice),
+        }
+        if self.stray_light is not None:
+            found["flux_density"] = others["filling_factor"] * along
+        return found
+
+    def flag(self, values, sigma, covariance) -> torch.Tensor:
+        strength, angle = values["field_strength"], values["inclination"] * _RADIAN
+        # A signal of four sigma in b_q and b_u is an azimuth known to an eighth of a radian: σ(χ) = σ(b) / 2 b.
+        blurred = sigma["azimuth"] * _RADIAN
+        by_strength, by_angle = torch.cos(angle), -strength * torch.sin(angle) * _RADIAN
+        variance = (
+            (by_strength * sigma["field_strength"]).square()
+            + (by_angle * sigma["inclination"]).square()
+            + 2 * by_strength * by_angle * covariance("field_strength", "inclination")
+        )
+        along = (strength * by_strength).abs()
+        bits = torch.zeros_like(strength, dtype=torch.int32)
+        for where, flag in (
+            (blurred <= 0.5 / _LINEAR, Status.AMBIGUOUS),
+            (~(blurred <= 0.5 / _LINEAR), Status.NO_LINEAR_SIGNAL),
+            (
+                ~(blurred <= 0.5 / _DETECTED) & (along < _DETECTED * variance.clamp_min(0).sqrt()),
+                Status.NO_POLARIZATION,
+            ),
+        ):
+            bits[where] |= int(flag)
+        return bits
+
+
+def _product(row, parts) -> torch.Tensor:
+    total = row[0] * parts[0]
+    for a, b in zip(row[1:], parts[1:], strict=True):
+        total = torch.addcmul(total, a, b)
+    return total
