@@ -8,7 +8,7 @@ from torch.nn.functional import hardshrink
 __all__ = ["factors_of", "times"]
 
 
-def factors_of(linear: str, x, center, squared_splitting, core, wing):
+def factors_of(linear: str, x, center, squared_splitting, own, core, wing):
     """What multiplies the first and the second derivative for Q and U, and where there is one of them.
 
     Parameters
@@ -16,8 +16,9 @@ def factors_of(linear: str, x, center, squared_splitting, core, wing):
     linear : {"wing", "core", "both"}
     x, center : `torch.Tensor`
         Wavelengths and the line's centre, ``(n, 1 or pixels)`` and ``(1 or n, pixels)``.
-    squared_splitting, core, wing : `torch.Tensor`
-        C² G, how far the core's formula reaches and where the wing's begins, ``(n, 1)``.
+    squared_splitting, own, core, wing : `torch.Tensor`
+        C² G, which samples belong to the lines that are fitted (1) or to others (0), how far the core's formula reaches
+        and where the wing's begins, ``(n, 1)``.
 
     Returns
     -------
@@ -31,11 +32,11 @@ def factors_of(linear: str, x, center, squared_splitting, core, wing):
     if linear != "core":
         # Nothing within the core, where the formula has a pole; without a comparison, which costs more.
         scaled = away / wing
-        outer = hardshrink(scaled, 1.0) / scaled.square().clamp_min(1.0)
+        outer = own * hardshrink(scaled, 1.0) / scaled.square().clamp_min(1.0)
         kept = outer.sign().square()
         outer = outer * (0.75 * squared_splitting / wing)
     if linear != "wing":
-        inside = (away.abs() < core).to(away)
+        inside = own * (away.abs() < core).to(away)
         inner = -0.25 * squared_splitting * inside
         kept = inside if kept is None else kept + inside
     return outer, inner, kept

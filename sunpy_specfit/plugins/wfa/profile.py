@@ -13,8 +13,8 @@ _SAMPLE = 4096
 _DOPPLER = 1 / (2 * np.sqrt(np.log(2)))
 
 
-def assign_samples(x: np.ndarray, rests: np.ndarray, names: list[str]) -> np.ndarray:
-    """To which line each sample belongs: the nearest.
+def assign_samples(x: np.ndarray, rests: np.ndarray, names: list[str], foreign: np.ndarray) -> np.ndarray:
+    """To which line each sample belongs: the nearest; -1 where that is none of those to be fitted.
 
     Parameters
     ----------
@@ -23,6 +23,8 @@ def assign_samples(x: np.ndarray, rests: np.ndarray, names: list[str]) -> np.nda
     rests : `numpy.ndarray`
         ``(lines,)``, in the unit of ``x``.
     names : list of str
+    foreign : `numpy.ndarray`
+        Other lines among the wavelengths, ``(others,)``.
 
     Returns
     -------
@@ -34,7 +36,8 @@ def assign_samples(x: np.ndarray, rests: np.ndarray, names: list[str]) -> np.nda
     ValueError
         If a line does not lie among the wavelengths, or has fewer than three samples for itself.
     """
-    owner = np.abs(x[:, None] - rests).argmin(1)
+    owner = np.abs(x[:, None] - np.concatenate([rests, foreign])).argmin(1)
+    owner = np.where(owner < len(rests), owner, -1)
     for number, (rest, name) in enumerate(zip(rests, names, strict=True)):
         count = int((owner == number).sum())
         if not x.min() <= rest <= x.max() or count < 3:

@@ -25,6 +25,7 @@ def field_quadratic(
     center,
     splitting,
     squared_splitting,
+    own,
     core,
     wing,
     modes,
@@ -33,20 +34,20 @@ def field_quadratic(
     **inputs,
 ):
     """Constant, matrix, vector and the number of samples of a `WeakField`; see `Model.quadratic`."""
-    *factors, kept = factors_of(model.linear, x, center, squared_splitting, core, wing)
+    *factors, kept = factors_of(model.linear, x, center, squared_splitting, own, core, wing)
     derived = times(slope, intensity), times(bend, intensity) if factors[1] is not None else None
     # Where each pixel has a grid of its own, the noise of the derivative is that on the mean grid.
     matrices = slope.mean(-1), bend.mean(-1)
     across = Shape([(f, m, d) for f, m, d in zip(factors, matrices, derived, strict=True) if f is not None], variance)
     if is_even(weight) and variance.numel() == 1 and slope.shape[-1] == 1 and not (model.offset or model.crosstalk):
-        own = {"modes": modes, "mode_slope": mode_slope, "mode_noise": mode_noise}
-        return _even(model, across, intensity, data, kept, weight[0, 0, :1], **own)
-    lengthwise = Shape([(-splitting, matrices[0], derived[0])], variance)
+        matrices = {"modes": modes, "mode_slope": mode_slope, "mode_noise": mode_noise}
+        return _even(model, across, intensity, data, own, kept, weight[0, 0, :1], **matrices)
+    lengthwise = Shape([(-splitting * own, matrices[0], derived[0])], variance)
     others = ([torch.ones_like(x[:1, :1])] if model.offset else []) + ([intensity] if model.crosstalk else [])
     q, u, v = data
     # Outside its part the formula for Q and U is not used, and is zero: so must the data be.
-    q, u = q * kept, u * kept
-    wq, wu, wv = weight[0] * kept, weight[1] * kept, weight[2]
+    q, u, v = q * kept, u * kept, v * own
+    wq, wu, wv = weight[0] * kept, weight[1] * kept, weight[2] if bool(own.all()) else weight[2] * own
     valid = sum((w > 0).sum(0) for w in (wq, wu, wv)) + torch.zeros_like(q[0], dtype=torch.int64)
     signed = [across if model.sign(s) > 0 else across.times(-1.0) for s in "QU"]
     lengthwise = lengthwise if model.sign("V") > 0 else lengthwise.times(-1.0)
@@ -59,7 +60,7 @@ def field_quadratic(
     return *_assembled(model, linear, circular), valid
 
 
-def _even(model, across, intensity, data, kept, weight, *, modes, mode_slope, mode_noise):
+def _even(model, across, intensity, data, own, kept, weight, *, modes, mode_slope, mode_noise):
     """Where all samples have one noise."""
     constant, matrix, vector = fit_transverse(across, data[:2], kept, weight)
     sign = torch.tensor([model.sign(s) for s in "QU"]).to(vector)[:, None]
@@ -68,7 +69,7 @@ def _even(model, across, intensity, data, kept, weight, *, modes, mode_slope, mo
         mode_slope[..., 0] @ intensity, modes[..., 0].T @ data[2], weight, across.variance * mode_noise
     )
     circular = constant, matrix[None], model.sign("V") * vector[None]
-    return *_assembled(model, linear, circular), (data.shape[1] + 2 * kept.sum(0)).long()
+    return *_assembled(model, linear, circular), (own.sum(0) + 2 * kept.sum(0)).long()
 
 
 def _assembled(model, linear, circular) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

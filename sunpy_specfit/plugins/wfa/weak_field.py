@@ -14,7 +14,7 @@ from ...core.medium import MediumWarning
 from ...core.model import Model
 from ...core.parameter import Auxiliary, Parameter
 from ...core.status import Status
-from ...data import AtomicLine, line
+from ...data import AtomicLine, line, list_lines
 from ...data.zeeman import LORENTZ_SPLITTING
 from ...numerics.derivative import METHODS, derivative_matrix
 from .even_noise import EvenModes
@@ -49,7 +49,7 @@ class WeakField(Model):
     ----------
     lines : str, `~sunpy_specfit.data.AtomicLine`, or sequence of these
         By name, as in `sunpy_specfit.data.list_lines`, or made by hand. Several are fitted jointly with one field; each
-        sample belongs to the line nearest to it.
+        sample belongs to the line nearest to it, and does not count where that is another known one.
     linear : {"wing", "core", "both"}
         Which samples tell b_q and b_u. The wing's formula has the wrong sign at the line's centre, and the core's away
         from it, so each is used in its own part only.
@@ -137,6 +137,7 @@ class WeakField(Model):
     center = Auxiliary("spectral", location=True)
     splitting = Auxiliary("spectral")
     squared_splitting = Auxiliary("spectral2")
+    own = Auxiliary(None)
     core = Auxiliary("spectral")
     wing = Auxiliary("spectral")
     strongest = Auxiliary(u.G)
@@ -247,11 +248,15 @@ class WeakField(Model):
         mean = x if x.ndim == 1 else x.mean(1)
         unit = observation.spectral_unit
         rests = np.array([rest.to_value(unit) for rest in self._rests])
-        owner = assign_samples(mean, rests, [one.name for one in self._lines])
+        owner = assign_samples(mean, rests, [one.name for one in self._lines], self._foreign(mean, rests, unit))
+        used = (
+            observation.used if observation.used is not None and observation.used.ndim == 1 else np.ones_like(mean) > 0
+        )
         shift = torch.as_tensor(x - mean[:, None] if x.ndim > 1 else np.zeros((1, 1)))
         centers, edges, strengths = [], [], []
         for number, one in enumerate(self._lines):
-            own = owner == number
+            own = (owner == number) & used
+            own = own if own.sum() >= 3 else owner == number
             window = LineWindow(mean[own], rests[number], intensity[torch.as_tensor(np.flatnonzero(own))])
             centers.append(window.center + shift.mean(0))
             width, margin = window.doppler_width, 0.5 * window.spacing
@@ -260,12 +265,12 @@ class WeakField(Model):
             lorentz = LORENTZ_SPLITTING * self._rests[number].to_value(u.AA) ** 2 * u.AA.to(unit)
             edges.append((max(width - margin, margin), width + margin))
             strengths.append((lorentz * one.g_eff, lorentz**2 * self._transverse_factor(one), window.doppler_width))
-        index = torch.as_tensor(owner)
+        index, own = torch.as_tensor(np.maximum(owner, 0)), torch.as_tensor(owner >= 0).double()[:, None]
         splitting, squared, doppler = (torch.tensor(v, dtype=torch.float64) for v in zip(*strengths, strict=True))
         core, wing = torch.tensor(edges, dtype=torch.float64).T
         first, second = (self._matrix(x, order) for order in (1, 2))
         lengthwise = -splitting[index][:, None] * first.mean(-1)
-        modes = EvenModes(lengthwise)
+        modes = EvenModes(own * lengthwise)
         center = torch.stack(centers)
         return {
             "intensity": intensity,
@@ -276,14 +281,23 @@ class WeakField(Model):
             "center": center if len(self._lines) == 1 else center[index],
             "splitting": splitting[index][:, None],
             "squared_splitting": squared[index][:, None],
+            "own": own,
             "core": core[index][:, None],
             "wing": wing[index][:, None],
             "modes": modes.vectors[..., None],
-            "mode_slope": (modes.vectors.T @ lengthwise)[..., None],
+            "mode_slope": (modes.vectors.T @ (own * lengthwise))[..., None],
             "mode_noise": modes.values[:, None],
             "strongest": (_STRONG * doppler / splitting.abs().clamp_min(1e-300)).amin()[None],
             "flat": self._flat(first, splitting[index], intensity, variance, observation),
         }
+
+    def _foreign(self, x: np.ndarray, rests: np.ndarray, unit: u.UnitBase) -> np.ndarray:
+        """Known lines among the wavelengths that are not fitted: samples nearest to them tell of other factors."""
+        medium = self.medium or "air"
+        others = [line(name) for name in list_lines()["name"]]
+        places = [one.wavelength("vacuum" if one.air is None else medium).to_value(unit) for one in others]
+        spacing = np.abs(np.diff(x)).min() if len(x) > 1 else 0.0
+        return np.array([p for p in places if x.min() <= p <= x.max() and np.abs(p - rests).min() > spacing])
 
     def _transverse_factor(self, one: AtomicLine) -> float:
         # With b_q and b_u held fixed, a line needs no second-order factor.
@@ -311,10 +325,10 @@ class WeakField(Model):
         power = (splitting[:, None].square() * matrix[..., 0].square()).sum()
         return (noise / (2 * own * power).sqrt())[None] if own > 0 else torch.full((1,), torch.inf).double()
 
-    def weigh(self, x, weight, *, center, squared_splitting, core, wing, **inputs):
-        """Q and U count only where their formula holds."""
-        kept = factors_of(self.linear, x, center, squared_splitting, core, wing)[-1]
-        return torch.cat([weight[:2] * kept, weight[2:]])
+    def weigh(self, x, weight, *, center, squared_splitting, own, core, wing, **inputs):
+        """Samples of other lines do not count, and Q and U only where their formula holds."""
+        kept = factors_of(self.linear, x, center, squared_splitting, own, core, wing)[-1]
+        return torch.cat([weight[:2] * kept, weight[2:] * own])
 
     # -- the physics --------------------------------------------------------------------------------
 
@@ -331,17 +345,18 @@ class WeakField(Model):
         center,
         splitting,
         squared_splitting,
+        own,
         core,
         wing,
         **inputs,
     ):
-        *factors, _ = factors_of(self.linear, x, center, squared_splitting, core, wing)
+        *factors, _ = factors_of(self.linear, x, center, squared_splitting, own, core, wing)
         first, second = times(slope, intensity), times(bend, intensity)
         across = sum(f * d for f, d in zip(factors, (first, second), strict=True) if f is not None)
         kernels = {
             "q": across * self.sign("Q"),
             "u": across * self.sign("U"),
-            "v": -splitting * first * self.sign("V"),
+            "v": -splitting * own * first * self.sign("V"),
         }
         light = []
         for s, field in (("q", b_q), ("u", b_u), ("v", b_los)):

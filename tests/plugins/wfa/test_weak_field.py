@@ -162,6 +162,16 @@ def test_several_lines_share_one_field():
         1 + (np.median(alone["b_los"].uncertainty.array) / np.median(other["b_los"].uncertainty.array)) ** 2
     ) ** -0.5
     assert ratio == pytest.approx(expected, rel=0.1)
+    # One line fitted, with the other in the data too: its samples are left alone, whatever the way.
+    mask = np.zeros(data.shape, bool)
+    mask[0, 0, 3, 3] = True
+    for given, line_alone, name in ((joint, cubes[1], IRON), (like(joint, mask=mask), cubes[0], "Fe I 6301.5")):
+        part = specfit.fit(given, WeakField(name), spectral_axis=np.concatenate(x) * u.AA)
+        expected = specfit.fit(line_alone, WeakField(name))
+        assert np.mean(part["b_los"].data[5:]) == pytest.approx(200, abs=1)
+        assert np.mean(part["b_trans"].data[5:]) == pytest.approx(500, abs=5)
+        np.testing.assert_array_equal(part.dof.data[5:], expected.dof.data[5:])
+        assert part.reduced_chi2.data[5:].mean() == pytest.approx(1, abs=0.03)
 
 
 def test_axes_in_any_order(cube, result):
