@@ -19,11 +19,25 @@ class EvenModes:
     ----------
     matrix : `torch.Tensor`
         K ``(n, n)``, what takes I to the shape of V.
+    used : `torch.Tensor`
+        bool ``(n,)``: the samples of V in use.
+
+    Attributes
+    ----------
+    values : `torch.Tensor`
+        ``(m,)`` for m samples in use.
+    vectors : `torch.Tensor`
+        ``(n, m)``, zero in the samples that are not.
+    slope : `torch.Tensor`
+        What takes I to the shape among the modes, ``(m, n)``.
     """
 
-    def __init__(self, matrix: torch.Tensor):
-        values, vectors = torch.linalg.eigh(matrix @ matrix.T)
-        self.values, self.vectors = values.clamp_min(0), vectors
+    def __init__(self, matrix: torch.Tensor, used: torch.Tensor):
+        kernel = matrix[used]
+        values, vectors = torch.linalg.eigh(kernel @ kernel.T)
+        self.values, self.slope = values.clamp_min(0), vectors.T @ kernel
+        self.vectors = matrix.new_zeros((len(matrix), len(values)))
+        self.vectors[used] = vectors
 
 
 def fit_longitudinal(

@@ -270,7 +270,7 @@ class WeakField(Model):
         core, wing = torch.tensor(edges, dtype=torch.float64).T
         first, second = (self._matrix(x, order) for order in (1, 2))
         lengthwise = -splitting[index][:, None] * first.mean(-1)
-        modes = EvenModes(own * lengthwise)
+        modes = EvenModes(lengthwise, own[:, 0] > 0)
         center = torch.stack(centers)
         return {
             "intensity": intensity,
@@ -285,7 +285,7 @@ class WeakField(Model):
             "core": core[index][:, None],
             "wing": wing[index][:, None],
             "modes": modes.vectors[..., None],
-            "mode_slope": (modes.vectors.T @ (own * lengthwise))[..., None],
+            "mode_slope": modes.slope[..., None],
             "mode_noise": modes.values[:, None],
             "strongest": (_STRONG * doppler / splitting.abs().clamp_min(1e-300)).amin()[None],
             "flat": self._flat(first, splitting[index], intensity, variance, observation),
