@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy.interpolate import make_interp_spline
 
 __all__ = ["LineWindow", "assign_samples"]
 
 # Pixels whose mean profile tells the width of a line.
-_SAMPLE = 4096
+_SAMPLE = 200
 # The Doppler width of a Gaussian profile, in units of its full width at half maximum.
 _DOPPLER = 1 / (2 * np.sqrt(np.log(2)))
 
@@ -98,7 +99,7 @@ class LineWindow:
         return torch.where(inside, center, usual) + self.rest
 
     def _doppler_width(self) -> float:
-        some = self.intensity[:, :: max(1, self.intensity.shape[1] // _SAMPLE)].double().nanmean(1).numpy()
+        some = self._mean_profile()
         spacing = self.spacing
         away = some - 0.5 * (some[0] + some[-1])
         peak = int(np.abs(away).argmax())
@@ -107,6 +108,19 @@ class LineWindow:
             return 2 * spacing
         left, right = self._crossing(half, peak, -1), self._crossing(half, peak, 1)
         return max(float(right - left) * _DOPPLER, 0.5 * spacing)
+
+    def _mean_profile(self) -> np.ndarray:
+        """The mean of some pixels' profiles, ``(m,)``, each moved to where its centre is in the middle of all."""
+        every = max(1, self.intensity.shape[1] // _SAMPLE)
+        profiles, centers = self.intensity[:, ::every].double().numpy(), self.center[::every].numpy()
+        good = np.isfinite(profiles).all(0)
+        if not good.any():
+            return np.nanmean(profiles, axis=1) if np.isfinite(profiles).any() else np.full(len(self.x), np.nan)
+        profiles, centers = profiles[:, good], centers[good]
+        shifts = centers - np.median(centers)
+        moved = make_interp_spline(self.x, profiles, k=min(3, len(self.x) - 1))(self.x[:, None] + shifts)
+        # The spline has all profiles at all places: of each, those moved by its own shift.
+        return np.diagonal(moved, axis1=1, axis2=2).mean(1)
 
     def _crossing(self, half: np.ndarray, peak: int, step: int) -> float:
         i = peak
