@@ -21,6 +21,8 @@ _ERROR = 2e-3
 # Numbers of different pixels and probes, at the least: the scatter of a trace falls with their root.
 _PROBED = 40_000
 _MOST_PROBES = 8
+# Reweighted quadratics in one trial of a prior that is none itself.
+_REWEIGHTED = 4
 # Numbers that correlate by less, or in no more than so many of the pixels, are sought by themselves.
 _RELATED, _FEW = 0.2, 0.01
 # Of the information, this part goes to fitting and the rest to testing.
@@ -62,16 +64,10 @@ class Quadratics:
     def linear(self, problem: Problem) -> bool:
         """Whether the maps of a problem with priors are linear in b: whether the priors are quadratics."""
         draw = torch.randn(self.vector.shape, generator=torch.Generator().manual_seed(self.problem.seed))
-        # Away from the place of the expansion, where even a bent curve is its own parabola.
-        vector = self.vector + self.noise(draw)
         trial = _Trial(problem, self)
-        here, there = trial.curvature(vector, None), trial.curvature(vector, trial.respond(vector))
-        small = 0.02 * _norm(here, here.gradient) + 0.02 * vector.shape[-1] ** 0.5
-        return _norm(there, there.gradient) <= small
-
-    def as_data(self, problem: Problem, part: float, vector: torch.Tensor) -> Problem:
-        """A problem with priors whose data are part of A, and some vector for b."""
-        return problem.with_quadratics(self.free, part * self.blocks.matrix, vector)
+        # Away from the place of the expansion, where even a bent curve is its own parabola.
+        trial.respond(self.vector + self.noise(draw))
+        return bool(trial.is_quadratic)
 
     def noise(self, draw: torch.Tensor) -> torch.Tensor:
         """Noise of b, whose covariance is A, from numbers of variance one."""
@@ -115,14 +111,15 @@ class Quadratics:
 
 
 class _Trial:
-    """Maps for one trial of scales, from b or another vector in its place, where the priors are quadratics."""
+    """Maps for one trial of scales, from b or another vector in its place."""
 
     def __init__(self, problem: Problem, quadratics: Quadratics, part: float = 1.0):
         self.problem, self.free = problem, quadratics.free
         self.blocks = DenseBlocks(part * quadratics.blocks.matrix) if part != 1.0 else quadratics.blocks
         self._precondition = None
+        self.is_quadratic: bool | None = None
 
-    def curvature(self, vector: torch.Tensor, step: torch.Tensor | None) -> Curvature:
+    def _curvature(self, vector, step) -> Curvature:
         """About a step that the maps have already taken."""
         rest = vector if step is None else vector - self.blocks.matvec(step)
         free = self.free if step is None else self.free + step
@@ -130,12 +127,22 @@ class _Trial:
 
     def respond(self, vector: torch.Tensor, start: torch.Tensor | None = None) -> torch.Tensor:
         """The step ``(k, pixels)`` to the maps that b makes; ``start`` is a guess."""
-        curvature = self.curvature(vector, None)
-        return self._solve(curvature, -curvature.gradient, start)
+        curvature = self._curvature(vector, None)
+        step = self._solve(curvature, -curvature.gradient, start)
+        if self.is_quadratic is None:
+            there = self._curvature(vector, step)
+            left = -there.gradient
+            size = _norm(curvature, curvature.gradient)
+            self.is_quadratic = _norm(there, left) <= 0.02 * size + 0.02 * vector.shape[-1] ** 0.5
+        for _ in range(0 if self.is_quadratic else _REWEIGHTED - 1):
+            there = self._curvature(vector, step)
+            self._precondition = None
+            step = step + self._solve(there, -there.gradient, None)
+        return step
 
     def response(self, noise: torch.Tensor, start: torch.Tensor | None = None) -> torch.Tensor:
-        """The derivative of the step along some noise of b."""
-        return self._solve(self.curvature(noise, None), self.problem.reduce(noise), start)
+        """The derivative of the step along some noise of b, where the priors are quadratics."""
+        return self._solve(self._curvature(noise, None), self.problem.reduce(noise), start)
 
     def _solve(self, curvature: Curvature, right, start) -> torch.Tensor:
         self._precondition = self._precondition or curvature.preconditioner()
@@ -205,8 +212,8 @@ class Thinning:
     quadratics, with_scales
         As for `Sure`.
     coupled : callable, optional
-        Returns a solver for a problem. Where the priors are no quadratics, it solves each trial to the end; the
-        parabolas that touch them would make of every scale a compromise with the one they were made at.
+        Returns a solver for a problem, which then solves each trial to the end. For priors with a kink: a few
+        reweighted quadratics stay near the maps that they began at, and so would the scale.
 
     References
     ----------
@@ -234,21 +241,21 @@ class Thinning:
     def errors(self, values: Sequence[float]) -> torch.Tensor:
         """The part of each free number in the misfit of the test parts, ``(k,)``."""
         problem, total = self.with_scales(values), 0.0
-        trial = _Trial(problem, self.quadratics, _KEPT)
+        respond = self._solver(problem) if self.coupled else _Trial(problem, self.quadratics, _KEPT).respond
         for number, (train, test) in enumerate(self._splits):
-            if self.coupled is None:
-                step = trial.respond(train, self._last[number])
-            else:
-                step = self._solved(problem, train, self._last[number])
-            self._last[number] = step
+            step = self._last[number] = respond(train, self._last[number])
             total = total + (step * (self.quadratics.blocks.matvec(step) - 2 * test)).double().sum(-1) / _SPLITS
         return total
 
-    def _solved(self, problem: Problem, vector: torch.Tensor, start: torch.Tensor | None) -> torch.Tensor:
-        """The step to the maps, by the solver that accepts the problem."""
-        here = self.quadratics.free
-        trial = self.quadratics.as_data(problem, _KEPT, vector)
-        return self.coupled(trial).solve(trial, (here if start is None else here + start)[None]).free - here
+    def _solver(self, problem: Problem):
+        """What `_Trial.respond` does, by the solver that accepts the problem."""
+        free, matrix = self.quadratics.free, _KEPT * self.quadratics.blocks.matrix
+
+        def respond(vector: torch.Tensor, start: torch.Tensor | None) -> torch.Tensor:
+            trial = problem.with_quadratics(free, matrix, vector)
+            return self.coupled(trial).solve(trial, (free if start is None else free + start)[None]).free - free
+
+        return respond
 
 
 def _sound(matrix: torch.Tensor) -> torch.Tensor:

@@ -123,7 +123,7 @@ def choose_scales(
     for _ in range(_ROUNDS):
         # The quadratics are taken where the smooth maps are: at low signal a pixel's own solution may be anywhere.
         trial = scales.problem(problem, models)
-        free = coupled(trial).solve(trial, neighbourly_start(trial, free)[None]).free
+        free = _maps(trial, coupled(trial), free, init)
         problem.renew_weights(free)
         quadratics = Quadratics(problem, shrink(problem, free))
         if earlier is not None and quadratics.equal(earlier):
@@ -150,13 +150,21 @@ def choose_scales(
     return priors, info
 
 
+def _maps(trial: Problem, solver: Solver, free: torch.Tensor, init: Mapping[str, np.ndarray]) -> torch.Tensor:
+    """The solution with all priors, from that of the pixels alone."""
+    if not solver.whole_map:
+        return pixel_solution(trial, solver, init)[0]
+    return solver.solve(trial, neighbourly_start(trial, free)[None]).free
+
+
 def _criterion(trial: Problem, quadratics: Quadratics, with_scales, coupled) -> Sure | Thinning:
     """SURE where its assumptions hold."""
+    if coupled(trial).uses_proximal:
+        return Thinning(quadratics, with_scales, coupled)
     known = not any(term.observation.noise_origin == "estimated" for term in trial.terms)
-    linear = quadratics.linear(trial)
-    if trial.loss_name == "gaussian" and known and quadratics.well_posed and linear:
+    if trial.loss_name == "gaussian" and known and quadratics.well_posed and quadratics.linear(trial):
         return Sure(quadratics, with_scales)
-    return Thinning(quadratics, with_scales, None if linear else coupled)
+    return Thinning(quadratics, with_scales)
 
 
 def _by_group(risk: Sure | Thinning, rows: Sequence[Sequence[int]]):
