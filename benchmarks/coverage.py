@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
+from collections.abc import Iterator
 
 import astropy.units as u
 import numpy as np
@@ -100,7 +101,7 @@ class Score:
                 what, share = f"{name}{where}: truth within {sigma} sigma (%)", 100 * float(np.mean(pull < sigma))
                 table.quality(what, share, near=(percent, tolerance)) if goal else table.note(what, share)
             if name in self.spread:
-                ratio = float(np.median(np.concatenate(self.spread[name])))
+                ratio = float(np.nanmedian(np.concatenate(self.spread[name])))
                 table.quality(f"{name}: spread of the draws over sigma", ratio, near=(1.0, 0.05), form="{:.3f}")
 
 
@@ -126,13 +127,12 @@ def stokes(truth, seed: int, noise: float = NOISE):
     )
 
 
-def linear(options) -> list[Table]:
+def linear(options) -> Iterator[Table]:
     """Maps drawn from the prior, seen through the weak-field approximation."""
     shape, model = (options.side, options.side), specfit.WeakField(LINE, core_width=CORE_WIDTH)
     fitted, names = ("b_los", "b_q", "b_u"), ("b_los", "b_q", "b_u", "b_trans", "azimuth")
     alone = quiet_fit(stokes(field(shape, 1, dict.fromkeys(fitted, 0.0), 0), 0), model)
     error = {name: float(np.median(alone[name].uncertainty.array)) for name in fitted}
-    tables = []
     for order in ORDERS:
         for strength in STRENGTHS:
             scale = {name: strength * error[name] for name in fitted}
@@ -154,17 +154,15 @@ def linear(options) -> list[Table]:
                 if how == "auto":
                     for name, found in zip(fitted, np.mean(score.scales, 0), strict=True):
                         table.note(f"{name}: scale chosen over the true one", found / scale[name], "{:.2f}")
-                tables.append(table)
-    return tables
+                yield table
 
 
 # -- a line ------------------------------------------------------------------------------------------------------------
 
 
-def velocity(options) -> list[Table]:
+def velocity(options) -> Iterator[Table]:
     """Velocities drawn from the prior, of a line that a Gaussian describes."""
     shape, model = (options.side, options.side), specfit.Gaussian(195.119 * u.AA) + specfit.Polynomial(0)
-    tables = []
     for signal in (20.0, 5.0):
         flat = gaussian_cube(shape, signal_to_noise=signal, seed=0)
         error = float(np.median(quiet_fit(flat, model)["velocity"].uncertainty.array))
@@ -184,14 +182,13 @@ def velocity(options) -> list[Table]:
                 score.rows(table)
                 if how == "auto":
                     table.note("scale chosen over the true one", float(np.mean(score.scales)) / scale, "{:.2f}")
-                tables.append(table)
-    return tables
+                yield table
 
 
 # -- what no such prior would draw -------------------------------------------------------------------------------------
 
 
-def scene(options) -> list[Table]:
+def scene(options) -> Iterator[Table]:
     """A sunspot, with edges: how far the errors hold there, without a goal."""
     maps = np.load(options.maps)
     y, x = ((n - options.cut) // 2 for n in maps["B_G"].shape)
@@ -208,7 +205,6 @@ def scene(options) -> list[Table]:
     }
     steps = np.hypot(*np.gradient(truth["b_los"]))
     steep = steps > np.quantile(steps, 0.9)
-    tables = []
     for noise in (1e-3, 5e-3):
         for order in ORDERS:
             score, edges, rest = Score(), Score(), Score()
@@ -228,8 +224,7 @@ def scene(options) -> list[Table]:
             score.rows(table, goal=False)
             for where, which in (("steepest tenth", edges), ("the rest", rest)):
                 which.rows(table, goal=False, where=f", {where}")
-            tables.append(table)
-    return tables
+            yield table
 
 
 # -- the command line ----------------------------------------------------------------------------------------------

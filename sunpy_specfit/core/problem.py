@@ -208,23 +208,6 @@ class Problem:
             memo=self._memo,
         )
 
-    def without_mixing(self) -> Problem:
-        """The same problem without the operators that mix pixels: what a preconditioner is made of."""
-        if not self.mixes_pixels:
-            return self
-        terms = [term.without_mixing() for term in self.terms]
-        data = [replace(d, term=term) for d, term in zip(self.whole().terms, terms, strict=True)]
-        return replace(self, terms=terms, _whole=replace(self.whole(), terms=data))
-
-    def with_priors(self, priors: Sequence[tuple[BoundPrior, tuple[str, ...]]]) -> Problem:
-        """The same problem with other bound priors."""
-
-        def separable(pairs):
-            return [prior for prior, _ in pairs if not prior.couples_pixels]
-
-        same = separable(priors) == separable(self.priors)
-        return replace(self, priors=list(priors), _whole=self.whole() if same else None)
-
     def with_quadratics(self, free: torch.Tensor, matrix: torch.Tensor, vector: torch.Tensor) -> Problem:
         """The same problem with a quadratic in each pixel for its data, ½ sᵀ A s - bᵀ s for steps s from ``free``.
 
@@ -247,6 +230,23 @@ class Problem:
             peak=torch.zeros_like(vector[0]),
         )
         return replace(self, _whole=block)
+
+    def without_mixing(self) -> Problem:
+        """The same problem without the operators that mix pixels: what a preconditioner is made of."""
+        if not self.mixes_pixels:
+            return self
+        terms = [term.without_mixing() for term in self.terms]
+        data = [replace(d, term=term) for d, term in zip(self.whole().terms, terms, strict=True)]
+        return replace(self, terms=terms, _whole=replace(self.whole(), terms=data))
+
+    def with_priors(self, priors: Sequence[tuple[BoundPrior, tuple[str, ...]]]) -> Problem:
+        """The same problem with other bound priors."""
+
+        def separable(pairs):
+            return [prior for prior, _ in pairs if not prior.couples_pixels]
+
+        same = separable(priors) == separable(self.priors)
+        return replace(self, priors=list(priors), _whole=self.whole() if same else None)
 
     def with_learned(self, weights: Mapping[int, Mapping[int, Mapping[str, torch.Tensor]]]) -> Problem:
         """The same problem with the operators' weights that a solver learned."""
