@@ -21,7 +21,7 @@ def shrink(problem: Problem, free: torch.Tensor) -> torch.Tensor:
     A model that is not linear has, where it follows the noise, a curvature that agrees with the noise: a narrow spike
     is a line whose place is known well. Quadratics taken there make noise look like signal. Taken at the mean of the
     neighbourhood, of which a pixel's own noise is a small part, they do not; where neighbours differ by more than noise
-    explains, the pixel's own number stays.
+    explains, the pixel's own number stays. Angles that wrap have no such mean, and stay too.
 
     Parameters
     ----------
@@ -57,4 +57,9 @@ def shrink(problem: Problem, free: torch.Tensor) -> torch.Tensor:
         kept = np.where(known, 1 - 1 / np.maximum(scatter, 1.0), 0.0)
         found.append((mean + kept * (q - mean)).reshape(-1))
     moved = torch.as_tensor(np.stack(found)).to(free)
+    layout = problem.layout
+    for component, keys in zip(layout.components, layout.keys, strict=True):
+        for name in component.periods:
+            columns = layout.columns.get(keys.get(name), slice(0))
+            moved[columns] = free[columns]
     return torch.minimum(torch.maximum(moved, problem.lower), problem.upper)

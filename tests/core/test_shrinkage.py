@@ -24,6 +24,13 @@ class Bent(specfit.Model):
         return root**2 + 0 * x
 
 
+class Turning(Bent):
+    """The same of an angle."""
+
+    name = "turning"
+    periods = {"root": 180.0}
+
+
 def problem_of(model, sigma, mask=None):
     """Three samples a pixel that say nothing but how well a pixel knows its number."""
     data = np.full((*SHAPE, 3), 100.0)
@@ -36,10 +43,10 @@ def problem_of(model, sigma, mask=None):
     return build_problem([cube], [model], mask=mask, dtype="float64")
 
 
-def shrunk(truth, error, seed=0, mask=None):
+def shrunk(truth, error, seed=0, mask=None, model=None):
     """Maps with that error, before and after."""
     # The slope of the square is twice the root.
-    problem = problem_of(Bent(), error * 2 * 10 * 3**0.5, mask)
+    problem = problem_of(model or Bent(), error * 2 * 10 * 3**0.5, mask)
     factor = problem.layout.scales()[0][0]
     given = truth + error * np.random.default_rng(seed).standard_normal(SHAPE)
     found = shrink(problem, torch.as_tensor(given.reshape(1, -1) / factor))
@@ -64,6 +71,11 @@ def test_a_pixel_without_data_gets_its_neighbours_mean_and_gives_them_nothing():
     truth[7, 8] = 1000.0
     _, found = shrunk(truth, 0.1, mask=mask)
     assert np.abs(found - 10).max() < 0.5
+
+
+def test_an_angle_that_wraps_stays():
+    given, found = shrunk(np.full(SHAPE, 10.0), 0.5, model=Turning())
+    np.testing.assert_allclose(found, given)
 
 
 def test_a_linear_model_is_the_same_everywhere():
