@@ -305,5 +305,5 @@ def test_maps_of_a_vector_are_those_of_the_dense_system(order):
     error = np.sqrt(inverse.diagonal()).reshape(30, 3).T
     found = result["bins"]
     assert np.abs(found.data.reshape(3, -1) - expected).max() < 0.01 * error.min()
-    np.testing.assert_allclose(found.uncertainty.array.reshape(3, -1), error, rtol=0.15)
+    np.testing.assert_allclose(found.uncertainty.array.reshape(3, -1), error, rtol=0.2)
     assert np.all(np.isfinite(specfit.fit(cube, Bins(), specfit.Smooth("bins", order=order))["bins"].data))
