@@ -1,9 +1,9 @@
 """Priors with automatic scales on a real raster of Hinode/EIS, against boxcar averages and a constant map.
 
-    python benchmarks/priors.py [--seeds 5] [--noise 3 8]
+    python benchmarks/priors.py [--line "Fe XII 192.394"] [--seeds 5] [--noise 3 8]
 
-Fe XII 192.394 of the raster that ships with eispac is fitted at its full signal, pixel by pixel; that is the reference.
-Then noise is added until it is three and eight times what it was, with several seeds, and the velocity is sought again:
+A line of the raster that ships with eispac is fitted at its full signal, pixel by pixel; that is the reference. Then
+noise is added until it is three and eight times what it was, with several seeds, and the velocity is sought again:
 pixel by pixel, with priors, from boxcar averages of the spectra, and by averaging the velocities. The reference serves
 for the table, and for choosing the best of the averages, whose size it is a prior's business not to need.
 """
@@ -29,21 +29,27 @@ from table import Table, header
 
 import sunpy_specfit as specfit
 
-REST = 192.394 * u.AA
-WINDOW = [-250, 250] * u.km / u.s
+# Where they are, in Å, and how far from there a single line can be seen, in km/s.
+LINES = {
+    "Fe XII 192.394": (192.394, 250),
+    "Fe XII 186.887": (186.887, 140),
+    "Fe XIII 201.126": (201.126, 180),
+    "Fe XIV 270.521": (270.521, 200),
+}
 SIZES = (3, 5, 7, 9, 11, 13, 17, 21, 25, 31)
 # The width of the instrument and of the ion's thermal motion leave no room for lines narrower than this.
 FLOOR = 20 * u.mAA
 PRIORS = {
     "Smooth, velocity": [specfit.Smooth("velocity")],
     "Smooth, velocity and width": [specfit.Smooth("velocity", "width")],
+    "Smooth, everything": [specfit.Smooth()],
 }
 
 
-def read() -> tuple[NDCube, u.Quantity]:
-    """The raster, and its wavelengths, which vary from pixel to pixel."""
+def read(rest: float) -> tuple[NDCube, u.Quantity]:
+    """The raster about a line, and its wavelengths, which vary from pixel to pixel."""
     with redirect_stdout(io.StringIO()):  # eispac tells on stdout which files it reads
-        eis = eispac.read_cube(str(files("eispac") / "data" / "test" / "eis_20210306_064444.data.h5"), window=192.394)
+        eis = eispac.read_cube(str(files("eispac") / "data" / "test" / "eis_20210306_064444.data.h5"), window=rest)
     good = ~eis.mask & (eis.uncertainty.array > 0) & np.isfinite(eis.data)
     cube = NDCube(
         np.where(good, eis.data, np.nan),
@@ -54,17 +60,28 @@ def read() -> tuple[NDCube, u.Quantity]:
     return cube, eis.wavelength * u.AA
 
 
-def model():
-    """One line on a constant; the line stays in the window."""
-    center = REST * (1 + (WINDOW / c).to_value(u.one))
-    return specfit.Gaussian(REST).bound(width=(FLOOR, 80 * u.mAA), center=tuple(center)) + specfit.Polynomial(0)
+class Line:
+    """One line on a constant; the line stays in the window.
 
+    Parameters
+    ----------
+    rest : float
+        Å.
+    reach : float
+        Half the window in km/s.
+    """
 
-def fit(cube: NDCube, wavelength: u.Quantity, *priors, **options):
-    """A fit, without a word on pixels that fail."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", specfit.SpecfitWarning)
-        return specfit.fit(cube, model(), priors, spectral_axis=wavelength, window=WINDOW, **options)
+    def __init__(self, rest: float, reach: float):
+        self.window = [-reach, reach] * u.km / u.s
+        center = rest * u.AA * (1 + (self.window / c).to_value(u.one))
+        line = specfit.Gaussian(rest * u.AA).bound(width=(FLOOR, 80 * u.mAA), center=tuple(center))
+        self.model = line + specfit.Polynomial(0)
+
+    def fit(self, cube: NDCube, wavelength: u.Quantity, *priors, **options):
+        """A fit, without a word on pixels that fail."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", specfit.SpecfitWarning)
+            return specfit.fit(cube, self.model, priors, spectral_axis=wavelength, window=self.window, **options)
 
 
 def noisier(cube: NDCube, factor: float, seed: int) -> NDCube:
@@ -74,28 +91,28 @@ def noisier(cube: NDCube, factor: float, seed: int) -> NDCube:
     return NDCube(cube.data + extra, wcs=cube.wcs, unit=cube.unit, uncertainty=StdDevUncertainty(factor * sigma))
 
 
-def attempts(noisy: NDCube, wavelength: u.Quantity, seed: int):
+def attempts(line: Line, noisy: NDCube, wavelength: u.Quantity, seed: int):
     """Names and velocity maps of everything that is tried, and the scales chosen."""
-    alone = fit(noisy, wavelength)
+    alone = line.fit(noisy, wavelength)
     velocity, sigma = alone["velocity"].data, alone["velocity"].uncertainty.array
     yield "pixel by pixel", velocity, None
     for name, priors in PRIORS.items():
-        result = fit(noisy, wavelength, *priors, seed=seed)
+        result = line.fit(noisy, wavelength, *priors, seed=seed)
         yield name, result["velocity"].data, result.meta["prior_scales"]
     for size in SIZES:
         box = boxcar(noisy, (size, size, 1))
         # The slit is tilted and its place drifts: what is averaged has averaged wavelengths.
         mean = np.stack([weighted_boxcar(w, None, (size, size)) for w in np.moveaxis(wavelength.value, -1, 0)], -1)
-        yield f"boxcar {size} of spectra", fit(box, mean * wavelength.unit)["velocity"].data, None
+        yield f"boxcar {size} of spectra", line.fit(box, mean * wavelength.unit)["velocity"].data, None
         yield f"boxcar {size} of velocities", weighted_boxcar(velocity, sigma, (size, size)), None
 
 
-def compare(factor: float, cube: NDCube, wavelength: u.Quantity, reference: np.ndarray, use: np.ndarray, seeds: int):
+def compare(name_of_line, line, factor, cube, wavelength, reference, use, seeds):
     """One level of noise: a listing of everything, the goals, and the scales."""
     rms: dict[str, list[float]] = {}
     scales = []
     for seed in range(seeds):
-        for name, velocity, chosen in attempts(noisier(cube, factor, seed), wavelength, seed):
+        for name, velocity, chosen in attempts(line, noisier(cube, factor, seed), wavelength, seed):
             difference = (velocity - reference)[use]
             rms.setdefault(name, []).append(float(np.sqrt(np.nanmean(difference**2))))
             if chosen:
@@ -104,7 +121,7 @@ def compare(factor: float, cube: NDCube, wavelength: u.Quantity, reference: np.n
     mean = {name: np.mean(values) for name, values in rms.items()}
     box = best({name: value for name, value in mean.items() if name.startswith("boxcar")})
     table = Table(
-        f"EIS Fe XII 192.394, noise x {factor:g}, seeds 0 to {seeds - 1}: velocity rms from the full signal's"
+        f"EIS {name_of_line}, noise x {factor:g}, seeds 0 to {seeds - 1}: velocity rms from the full signal's"
     )
     for name in PRIORS:
         table.note(f"{name} (km/s)", mean[name], "{:.2f}")
@@ -121,11 +138,13 @@ def compare(factor: float, cube: NDCube, wavelength: u.Quantity, reference: np.n
 def main() -> int:
     """Both levels of noise."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--line", default="Fe XII 192.394", choices=LINES)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--noise", type=float, nargs="+", default=[3.0, 8.0], help="factors (default 3 8)")
     options = parser.parse_args()
-    cube, wavelength = read()
-    full = fit(cube, wavelength)
+    cube, wavelength = read(LINES[options.line][0])
+    line = Line(*LINES[options.line])
+    full = line.fit(cube, wavelength)
     velocity, error = full["velocity"].data, full["velocity"].uncertainty.array
     bad = int(specfit.Status.AT_BOUND | specfit.Status.MASKED | specfit.Status.FAILED)
     use = ((full.status.data & bad) == 0) & (error < 5.0)
@@ -136,7 +155,7 @@ def main() -> int:
     )
     good = True
     for factor in options.noise:
-        listing, table, scales = compare(factor, cube, wavelength, velocity, use, options.seeds)
+        listing, table, scales = compare(options.line, line, factor, cube, wavelength, velocity, use, options.seeds)
         print()
         listing.pprint_all(align=["<", ">", ">"])
         print("\n".join(scales))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
+from ..numerics import packed
 from .blocks import DenseBlocks
 from .compressed import CompressedBlock, compress
 from .coupling import Coupling
@@ -24,6 +25,8 @@ __all__ = ["FLOAT32_SIGNAL", "Problem"]
 
 # Up to this signal-to-noise ratio of a sample, rounding in float32 stays below 1e-3 sigma of any parameter.
 FLOAT32_SIGNAL = 300.0
+# What a block keeps where quadratics stand for its samples.
+_KEPT_OF_BLOCKS = ("transform", "base", "lower", "upper", "flags", "loss", "priors", "simple", "memo")
 
 
 @dataclass
@@ -119,7 +122,7 @@ class Problem:
     @property
     def compressible(self) -> bool:
         """Whether every term's misfit is a quadratic that its model works out, so that spectra are looked at once."""
-        return (
+        return isinstance(self._whole, CompressedBlock) or (
             self.loss_name == "gaussian"
             and not self.has_noise_model
             and all(
@@ -205,6 +208,29 @@ class Problem:
             angles=self.layout.angles(),
             memo=self._memo,
         )
+
+    def with_quadratics(self, free: torch.Tensor, matrix: torch.Tensor, vector: torch.Tensor) -> Problem:
+        """The same problem with a quadratic in each pixel for its data, ½ sᵀ A s - bᵀ s for steps s from ``free``.
+
+        Parameters
+        ----------
+        free, vector : `torch.Tensor`
+            ``(k, pixels)``.
+        matrix : `torch.Tensor`
+            A, packed ``(k (k + 1) / 2, pixels)``.
+        """
+        whole = self.whole()
+        away = packed.matvec(matrix, free)
+        block = CompressedBlock(
+            terms=[],
+            **{name: getattr(whole, name) for name in _KEPT_OF_BLOCKS},
+            constant=(free * (away + 2 * vector)).sum(0),
+            matrix=matrix,
+            vector=vector + away,
+            valid=whole.n_valid,
+            peak=torch.zeros_like(vector[0]),
+        )
+        return replace(self, _whole=block)
 
     def without_mixing(self) -> Problem:
         """The same problem without the operators that mix pixels: what a preconditioner is made of."""

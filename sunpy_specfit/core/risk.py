@@ -10,6 +10,7 @@ from ..numerics import packed
 from .blocks import DenseBlocks
 from .curvature import Curvature
 from .problem import Problem
+from .solver import Solver
 
 __all__ = ["Quadratics", "Sure", "Thinning"]
 
@@ -61,9 +62,9 @@ class Quadratics:
         self.root = packed.cholesky(self.blocks.matrix)
 
     def linear(self, problem: Problem) -> bool:
-        """Whether the maps of a problem with priors are linear in b."""
-        trial = _Trial(problem, self)
+        """Whether the maps of a problem with priors are linear in b: whether the priors are quadratics."""
         draw = torch.randn(self.vector.shape, generator=torch.Generator().manual_seed(self.problem.seed))
+        trial = _Trial(problem, self)
         # Away from the place of the expansion, where even a bent curve is its own parabola.
         trial.respond(self.vector + self.noise(draw))
         return bool(trial.is_quadratic)
@@ -210,6 +211,9 @@ class Thinning:
     ----------
     quadratics, with_scales
         As for `Sure`.
+    coupled : callable, optional
+        Returns a solver for a problem, which then solves each trial to the end. For priors with a kink: a few
+        reweighted quadratics stay near the maps that they began at, and so would the scale.
 
     References
     ----------
@@ -219,8 +223,13 @@ class Thinning:
 
     name = "data thinning"
 
-    def __init__(self, quadratics: Quadratics, with_scales: Callable[[Sequence[float]], Problem]):
-        self.quadratics, self.with_scales = quadratics, with_scales
+    def __init__(
+        self,
+        quadratics: Quadratics,
+        with_scales: Callable[[Sequence[float]], Problem],
+        coupled: Callable[[Problem], Solver] | None = None,
+    ):
+        self.quadratics, self.with_scales, self.coupled = quadratics, with_scales, coupled
         self._splits, self._last = [], [None] * _SPLITS
         generator = torch.Generator().manual_seed(quadratics.problem.seed)
         spread = ((1 - _KEPT) / _KEPT) ** 0.5
@@ -231,11 +240,22 @@ class Thinning:
 
     def errors(self, values: Sequence[float]) -> torch.Tensor:
         """The part of each free number in the misfit of the test parts, ``(k,)``."""
-        trial, total = _Trial(self.with_scales(values), self.quadratics, _KEPT), 0.0
+        problem, total = self.with_scales(values), 0.0
+        respond = self._solver(problem) if self.coupled else _Trial(problem, self.quadratics, _KEPT).respond
         for number, (train, test) in enumerate(self._splits):
-            step = self._last[number] = trial.respond(train, self._last[number])
+            step = self._last[number] = respond(train, self._last[number])
             total = total + (step * (self.quadratics.blocks.matvec(step) - 2 * test)).double().sum(-1) / _SPLITS
         return total
+
+    def _solver(self, problem: Problem):
+        """What `_Trial.respond` does, by the solver that accepts the problem."""
+        free, matrix = self.quadratics.free, _KEPT * self.quadratics.blocks.matrix
+
+        def respond(vector: torch.Tensor, start: torch.Tensor | None) -> torch.Tensor:
+            trial = problem.with_quadratics(free, matrix, vector)
+            return self.coupled(trial).solve(trial, (free if start is None else free + start)[None]).free - free
+
+        return respond
 
 
 def _sound(matrix: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 A scale is good where the maps that it makes foretell data that they have not seen. How well they do is known without
 the truth (`sunpy_specfit.core.risk`): by SURE where the noise is Gaussian and known, each pixel determines its numbers
 and the priors are quadratics, else by data thinning. The data enter as each pixel's Gauss-Newton quadratic at a smooth
-first solution, so that a trial of a scale costs a few systems of equations.
+first solution, less what is noise of its own, so that a trial of a scale costs a few systems of equations.
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ from .quantities import Quantities
 from .risk import Quadratics, Sure, Thinning
 from .scale_search import search
 from .setup import bind_prior, smooth_names
+from .shrinkage import shrink
 from .solver import Solver
 from .warnings import SpecfitWarning
 
 __all__ = ["choose_scales"]
 
-# Where the quadratics are taken again at the maps of the scales found: rounds at the most.
-_ROUNDS = 2
+# Where the quadratics are taken again at the maps of the scales found: rounds at the most, and by what factor a scale
+# may change in the last.
+_ROUNDS, _SAME = 4, 1.4
 
 
 @dataclass
@@ -121,15 +123,18 @@ def choose_scales(
     for _ in range(_ROUNDS):
         # The quadratics are taken where the smooth maps are: at low signal a pixel's own solution may be anywhere.
         trial = scales.problem(problem, models)
-        free = coupled(trial).solve(trial, neighbourly_start(trial, free)[None]).free
+        free = _maps(trial, coupled(trial), free, init)
         problem.renew_weights(free)
-        quadratics = Quadratics(problem, free)
+        quadratics = Quadratics(problem, shrink(problem, free))
         if earlier is not None and quadratics.equal(earlier):
             break  # the model is linear: nothing would change
-        earlier, criterion = quadratics, _criterion(trial, quadratics)
-        risk = criterion(quadratics, lambda values: scales.problem(problem, models, values))
+        earlier = quadratics
+        risk = _criterion(trial, quadratics, lambda values: scales.problem(problem, models, values), coupled)
         groups = _groups(scales, trial, free, quadratics)
-        scales.values, curves = search(scales.values, [g for g, _ in groups], _by_group(risk, [r for _, r in groups]))
+        before = scales.values
+        scales.values, curves = search(before, [g for g, _ in groups], _by_group(risk, [r for _, r in groups]))
+        if all(1 / _SAME < new / old < _SAME for new, old in zip(scales.values, before, strict=True)):
+            break
     priors, _ = scales.bound(problem, models)
     info: dict[str, dict] = {}
     for (number, name), unit, value, curve in zip(scales.names, scales.units, scales.values, curves, strict=True):
@@ -138,18 +143,28 @@ def choose_scales(
         info[f"{key}:{same + 1}" if same else key] = {
             "scale": float(value),
             "unit": unit.to_string(),
-            "chosen_by": criterion.name,
+            "chosen_by": risk.name,
             "tried": [s for s, _ in sorted(curve.items())],
             "error_of_prediction": [e for _, e in sorted(curve.items())],
         }
     return priors, info
 
 
-def _criterion(problem: Problem, quadratics: Quadratics) -> type[Sure] | type[Thinning]:
+def _maps(trial: Problem, solver: Solver, free: torch.Tensor, init: Mapping[str, np.ndarray]) -> torch.Tensor:
+    """The solution with all priors, from that of the pixels alone."""
+    if not solver.whole_map:
+        return pixel_solution(trial, solver, init)[0]
+    return solver.solve(trial, neighbourly_start(trial, free)[None]).free
+
+
+def _criterion(trial: Problem, quadratics: Quadratics, with_scales, coupled) -> Sure | Thinning:
     """SURE where its assumptions hold."""
-    known = not any(term.observation.noise_origin == "estimated" for term in problem.terms)
-    gaussian = problem.loss_name == "gaussian"
-    return Sure if gaussian and known and quadratics.well_posed and quadratics.linear(problem) else Thinning
+    if coupled(trial).uses_proximal:
+        return Thinning(quadratics, with_scales, coupled)
+    known = not any(term.observation.noise_origin == "estimated" for term in trial.terms)
+    if trial.loss_name == "gaussian" and known and quadratics.well_posed and quadratics.linear(trial):
+        return Sure(quadratics, with_scales)
+    return Thinning(quadratics, with_scales)
 
 
 def _by_group(risk: Sure | Thinning, rows: Sequence[Sequence[int]]):

@@ -60,11 +60,15 @@ class Solver(Configurable):
         Whether it needs all pixels at once. Where not, the engine hands it blocks of pixels.
     needs_start : bool
         Whether it matters where it starts: where not, nobody looks for start values.
+    uses_proximal : bool
+        Whether it works with the proximal operator of priors that have a kink, and is right there in a few steps:
+        then it is asked for each trial of an automatic scale.
     """
 
     preference: ClassVar[int] = 0
     whole_map: ClassVar[bool] = True
     needs_start: ClassVar[bool] = True
+    uses_proximal: ClassVar[bool] = False
 
     def suits(self, problem) -> str | None:
         """None if it can solve each pixel of the problem by itself, else the reason; couplings are not looked at."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import astropy.units as u
 import numpy as np
 from astropy.constants import c
@@ -40,6 +42,7 @@ def gaussian_cube(
     rest_wavelength: u.Quantity = 195.119 * u.AA,
     n_wavelengths: int = 32,
     signal_to_noise: float = 20.0,
+    truth: Mapping[str, np.ndarray] | None = None,
     seed: int = 0,
     dtype=np.float32,
 ) -> NDCube:
@@ -54,6 +57,9 @@ def gaussian_cube(
         Samples, 22.3 mÅ apart as on Hinode/EIS.
     signal_to_noise : float
         Amplitude of the line over the noise of a sample.
+    truth : mapping, optional
+        Maps ``velocity`` (km/s), ``amplitude``, ``width`` (Å) and ``background``; those that are not given vary from
+        pixel to pixel at random.
     seed : int
     dtype : numpy dtype
 
@@ -73,13 +79,14 @@ def gaussian_cube(
     step = 0.0223
     rest = rest_wavelength.to_value(u.AA)
     x = rest + step * (np.arange(n_wavelengths) - (n_wavelengths - 1) / 2)
-    velocity = rng.normal(0.0, 20.0, shape)
-    truth = {
+    drawn = {
+        "velocity": rng.normal(0.0, 20.0, shape),
         "amplitude": rng.uniform(0.5, 1.5, shape) * 1000.0,
-        "center": rest * (1 + velocity / c.to_value(u.km / u.s)),
         "width": rng.uniform(0.025, 0.045, shape),
         "background": rng.uniform(20.0, 120.0, shape),
     }
+    truth = {**drawn, **(truth or {})}
+    truth["center"] = rest * (1 + truth["velocity"] / c.to_value(u.km / u.s))
     sigma = truth["amplitude"] / signal_to_noise
     data = rng.standard_normal((*shape, n_wavelengths), dtype=np.float32).astype(dtype)
     data *= sigma[..., None].astype(dtype)
@@ -87,7 +94,6 @@ def gaussian_cube(
         t = {key: value[row][:, None] for key, value in truth.items()}
         line = t["amplitude"] * np.exp(-0.5 * ((x - t["center"]) / t["width"]) ** 2) + t["background"]
         data[row] += line.astype(dtype)
-    truth["velocity"] = velocity
     return NDCube(
         data,
         wcs=spectral_wcs(shape, x * u.AA),

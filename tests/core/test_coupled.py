@@ -303,3 +303,55 @@ def test_a_singular_operator_leaves_degrees_of_freedom_within_their_bounds():
     samples = np.isfinite(result.residual().data).sum(-1)
     assert (result.dof.data <= samples).all()
     assert (result.dof.data >= samples - 4).all()
+
+
+class Bins(specfit.Model):
+    """A row of overlapping bands, each with a strength: a vector in every pixel."""
+
+    name = "bins"
+    linear = ("bins",)
+    bins = specfit.Parameter("data", shape=(3,))
+
+    def evaluate(self, x, bins):
+        return sum(bins[number] * torch.exp(-0.5 * ((x - 5000 - place) / 0.6) ** 2) for number, place in PLACES)
+
+
+PLACES = tuple(enumerate((-1.0, 0.0, 1.0)))
+
+
+@pytest.mark.parametrize("order", [1, 1.5, 2])
+def test_maps_of_a_vector_are_those_of_the_dense_system(order):
+    shape, rng = (5, 6), np.random.default_rng(0)
+    x = 5000 + np.linspace(-2.5, 2.5, 9)
+    bands = np.stack([np.exp(-0.5 * ((x - 5000 - place) / 0.6) ** 2) for _, place in PLACES])
+    light = rng.normal(size=(*shape, 3)).cumsum(0).cumsum(1) @ bands
+    sigma = rng.uniform(0.5, 1.0, light.shape)
+    data = light + sigma * rng.standard_normal(light.shape)
+    wcs = spectral_wcs(shape, x * u.AA)
+    cube = NDCube(data, wcs=wcs, unit=u.DN, uncertainty=StdDevUncertainty(sigma))
+    result = specfit.fit(cube, Bins(), specfit.Smooth("bins", scale=0.7, order=order))
+    # Differences of neighbours, of differences, and (order 1.5) the power of a matrix by its eigenvectors.
+    eye = [np.eye(n) for n in shape]
+    step = [np.diff(one, axis=0) for one in eye]
+    if order == 2:
+        rows = [np.kron(np.diff(eye[0], 2, axis=0), eye[1]), np.kron(eye[0], np.diff(eye[1], 2, axis=0))]
+        rows += [np.sqrt(2) * np.kron(*step)]
+    else:
+        rows = [np.kron(step[0], eye[1]), np.kron(eye[0], step[1])]
+    values, vectors = np.linalg.eigh(np.concatenate(rows).T @ np.concatenate(rows))
+    power = 1.5 if order == 1.5 else 1
+    stiffness = (vectors * np.where(values > 1e-9, np.maximum(values, 1e-9) ** power, 0)) @ vectors.T / 0.7**2
+    weight = sigma.reshape(-1, 9) ** -2.0
+    matrix = np.zeros((30, 3, 30, 3))
+    for row in range(3):
+        matrix[:, row, :, row] = stiffness
+    for pixel in range(30):
+        matrix[pixel, :, pixel] += (bands * weight[pixel]) @ bands.T
+    right = (weight * data.reshape(-1, 9)) @ bands.T
+    inverse = np.linalg.inv(matrix.reshape(90, 90))
+    expected = (inverse @ right.reshape(-1)).reshape(30, 3).T
+    error = np.sqrt(inverse.diagonal()).reshape(30, 3).T
+    found = result["bins"]
+    assert np.abs(found.data.reshape(3, -1) - expected).max() < 0.01 * error.min()
+    np.testing.assert_allclose(found.uncertainty.array.reshape(3, -1), error, rtol=0.2)
+    assert np.all(np.isfinite(specfit.fit(cube, Bins(), specfit.Smooth("bins", order=order))["bins"].data))

@@ -10,10 +10,12 @@ from ndcube import NDCube
 from scipy.ndimage import uniform_filter
 
 import sunpy_specfit as specfit
+from sunpy_specfit.core.fit import choose_solver
 from sunpy_specfit.core.risk import Quadratics, Sure
+from sunpy_specfit.core.scale import choose_scales
 from sunpy_specfit.core.scale_search import search
 from sunpy_specfit.core.setup import build_problem
-from sunpy_specfit.data import spectral_wcs
+from sunpy_specfit.data import gaussian_cube, spectral_wcs
 from sunpy_specfit.numerics.cosine_transform import laplacian_eigenvalues
 
 PROFILE = np.array([-0.2, -0.6, -1.0, -0.7, 0.0, 0.7, 1.0, 0.6, 0.2])
@@ -73,7 +75,7 @@ def oracle(own, truth, error, order, scales):
     return min(rms(scipy.fft.idctn(cosines / (1 + values * error**2 / s**2), norm="ortho") - truth) for s in scales)
 
 
-@pytest.mark.parametrize("order", [1, 1.5])
+@pytest.mark.parametrize("order", [1, 1.5, 2])
 @pytest.mark.parametrize(("index", "error"), [(2, 0.3), (3, 0.3), (3, 1.0), (4, 0.3)])
 def test_the_scale_found_is_as_good_as_the_best(index, error, order):
     truth = field((64, 64), index, seed=1)
@@ -165,6 +167,83 @@ def test_edges_are_kept_better_by_total_variation():
         for prior in (specfit.Smooth("first"), specfit.TotalVariation("first"))
     }
     assert errors["total_variation"] < 0.7 * errors["smooth"]
+
+
+def soft_coefficients(own, wavelet, levels, error, scale, softness=0.1):
+    """The minimum of ½ |q - own|² / error² + Σ Huber(detail / (scale √n)), for a map of whole periods: numpy only."""
+    import pywt
+
+    coefficients = pywt.wavedec2(own, wavelet, mode="periodization", level=levels)
+    for number, details in enumerate(coefficients[1:]):
+        typical = scale * 2.0 ** (levels - number)
+        pull = error**2 / typical
+        coefficients[number + 1] = tuple(
+            np.where(
+                np.abs(d) <= softness * typical + pull,
+                d / (1 + pull / (softness * typical)),
+                d - pull * np.sign(d),
+            )
+            for d in details
+        )
+    return pywt.waverec2(coefficients, wavelet, mode="periodization")
+
+
+@pytest.mark.parametrize("error", [0.3, 1.0])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_scale_of_sparse_maps_is_as_good_as_the_best(seed, error):
+    pytest.importorskip("pywt")
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:64, :64]
+    truth = np.zeros((64, 64))
+    for _ in range(8):
+        at, radius, size = rng.uniform(0, 64, 2), rng.uniform(2, 9), rng.normal(0, 2)
+        truth += size * (np.hypot(y - at[0], x - at[1]) < radius)
+    truth /= truth.std()
+    cube = scene(truth, error, seed)
+    problem = build_problem([cube], [ONE])
+    prior = specfit.Sparse("first", wavelet="haar", levels=4)
+    _, info = choose_scales(problem, [prior], [ONE], {}, specfit.LevenbergMarquardt(), choose_solver)
+    entry = info["sparse:first"]
+    assert entry["chosen_by"] == "data thinning"
+    own = (cube.data @ PROFILE) / (PROFILE**2).sum()
+    errors = {s: rms(soft_coefficients(own, "haar", 4, error, s) - truth) for s in np.geomspace(0.01, 3, 200)}
+    assert rms(soft_coefficients(own, "haar", 4, error, entry["scale"]) - truth) < 1.03 * min(errors.values())
+
+
+def test_the_closed_form_of_sparse_maps_is_what_is_fitted():
+    pytest.importorskip("pywt")
+    cube = scene(field((16, 16), 3, 5), 0.5)
+    own = (cube.data @ PROFILE) / (PROFILE**2).sum()
+    found = specfit.fit(cube, ONE, specfit.Sparse("first", wavelet="haar", levels=2, scale=0.2 * u.DN))["first"].data
+    np.testing.assert_allclose(found, soft_coefficients(own, "haar", 2, 0.5, 0.2), atol=0.01)
+
+
+def test_noise_that_a_line_follows_is_no_structure():
+    # At this signal a pixel's own line is a spike of noise, and quadratics taken there foretell more such spikes.
+    y, x = np.mgrid[-1:1:40j, -1:1:30j]
+    truth = {"velocity": 8 * np.sin(3 * x + y) + 6 * np.cos(4 * y), "width": np.full(x.shape, 0.035)}
+    cube = gaussian_cube(x.shape, signal_to_noise=1.5, truth=truth, seed=3)
+    model = specfit.Gaussian(195.119 * u.AA).bound(width=(20 * u.mAA, 80 * u.mAA)) + specfit.Polynomial(0)
+
+    def error(scale):
+        found = specfit.fit(cube, model, specfit.Smooth("velocity", scale=scale))
+        return rms(found["velocity"].data - truth["velocity"])
+
+    automatic = error("auto")
+    best = min(error(s * u.km / u.s) for s in (1, 1.5, 2.2, 3.3, 5, 7.5))
+    assert automatic < 1.1 * best
+
+
+@pytest.mark.parametrize("spread", [1.0, 5.0])
+def test_how_far_a_map_is_to_be_trusted_is_told_by_the_data(spread):
+    truth = 3 * field((40, 40), 3, 0)
+    reference = truth + spread * np.random.default_rng(5).standard_normal(truth.shape)
+    cube = scene(truth, 2.0)
+    result = specfit.fit(cube, ONE, specfit.Ridge("first", reference * u.DN, scale="auto"))
+    own = (cube.data @ PROFILE) / (PROFILE**2).sum()
+    errors = [rms((own / 4 + reference / s**2) / (1 / 4 + 1 / s**2) - truth) for s in np.geomspace(0.1, 100, 300)]
+    assert rms(result["first"].data - truth) < 1.03 * min(errors)
+    assert result.meta["prior_scales"]["ridge:first"]["scale"] == pytest.approx(spread, rel=0.2)
 
 
 @pytest.mark.parametrize("order", [1, 1.5])

@@ -24,8 +24,8 @@ class Ridge(Prior):
     reference : `~astropy.units.Quantity`
         Where it pulls to: one value, a map of the grid's shape, or a vector for a vector parameter. Numbers are in
         the quantity's unit.
-    scale : `~astropy.units.Quantity`
-        The spread (one sigma) around the reference: one value, or a map.
+    scale : `~astropy.units.Quantity` or "auto"
+        The spread (one sigma) around the reference: one value, or a map. ``"auto"`` chooses one value from the data.
 
     Raises
     ------
@@ -54,7 +54,7 @@ class Ridge(Prior):
     references = ("10.1080/00401706.1970.10488634",)
 
     def __init__(self, quantity: str, reference=0.0, *, scale):
-        check_scale("Ridge", scale, automatic=False)
+        check_scale("Ridge", scale, automatic=True)
         self.quantity = quantity
         self.reference = reference
         self.scale = scale
@@ -62,6 +62,17 @@ class Ridge(Prior):
     @property
     def quantities(self) -> tuple[str, ...]:
         return (self.quantity,)
+
+    @property
+    def automatic(self) -> bool:
+        return isinstance(self.scale, str)
+
+    def given_scale(self, name: str):
+        """What the user gave."""
+        return self.scale
+
+    def with_scales(self, scales: Mapping[str, u.Quantity]) -> Ridge:
+        return type(self)(**{**self.arguments(), "scale": scales[self.quantity]})
 
     def bind(self, units: Mapping[str, u.UnitBase], grid: Grid) -> BoundPrior:
         unit = units[self.quantity]

@@ -61,6 +61,7 @@ class ProximalGradient(GaussNewton):
     name = "proximal_gradient"
     references = ("10.1137/080716542", "10.1007/s10208-013-9150-3", "10.1137/130921428")
     preference = 45
+    uses_proximal = True
 
     def accepts(self, problem) -> str | None:
         if problem.mixes_pixels or bool(problem.shared.any()):

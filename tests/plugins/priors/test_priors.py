@@ -133,7 +133,7 @@ def test_a_function_is_told_when_it_returns_the_wrong_shape():
         (lambda: specfit.Smooth("velocity", scale=-1 * KMS).bind({"velocity": KMS}, GRID), ValueError, "positive"),
         (lambda: specfit.Smooth("velocity").bind({"velocity": KMS}, GRID), ValueError, "still 'auto'"),
         (lambda: specfit.Smooth("velocity", scale=1 * u.s).bind({"velocity": KMS}, GRID), u.UnitConversionError, "km"),
-        (lambda: specfit.Ridge("velocity", scale="auto"), ValueError, "a Quantity"),
+        (lambda: specfit.Ridge("velocity", scale="car"), ValueError, "a Quantity"),
         (lambda: specfit.TotalVariation("velocity", softness=0), ValueError, "softness"),
         (lambda: specfit.Penalty("velocity", 3.0), TypeError, "torch distribution or a function"),
         (lambda: specfit.Penalty(("a", "b"), torch.distributions.Normal(0.0, 1.0)), TypeError, "one quantity"),
