@@ -133,9 +133,9 @@ class GaussNewton(Solver):
 
     @staticmethod
     def _as_told(here: Curvature, there: Curvature, step: torch.Tensor) -> bool:
-        """Whether a whole step to the quadratic's minimum came out as it had said: then there is none further on."""
-        told = 0.5 * float((here.gradient.double() * step.double()).sum())
-        return abs(there.objective - here.objective - told) <= 1e-3 * abs(told)
+        """Whether the slope after a step is what the quadratic had said, priors included: then it is no approximation."""
+        told = here.gradient + here.product(step)
+        return float((there.gradient - told).norm()) <= 1e-3 * float(here.gradient.norm())
 
     @staticmethod
     def _surprise(here: Curvature, there: Curvature, step: torch.Tensor, damping: torch.Tensor) -> torch.Tensor:
