@@ -1,0 +1,130 @@
+"""The normal equations of a pixel in compiled code, which never writes a Jacobian to memory.
+
+Compilation takes about a minute and is kept on disk by PyTorch, so that it pays for large maps, and the next time for
+smaller ones too.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+
+import torch
+
+from ...core.warnings import SpecfitWarning
+from ...numerics.voigt import faddeeva_derivative
+from .atmosphere import NAMES, stokes_jacobian
+
+__all__ = ["available", "normal_equations", "plain_normal_equations"]
+
+# Pixels at a time, whose profiles stay in the processor's cache; below the least, compiled code gains nothing.
+_AT_ONCE, _LEAST = 128, 32
+_functions: dict[str, object] = {}
+
+
+def available() -> bool:
+    """Whether a C++ compiler can be found."""
+    return any(shutil.which(name) for name in ("g++", "clang++", "c++", "cl"))
+
+
+def normal_equations(lines, x, data, weight, values, inputs):
+    """(chi-squared, matrix, vector) of each pixel in compiled code; None where that is not to be had.
+
+    Parameters
+    ----------
+    lines : tuple of `Line`
+    x, data, weight : `torch.Tensor`
+        ``(n, 1 or pixels)``, and twice ``(4, n, pixels)``.
+    values : sequence of `torch.Tensor`
+        The nine parameters, ``(pixels,)``.
+    inputs : dict of `torch.Tensor`
+        rest, splitting, doppler and mu.
+    """
+    pixels = data.shape[-1]
+    if pixels < _LEAST or x.device.type != "cpu" or "failed" in _functions:
+        return None
+    tables = _tables(lines, x.dtype)
+    found = []
+    try:
+        for first in range(0, pixels, _AT_ONCE):
+            # The last piece is as long as the others: code is compiled for many pixels, not for one.
+            start = max(0, min(first, pixels - _AT_ONCE))
+            part = slice(start, start + _AT_ONCE)
+            results = _one_piece(lines, tables, x, data, weight, values, inputs, part)
+            found.append([result[..., first - start :] for result in results])
+    except Exception as error:  # noqa: BLE001 - whatever a compiler stumbles over, the plain code remains
+        _functions["failed"] = error
+        reason = str(error).strip().partition("\n")[0]
+        warnings.warn(f"compilation failed, so the plain code is used: {reason}", SpecfitWarning, stacklevel=2)
+        return None
+    return tuple(torch.cat(parts, -1) for parts in zip(*found, strict=True))
+
+
+def _one_piece(lines, tables, x, data, weight, values, inputs, part):
+    x = (x if x.shape[-1] == 1 else x[:, part]).contiguous()
+    values = [value[part].contiguous() for value in values]
+    mu = inputs["mu"].expand(data.shape[-1])[part].contiguous()
+    places = {name: inputs[name] for name in ("rest", "splitting", "doppler")}
+    named = dict(zip(NAMES, values, strict=True))
+    sums = []
+    for number, groups in enumerate(tables):
+        own = {name: value[number] for name, value in places.items()}
+        inverse = 1.0 / (named["doppler_width"] * lines[number].width)
+        for shifts, strengths in groups:
+            sums.append(
+                _compiled("sums", _group_sums)(
+                    x, own["rest"], own["doppler"], named["velocity"], inverse,
+                    own["splitting"] * named["field_strength"] * inverse, named["damping"], shifts, strengths,
+                )
+            )  # fmt: skip
+    return _compiled("equations", plain_normal_equations)(
+        lines, x, data[..., part].contiguous(), weight[..., part].contiguous(), values, places, mu, sums
+    )
+
+
+def _compiled(name: str, function):
+    if name not in _functions:
+        _functions[name] = torch.compile(function, dynamic=True, fullgraph=True)
+    return _functions[name]
+
+
+def _tables(lines, dtype):
+    """Shifts and strengths of each group of components as tensors, ``(components, 1, 1)``."""
+    return [
+        [
+            tuple(
+                torch.tensor(column, dtype=dtype)[:, None, None]
+                for column in ([shift for shift, _ in group], [line.strength * strength for _, strength in group])
+            )
+            for group in line.groups
+        ]
+        for line in lines
+    ]
+
+
+def _group_sums(x, rest, doppler, velocity, inverse, split, damping, shifts, strengths):
+    """H and F of a group of components, their slopes along v, and those along the splitting."""
+    v = (x - rest - doppler * velocity) * inverse
+    h, f, h_v, f_v = faddeeva_derivative(v - shifts * split, damping)
+    pulled = -shifts * strengths
+    parts = (h * strengths, f * strengths, h_v * strengths, f_v * strengths, h_v * pulled, f_v * pulled)
+    return tuple(part.sum(0) for part in parts)
+
+
+def plain_normal_equations(lines, x, data, weight, values, places, mu, sums):
+    """What is compiled: chi-squared ``(pixels,)``, the packed matrix and the vector, with no array of derivatives."""
+    light, columns = stokes_jacobian(lines, x, *values, **places, mu=mu, sums=sums)
+    residual = [data[s] - light[s] for s in range(4)]
+    weighed = [weight[s] * residual[s] for s in range(4)]
+    matrix, vector = [], []
+    for number, name in enumerate(NAMES):
+        own = columns[name]
+        scaled = [None if own[s] is None else weight[s] * own[s] for s in range(4)]
+        for other in NAMES[: number + 1]:
+            its = columns[other]
+            products = [scaled[s] * its[s] for s in range(4) if scaled[s] is not None and its[s] is not None]
+            matrix.append(sum(products[1:], products[0]).sum(0) if products else torch.zeros_like(values[0]))
+        products = [weighed[s] * own[s] for s in range(4) if own[s] is not None]
+        vector.append(sum(products[1:], products[0]).sum(0))
+    chi2 = sum([weighed[s] * residual[s] for s in range(1, 4)], weighed[0] * residual[0]).sum(0)
+    return chi2, torch.stack(matrix), torch.stack(vector)
