@@ -43,15 +43,17 @@ def normal_equations(lines, x, data, weight, values, inputs):
     pixels = data.shape[-1]
     if pixels < _LEAST or x.device.type != "cpu" or "failed" in _functions:
         return None
+    inputs = {**inputs, "mu": inputs["mu"].expand(pixels)}
+    values = torch.stack([value.expand(pixels) for value in values])
     tables = _tables(lines, x.dtype)
     found = []
     try:
         for first in range(0, pixels, _AT_ONCE):
-            # The last piece is as long as the others: code is compiled for many pixels, not for one.
+            # Code is compiled for one number of pixels: the last piece begins earlier, a short one repeats a pixel.
             start = max(0, min(first, pixels - _AT_ONCE))
-            part = slice(start, start + _AT_ONCE)
-            results = _one_piece(lines, tables, x, data, weight, values, inputs, part)
-            found.append([result[..., first - start :] for result in results])
+            index = torch.arange(start, start + _AT_ONCE).clamp_max(pixels - 1)
+            results = _one_piece(lines, tables, x, data, weight, values, inputs, index)
+            found.append([result[..., first - start : pixels - start] for result in results])
     except Exception as error:  # noqa: BLE001 - whatever a compiler stumbles over, the plain code remains
         _functions["failed"] = error
         reason = str(error).strip().partition("\n")[0]
@@ -60,52 +62,47 @@ def normal_equations(lines, x, data, weight, values, inputs):
     return tuple(torch.cat(parts, -1) for parts in zip(*found, strict=True))
 
 
-def _one_piece(lines, tables, x, data, weight, values, inputs, part):
-    x = (x if x.shape[-1] == 1 else x[:, part]).contiguous()
-    values = [value[part].contiguous() for value in values]
-    mu = inputs["mu"].expand(data.shape[-1])[part].contiguous()
-    places = {name: inputs[name] for name in ("rest", "splitting", "doppler")}
-    named = dict(zip(NAMES, values, strict=True))
+def _one_piece(lines, tables, x, data, weight, values, inputs, index):
+    # Fresh tensors all of them: a view's place in another would be compiled in.
+    x = x.clone() if x.shape[-1] == 1 else x.index_select(-1, index)
+    data, weight, values = (tensor.index_select(-1, index) for tensor in (data, weight, values))
+    mu = inputs["mu"].index_select(-1, index)
+    places = torch.stack([inputs[name][:, 0] for name in ("rest", "splitting", "doppler")])
     sums = []
     for number, groups in enumerate(tables):
-        own = {name: value[number] for name, value in places.items()}
-        inverse = 1.0 / (named["doppler_width"] * lines[number].width)
-        for shifts, strengths in groups:
-            sums.append(
-                _compiled("sums", _group_sums)(
-                    x, own["rest"], own["doppler"], named["velocity"], inverse,
-                    own["splitting"] * named["field_strength"] * inverse, named["damping"], shifts, strengths,
-                )
-            )  # fmt: skip
-    return _compiled("equations", plain_normal_equations)(
-        lines, x, data[..., part].contiguous(), weight[..., part].contiguous(), values, places, mu, sums
-    )
+        own, width = places[:, number].clone(), lines[number].width
+        for table in groups:
+            sums.append(_compiled("sums", _group_sums)(x, own, values, width, table))
+    return _compiled("equations", plain_normal_equations)(lines, x, data, weight, values, places, mu, sums)
 
 
 def _compiled(name: str, function):
     if name not in _functions:
-        _functions[name] = torch.compile(function, dynamic=True, fullgraph=True)
+        _functions[name] = torch.compile(function, dynamic=False, fullgraph=True)
     return _functions[name]
 
 
 def _tables(lines, dtype):
-    """Shifts and strengths of each group of components as tensors, ``(components, 1, 1)``."""
+    """Shifts and strengths of each group of components, ``(2, components, 1, 1)``."""
     return [
         [
-            tuple(
-                torch.tensor(column, dtype=dtype)[:, None, None]
-                for column in ([shift for shift, _ in group], [line.strength * strength for _, strength in group])
-            )
+            torch.tensor(
+                [[shift for shift, _ in group], [line.strength * strength for _, strength in group]], dtype=dtype
+            )[..., None, None]
             for group in line.groups
         ]
         for line in lines
     ]
 
 
-def _group_sums(x, rest, doppler, velocity, inverse, split, damping, shifts, strengths):
+def _group_sums(x, places, values, width: float, table):
     """H and F of a group of components, their slopes along v, and those along the splitting."""
+    strength, _, _, velocity, doppler_width, _, damping, _, _ = values.unbind()
+    rest, splitting, doppler = places.unbind()
+    shifts, strengths = table.unbind()
+    inverse = 1.0 / (doppler_width * width)
     v = (x - rest - doppler * velocity) * inverse
-    h, f, h_v, f_v = faddeeva_derivative(v - shifts * split, damping)
+    h, f, h_v, f_v = faddeeva_derivative(v - shifts * (splitting * strength * inverse), damping)
     pulled = -shifts * strengths
     parts = (h * strengths, f * strengths, h_v * strengths, f_v * strengths, h_v * pulled, f_v * pulled)
     return tuple(part.sum(0) for part in parts)
@@ -113,7 +110,10 @@ def _group_sums(x, rest, doppler, velocity, inverse, split, damping, shifts, str
 
 def plain_normal_equations(lines, x, data, weight, values, places, mu, sums):
     """What is compiled: chi-squared ``(pixels,)``, the packed matrix and the vector, with no array of derivatives."""
-    light, columns = stokes_jacobian(lines, x, *values, **places, mu=mu, sums=sums)
+    rest, splitting, doppler = places.unbind()
+    light, columns = stokes_jacobian(
+        lines, x, *values.unbind(), rest=rest, splitting=splitting, doppler=doppler, mu=mu, sums=sums
+    )
     residual = [data[s] - light[s] for s in range(4)]
     weighed = [weight[s] * residual[s] for s in range(4)]
     matrix, vector = [], []
@@ -123,7 +123,7 @@ def plain_normal_equations(lines, x, data, weight, values, places, mu, sums):
         for other in NAMES[: number + 1]:
             its = columns[other]
             products = [scaled[s] * its[s] for s in range(4) if scaled[s] is not None and its[s] is not None]
-            matrix.append(sum(products[1:], products[0]).sum(0) if products else torch.zeros_like(values[0]))
+            matrix.append(sum(products[1:], products[0]).sum(0) if products else torch.zeros_like(mu))
         products = [weighed[s] * own[s] for s in range(4) if own[s] is not None]
         vector.append(sum(products[1:], products[0]).sum(0))
     chi2 = sum([weighed[s] * residual[s] for s in range(1, 4)], weighed[0] * residual[0]).sum(0)
