@@ -17,8 +17,8 @@ from .atmosphere import NAMES, stokes_jacobian
 
 __all__ = ["available", "normal_equations", "plain_normal_equations"]
 
-# Pixels at a time, whose profiles stay in the processor's cache; below the least, compiled code gains nothing.
-_AT_ONCE, _LEAST = 128, 32
+# Pixels at a time, whose profiles stay in the processor's cache.
+_AT_ONCE = 128
 _functions: dict[str, object] = {}
 
 
@@ -41,7 +41,7 @@ def normal_equations(lines, x, data, weight, values, inputs):
         rest, splitting, doppler and mu.
     """
     pixels = data.shape[-1]
-    if pixels < _LEAST or x.device.type != "cpu" or "failed" in _functions:
+    if x.device.type != "cpu" or "failed" in _functions:
         return None
     inputs = {**inputs, "mu": inputs["mu"].expand(pixels)}
     values = torch.stack([value.expand(pixels) for value in values])
