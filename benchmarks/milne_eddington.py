@@ -2,11 +2,11 @@
 
     python benchmarks/milne_eddington.py FOLDER [section ...] [--side 128] [--seeds 2] [--pymilne FOLDER]
 
-FOLDER holds milne_eddington_reference.npz (profiles by another code), niris_maps_256.npz (maps of an inversion, the truth of
-synthetic profiles, whose thermodynamics are drawn from broad distributions) and hinode_sp_20070227_slit.npz (a slit of
-Hinode/SP). The sections are reference, accuracy, coupled, real and speed; without any, all run. With --pymilne, a folder in
-which pyMilne (https://github.com/jaimedelacruz/pyMilne) was built, that code runs beside ours from the same start values.
-The exit status is 1 if a row about quality fails.
+FOLDER holds milne_eddington_reference.npz (profiles by another code), niris_maps_256.npz (maps of an inversion, the
+truth of synthetic profiles, whose thermodynamics are drawn from broad distributions) and hinode_sp_20070227_slit.npz (a
+slit of Hinode/SP). The sections are reference, accuracy, coupled, real and speed; without any, all run. With --pymilne,
+a folder in which pyMilne (https://github.com/jaimedelacruz/pyMilne) was built, that code runs beside ours from the same
+start values. The exit status is 1 if a row about quality fails.
 """
 
 from __future__ import annotations
@@ -341,8 +341,8 @@ class PyMilne:
         values[1:3] = np.deg2rad(values[1:3])
         return np.ascontiguousarray(values.T.reshape(*cube.data.shape[2:], 9), dtype=dtype)
 
-    def invert(self, cube, one, wavelength, sigma, starts, dtype="float64"):
-        """Parameters and chi-squared of each sample."""
+    def invert(self, cube, one, wavelength, sigma, starts, dtype="float64", **limits):
+        """What runs it, and the misfit of each sample of its light; with its own limits unless others are given."""
         code = self.atmosphere(wavelength, dtype)
         seen = np.ascontiguousarray(cube.data.transpose(2, 3, 0, 1), dtype=dtype)
         levels = np.broadcast_to(np.array(sigma)[:, None], seen.shape[2:])
@@ -350,12 +350,12 @@ class PyMilne:
 
         def run():
             with silence():
-                return code.invert(given.copy(), seen.copy(), levels.copy(), nRandom=starts, nIter=30, chi2_thres=0.5)
+                return code.invert(given.copy(), seen.copy(), levels.copy(), nRandom=starts, **limits)
 
         return run, lambda light: ((light - seen) / levels) ** 2
 
     def invert_slit(self, cube, starts):
-        run, misfit = self.invert(cube, model(), wavelengths(cube), SIGMA, starts)
+        run, misfit = self.invert(cube, model(), wavelengths(cube), SIGMA, starts, nIter=30, chi2_thres=0.5)
         squared = misfit(run()[1])[0]
         return {"chi2": squared.mean((1, 2)), **dict(zip("IQUV", squared.mean(2).T, strict=True))}
 

@@ -116,6 +116,14 @@ class Model(Configurable):
     expanded: one number in memory for all samples. `weigh` is left to it.
     """
 
+    normal_equations = None
+    """Optional: what a fit needs of all samples without their Jacobian,
+    ``normal_equations(x, data, weight, **parameters, **auxiliary) -> (chi2, matrix, vector) or None``.
+
+    Batched as `linearize`, for a model all of whose parameters are free: Σ weight residual², JᵀWJ packed, and
+    JᵀW residual. None leaves it to `linearize`.
+    """
+
     weigh = None
     """Optional: what samples count, ``weigh(x, weight, **auxiliary) -> weight``, batched, for a model that describes
     a part of its window only. It may set weights to zero, and nothing else."""

@@ -273,6 +273,12 @@ class PixelBlock:
         theta = self.theta(free)
         objective, matrix, vector = 0.0, None, None
         for term, total in zip(self.terms, self._totals, strict=True):
+            fused = self._fused(term, theta)
+            if fused is not None:
+                chi2, a, b = fused
+                objective = objective + 0.5 * chi2
+                matrix, vector = (a, b) if matrix is None else (matrix + a, vector + b)
+                continue
             light, columns = self._term_jacobian(term, theta)
             residual = (term.data - light).reshape(-1, light.shape[-1])
             weight = term.weight.reshape(residual.shape)
@@ -288,6 +294,16 @@ class PixelBlock:
         if priors:
             objective = objective + self._add_priors(theta, matrix, vector)
         return torch.where(torch.isfinite(objective), objective, torch.inf), matrix, vector
+
+    def _fused(self, data: TermData, theta: torch.Tensor):
+        """chi², matrix and vector as the model itself works them out, or None."""
+        model = data.term.model
+        if not self.simple or self.loss != "gaussian" or len(self.terms) > 1 or len(data.term.batched) > 1:
+            return None
+        own = model.components[0].normal_equations
+        if own is None or model.operators or len(theta) != sum(p.size for p in model.parameters.values()):
+            return None
+        return own(data.x, data.data, data.weight, **data.term.inputs(theta, 0), **data.auxiliary[0])
 
     @cached_property
     def _totals(self) -> list[torch.Tensor]:

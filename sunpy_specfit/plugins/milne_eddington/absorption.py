@@ -76,18 +76,24 @@ def profiles(x, lines, rest, splitting, doppler, field_strength, velocity, doppl
 
 
 def profiles_jacobian(
-    x, lines, rest, splitting, doppler, field_strength, velocity, doppler_width, damping
+    x, lines, rest, splitting, doppler, field_strength, velocity, doppler_width, damping, sums=None
 ) -> tuple[Profiles, dict[str, Profiles]]:
-    """`profiles`, and their derivatives by the field strength, velocity, Doppler width and damping."""
+    """`profiles`, and their derivatives by the field strength, velocity, Doppler width and damping.
+
+    ``sums`` are six arrays for each group of components of each line, where they are known: H and F, their slopes along
+    v, and those along the splitting.
+    """
     total: dict[str, list] = {}
     for number, line in enumerate(lines):
         inverse = 1.0 / (doppler_width * line.width)
         v = (x - rest[number] - doppler[number] * velocity) * inverse
         unit = splitting[number] * inverse
         split = unit * field_strength
-        values, slopes, pulled = zip(
-            *(_group(group, line.strength, v, split, damping) for group in line.groups), strict=True
-        )
+        if sums is None:
+            groups = [_group(group, line.strength, v, split, damping) for group in line.groups]
+        else:
+            groups = [(own[:2], own[2:4], own[4:]) for own in sums[3 * number : 3 * number + 3]]
+        values, slopes, pulled = zip(*groups, strict=True)
         # All phi, then all psi: values, their slopes along v, and along the splitting.
         values, along, across = (
             [part[kind] for kind in (0, 1) for part in parts] for parts in (values, slopes, pulled)

@@ -9,6 +9,7 @@ from astropy.constants import c
 from scipy.ndimage import uniform_filter
 
 from ...data.zeeman import LORENTZ_SPLITTING
+from .compiled import available
 from .observed import reach_of
 
 __all__ = ["prepared"]
@@ -16,6 +17,8 @@ __all__ = ["prepared"]
 _SPEED_OF_LIGHT = c.to_value(u.km / u.s)
 # Pixels a side of the square whose mean is local stray light; the pixel itself is left out.
 _AROUND = 5
+# Fewer pixels are done before a compiler is.
+_MANY = 100_000
 
 
 def prepared(model, observation, names, rests) -> dict[str, torch.Tensor]:
@@ -42,6 +45,7 @@ def prepared(model, observation, names, rests) -> dict[str, torch.Tensor]:
         "splitting": torch.tensor(splitting, dtype=torch.float64),
         "doppler": places / _SPEED_OF_LIGHT,
         "mu": _cosines(model.mu, observation.grid),
+        "compiled": torch.tensor([float(_worth_compiling(model, observation.grid))], dtype=torch.float64),
     }
     if model.macroturbulence:
         mean = x if x.ndim == 1 else x.mean(1)
@@ -59,6 +63,12 @@ def prepared(model, observation, names, rests) -> dict[str, torch.Tensor]:
     if model.stray_light is not None:
         found["stray_light"] = _stray_light(model.stray_light, observation)
     return found
+
+
+def _worth_compiling(model, grid) -> bool:
+    if model.compiled is not None:
+        return bool(model.compiled)
+    return grid is not None and grid.size >= _MANY and available()
 
 
 def _cosines(mu, grid) -> torch.Tensor:

@@ -13,17 +13,19 @@ from ...core.model import Model
 from ...core.parameter import Auxiliary, Parameter
 from ...core.status import Status
 from ...data import AtomicLine, line
-from .absorption import Line, elements, elements_jacobian, profiles, profiles_jacobian
+from .absorption import Line
+from .atmosphere import NAMES, stokes, stokes_jacobian
+from .compiled import normal_equations
 from .inputs import prepared
 from .observed import Observed
 from .start import drawn_anew, projected, start_values
-from .transfer import emergent, emergent_jacobian, rotated
 
 __all__ = ["MilneEddington"]
 
 _KM_S = u.km / u.s
 _SPEED_OF_LIGHT = c.to_value(_KM_S)
 _RADIAN = np.pi / 180
+_PHYSICS = (*NAMES, "rest", "splitting", "doppler", "mu")
 # Doppler widths between these velocities (km/s), from cold and quiet to far beyond what is seen on the Sun.
 _WIDTHS = 0.2, 20.0
 # Signals below so many sigma: the transverse field's errors are no longer Gaussian; there is none at all.
@@ -67,6 +69,9 @@ class MilneEddington(Model):
         The angle of +Q from solar north, counter-clockwise: azimuths then count from north, else from +Q.
     normalization : {"pixel", "quiet Sun"}, optional
         What the data's continuum was divided by. It changes nothing, and is kept with the result.
+    compiled : bool, optional
+        Whether fits run compiled code, which takes a minute or two to make the first time and is kept on disk. By
+        default maps of 100 000 pixels and more do, where there is a C++ compiler and no option adds parameters.
     label : str, optional
 
     Raises
@@ -160,6 +165,7 @@ class MilneEddington(Model):
         stokes_sign: Mapping[str, int] | None = None,
         stokes_reference: u.Quantity | None = None,
         normalization: str | None = None,
+        compiled: bool | None = None,
         label: str | None = None,
     ):
         self.lines = lines
@@ -173,6 +179,7 @@ class MilneEddington(Model):
         self.stokes_sign = stokes_sign
         self.stokes_reference = stokes_reference
         self.normalization = normalization
+        self.compiled = compiled
         self.label = label
         self._check()
         given = [lines] if isinstance(lines, (str, AtomicLine)) else list(lines)
@@ -314,83 +321,33 @@ class MilneEddington(Model):
         return 0.0 if self.stokes_reference is None else float(u.Quantity(self.stokes_reference).to_value(u.deg))
 
     def evaluate(self, x, **inputs):
-        turned = {**inputs, "azimuth": inputs["azimuth"] - self._reference} if self._reference else inputs
-        return self._observed.light(self._magnetic(x, **turned), inputs)
+        return self._observed.light(self._magnetic(x, **self._turned(inputs)), inputs)
 
-    def _magnetic(
-        self,
-        x,
-        field_strength,
-        inclination,
-        azimuth,
-        velocity,
-        doppler_width,
-        line_strength,
-        damping,
-        source_constant,
-        source_gradient,
-        *,
-        rest,
-        splitting,
-        doppler,
-        mu,
-        **others,
-    ):
+    def _magnetic(self, x, **inputs):
         """The light of the atmosphere itself."""
-        found = profiles(x, self._patterns, rest, splitting, doppler, field_strength, velocity, doppler_width, damping)
-        i, q, across, v = emergent(elements(found, line_strength, inclination * _RADIAN))
-        twice = 2 * _RADIAN * azimuth
-        q, across = rotated(q, across, torch.cos(twice), torch.sin(twice))
-        gradient = mu * source_gradient
-        return torch.stack([source_constant + gradient * i, gradient * q, gradient * across, gradient * v])
+        return torch.stack(stokes(self._patterns, x, **{name: inputs[name] for name in _PHYSICS}))
 
     def linearize(self, x, **inputs):
         """The light and its derivatives by all parameters."""
-        turned = {**inputs, "azimuth": inputs["azimuth"] - self._reference} if self._reference else inputs
-        light, columns = self._magnetic_jacobian(x, **turned)
-        return self._observed.linearize(light, columns, inputs)
-
-    def _magnetic_jacobian(
-        self,
-        x,
-        field_strength,
-        inclination,
-        azimuth,
-        velocity,
-        doppler_width,
-        line_strength,
-        damping,
-        source_constant,
-        source_gradient,
-        *,
-        rest,
-        splitting,
-        doppler,
-        mu,
-        **others,
-    ):
-        found, slopes = profiles_jacobian(
-            x, self._patterns, rest, splitting, doppler, field_strength, velocity, doppler_width, damping
-        )
-        matrix, derivatives = elements_jacobian(found, slopes, line_strength, inclination * _RADIAN)
-        derivatives["inclination"] = [part * _RADIAN for part in derivatives["inclination"]]
-        light, jacobian = emergent_jacobian(matrix)
-        twice = 2 * _RADIAN * azimuth
-        cosine, sine = torch.cos(twice), torch.sin(twice)
-        turned = [rotated(q, across, cosine, sine) for q, across in zip(jacobian[1], jacobian[2], strict=True)]
-        rows = [jacobian[0], *zip(*turned, strict=True), jacobian[3]]
-        gradient = mu * source_gradient
+        rows, derivatives = stokes_jacobian(self._patterns, x, **self._turned(inputs))
+        zero = torch.zeros_like(rows[0])
         columns = {
-            name: torch.stack([_product(row, parts) * gradient for row in rows]) for name, parts in derivatives.items()
+            name: torch.stack([zero if row is None else row for row in parts]) for name, parts in derivatives.items()
         }
-        shape = torch.stack([light[0], *rotated(light[1], light[2], cosine, sine), light[3]])
-        own = shape * gradient
-        zero = torch.zeros_like(own[0])
-        columns["azimuth"] = torch.stack([zero, -own[2], own[1], zero]) * (2 * _RADIAN)
-        columns["source_gradient"] = shape * mu
-        columns["source_constant"] = torch.stack([zero + 1.0, zero, zero, zero])
-        own[0] += source_constant
-        return own, columns
+        return self._observed.linearize(torch.stack(rows), columns, inputs)
+
+    def normal_equations(self, x, data, weight, **inputs):
+        """What the fit of large maps needs, in compiled code; None where there is none."""
+        if not (self._observed.plain and bool(inputs["compiled"])):
+            return None
+        turned = self._turned(inputs)
+        values = [turned.pop(name) for name in NAMES]
+        return normal_equations(self._patterns, x, data, weight, values, turned)
+
+    def _turned(self, inputs):
+        """What the atmosphere needs, its azimuth from +Q."""
+        own = {name: inputs[name] for name in _PHYSICS}
+        return {**own, "azimuth": own["azimuth"] - self._reference} if self._reference else own
 
     # -- what follows -------------------------------------------------------------------------------
 
@@ -430,10 +387,3 @@ class MilneEddington(Model):
         ):
             bits[where] |= int(flag)
         return bits
-
-
-def _product(row, parts) -> torch.Tensor:
-    total = row[0] * parts[0]
-    for a, b in zip(row[1:], parts[1:], strict=True):
-        total = torch.addcmul(total, a, b)
-    return total
