@@ -10,6 +10,7 @@ from scipy.special import ndtri
 from scipy.stats.qmc import Sobol
 
 from .covariance import Propagation, packed_row
+from .factored import FactoredCovariance
 from .metropolis import Metropolis
 
 __all__ = ["derived_draws", "draw", "spread_of_draws"]
@@ -60,6 +61,10 @@ def draw(
         [np.atleast_2d(propagation.values[key]) for key in layout.free_keys] or [np.empty((0, pixels))]
     ).astype(float)
     rng = np.random.default_rng(seed)
+    if isinstance(propagation.covariance_rows, FactoredCovariance):
+        draws = propagation.covariance_rows.draws(n, rng, mean)
+        draws = np.clip(draws, lower[:, None], upper[:, None])
+        return _of_parameters(propagation, draws, mean)
     # Shared numbers come first: their draws then do not depend on the pixel.
     order = np.argsort(~layout.shared, kind="stable")
     n_shared = int(layout.shared.sum())
@@ -80,7 +85,12 @@ def draw(
         known = ~unknown.any(0) & np.isfinite(factor).all((0, 1)) & np.isfinite(mean).all(0)
         index = np.flatnonzero(unlike & known)
         draws[..., index] = sampler.draw(n, rng, index, mean[:, index], factor[..., index])
-    found = {}
+    return _of_parameters(propagation, draws, mean)
+
+
+def _of_parameters(propagation: Propagation, draws: np.ndarray, mean: np.ndarray) -> dict[str, np.ndarray]:
+    """Draws of all parameters from those of the free numbers, ``(n, free, pixels)``."""
+    layout, transform, found = propagation.layout, propagation.transform, {}
     for key, value in propagation.values.items():
         part = transform[layout.rows[key]]
         moved = np.atleast_2d(value) + np.einsum("rf,nfp->nrp", part, draws - mean)

@@ -1,0 +1,13 @@
+"""Differential emission measures from images in several channels."""
+
+from ...core.hooks import hookimpl
+from .dem import DEM
+from .response import TemperatureResponse
+from .temperature_prior import TemperaturePrior
+
+__all__ = ["DEM", "TemperaturePrior", "TemperatureResponse"]
+
+
+@hookimpl
+def specfit_plugins():
+    return [DEM, TemperaturePrior]
