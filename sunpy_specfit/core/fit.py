@@ -17,6 +17,7 @@ from .medium import check_media, in_medium_of
 from .members import as_cubes
 from .metropolis import Metropolis
 from .model import Model
+from .prior import Prior
 from .problem import Problem
 from .result import FitResult
 from .setup import as_model, as_priors, as_solver, bind_prior, build_problem, smooth_names, start_from

@@ -234,8 +234,8 @@ class DEM(Model):
         unit = without_pixels(observation.data_unit)
         if not self.data_unit.is_equivalent(unit):
             raise u.UnitConversionError(
-                f"the data are in {observation.data_unit}, which does not convert to {self.data_unit}, as the responses "
-                "predict"
+                f"the data are in {observation.data_unit}, which does not convert to {self.data_unit}, as the "
+                "responses predict"
             )
         return {"response": torch.as_tensor(self.matrix * float(self.data_unit.to(unit)))[:, :, None]}
 

@@ -10,9 +10,9 @@ __all__ = ["integrate_response"]
 def integrate_response(values: np.ndarray, temperature: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """∫ R(T) dT over each bin, for responses that are power laws between the points of their tables.
 
-    Between two points R = R₀ (T / T₀)ᵃ, the straight line in log R and log T that tables are made to be read with; where
-    one of them is zero or negative, a straight line in T. The integral is that of this function, without error: bins may
-    be far wider or narrower than the table's steps.
+    Between two points R = R₀ (T / T₀)ᵃ, the straight line in log R and log T that tables are made to be read with;
+    where one of them is zero or negative, a straight line in T. The integral is that of this function, without error:
+    bins may be far wider or narrower than the table's steps.
 
     Parameters
     ----------

@@ -8,12 +8,14 @@ import numpy as np
 import torch
 
 from ...core import registry
-from ...numerics import packed
+from ...numerics import data_space, packed
 
 __all__ = ["Evidence", "sample_pixels"]
 
 # So many pixels tell as much as any.
-_PIXELS = 1024
+_PIXELS = 512
+# From fewer pixels than these no common mean is learned: it would be made of each pixel's own data.
+_FEWEST = 32
 
 
 def sample_pixels(problem) -> np.ndarray:
@@ -62,12 +64,57 @@ class Evidence:
             out[part] = torch.where(torch.isfinite(levels) & (levels > 0), levels, typical)
         return out
 
-    def choose(self, bound: Callable, scales: Sequence[float], criterion: str) -> tuple[float, dict[float, float]]:
+    @property
+    def tells_mean(self) -> bool:
+        """Whether there are pixels enough to learn from."""
+        return len(self.pixels) >= _FEWEST
+
+    def solve(self, prior):
+        """The sample's pixels with some prior: solution."""
+        solver = registry.get("solver", "data_space")()
+        block = _with_prior(self.block, prior, self.problem)
+        return solver.solve(block, block.nothing())
+
+    def mean(self, prior, first: torch.Tensor, spread: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The mean that pixels with some prior's covariance have in common, and its covariance.
+
+        Its own prior is N(first, spread). Given it, each pixel's linearised data have the covariance F C Fᵀ + N: what
+        all pixels say together is one system of the size of the vector.
+        """
+        solution = self.solve(prior)
+        free = solution.free
+        covariance = solution.covariance
+        x = free.log() if self.logarithm else free / prior.level
+        information, pull = torch.linalg.inv(spread), 0.0
+        for part in covariance._chunks():
+            scale, _, lower = covariance._of(part)
+            root_weight = self.weight[:, part].sqrt()
+            jacobian = self.response[:, :, None] * scale * root_weight[:, None]
+            residual = root_weight * (self.data[:, part] - self.response @ free[:, part])
+            residual = residual + (jacobian * (x[:, part] - first[:, None])).sum(1)
+            jacobian, residual = data_space.whiten(lower, jacobian), data_space.whiten(lower, residual)
+            information = information + torch.einsum("mkp,mlp->kl", jacobian, jacobian)
+            pull = pull + torch.einsum("mkp,mp->k", jacobian, residual)
+        uncertain = torch.linalg.inv(information)
+        return first + uncertain @ pull, 0.5 * (uncertain + uncertain.T)
+
+    def criterion(self, prior, kind: str) -> float:
+        """How badly a prior explains the sample, a pixel."""
+        solution = self.solve(prior)
+        chi2 = solution.chi2
+        if kind == "sure":
+            return float((chi2 + 2 * solution.leverage).mean())
+        if kind == "discrepancy":
+            return float(chi2.sum() / (self.weight > 0).sum())
+        energy = prior.energy({prior.quantity: solution.free})
+        return float((chi2 + 2 * energy + log_determinant(solution.covariance)).mean())
+
+    def choose(self, bound: Callable, scales: Sequence[float], kind: str) -> tuple[float, dict[float, float]]:
         """The scale of a prior that the pixels ask for, and the criterion at each that was tried (less is better)."""
         if not len(self.pixels):
             return scales[len(scales) // 2], {}
-        curve = {scale: self._ask(bound(scale), criterion) for scale in scales}
-        if criterion == "discrepancy":
+        curve = {scale: self.criterion(bound(scale), kind) for scale in scales}
+        if kind == "discrepancy":
             enough = [scale for scale in scales if curve[scale] <= 1.0]
             return (min(enough) if enough else max(scales)), curve
         best = min(scales, key=curve.get)
@@ -80,20 +127,6 @@ class Evidence:
             if a > 0:
                 best = float(np.exp(np.clip(x[1] - b / (2 * a), x[0], x[2])))
         return best, curve
-
-    def _ask(self, prior, criterion: str) -> float:
-        solver = registry.get("solver", "data_space")()
-        block = _with_prior(self.block, prior, self.problem)
-        solution = solver.solve(block, block.nothing())
-        chi2 = solution.chi2
-        if criterion == "sure":
-            return float((chi2 + 2 * solution.leverage).mean())
-        if criterion == "discrepancy":
-            valid = block.n_valid.double()
-            return float(chi2.sum() / valid.sum())
-        energy = prior.energy({prior.quantity: solution.free})
-        return float((chi2 + 2 * energy + log_determinant(solution.covariance)).mean())
-
 
 def _with_prior(block, prior, problem):
     from dataclasses import replace

@@ -17,7 +17,13 @@ from .learning import Evidence, sample_pixels
 __all__ = ["TemperaturePrior", "usual_shape"]
 
 # Scales that are tried, natural logarithms of a DEM (or parts of its level).
-_SCALES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
+_SCALES = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
+_FIRST = 1.4
+# The common mean is a broader curve than what departs from it, dex.
+_MEAN_LENGTH = 0.5
+# Mean and scale are learned in turn.
+_ROUNDS = 2
+_STEPS = 3
 # The least that a linear prior lets a bin vary, in parts of the largest.
 _LEAST = 0.02
 
@@ -25,10 +31,13 @@ _LEAST = 0.02
 def usual_shape(log_temperature: np.ndarray) -> np.ndarray:
     """ln DEM as a function of log T, up to a constant, before anything is known: a broad coronal hump.
 
-    A Gaussian of 0.35 dex about log T = 6.2. Where no channel looks, a DEM falls back to it: it says that hot plasma
-    (log T > 7) is a thousandth of the corona's unless the data ask for more.
+    The emission measure in equal steps of log T, T · DEM, is a Gaussian of 0.35 dex about log T = 6.2. Where no channel
+    looks, a DEM falls back to it: there is less emission below half a million kelvin and above five than in the corona,
+    and at log T = 7.2 a fiftieth of it, unless the data ask for more. (A flat prior on DEM per kelvin instead would put
+    most of the emission measure at the highest temperatures, for there the bins are widest.)
     """
-    return -0.5 * ((log_temperature - 6.2) / 0.35) ** 2
+    away = log_temperature - 6.2
+    return -0.5 * (away / 0.35) ** 2 - np.log(10) * away
 
 
 class TemperaturePrior(Prior):
@@ -92,6 +101,7 @@ class TemperaturePrior(Prior):
         order=2,
         mean="auto",
         level_spread: float = 2.0,
+        mean_spread: float = 2.0,
         criterion: str = "evidence",
         covariance=None,
         quantity: str = "dem",
@@ -110,6 +120,7 @@ class TemperaturePrior(Prior):
         self.order = order
         self.mean = mean
         self.level_spread = level_spread
+        self.mean_spread = mean_spread
         self.criterion = criterion
         self.covariance = covariance
         self.quantity = quantity
@@ -140,32 +151,39 @@ class TemperaturePrior(Prior):
         shape, known_level = self._shape(log_temperature, problem.layout.units[key])
         evidence = Evidence(problem, sample_pixels(problem), logarithm)
         level = known_level if known_level is not None else evidence.level(np.exp(shape))
-        scales = [self.scale] if not isinstance(self.scale, str) else list(_SCALES)
-        if self.covariance is not None:
-            scales = [1.0]
-        pixel_level = None if logarithm else evidence.pixel_level(np.exp(shape), level)
+        levels = None if logarithm else evidence.pixel_level(np.exp(shape), level)
+        sampled = None if logarithm else evidence.own(levels)
+        first = torch.as_tensor(shape + np.log(level) if logarithm else np.exp(shape))
+        # Of a linear mean the spread is in parts of the mean, as that of its logarithm is by itself.
+        width = np.ones_like(shape) if logarithm else np.maximum(np.exp(shape), _LEAST)
+        spread = self.mean_spread**2 * correlation(log_temperature, _MEAN_LENGTH, "gaussian")
+        spread = torch.as_tensor(spread * width[:, None] * width + 1e-4 * np.diag(width**2))
+        mean, uncertain = first, torch.zeros_like(spread)
 
-        def bound(scale: float, levels=None) -> BoundGaussian:
-            covariance = self._covariance(log_temperature, shape, scale, logarithm)
-            mean = shape + np.log(level) if logarithm else np.exp(shape)
-            return BoundGaussian(
-                self.quantity, torch.as_tensor(mean), torch.as_tensor(covariance), logarithm=logarithm, level=levels
-            )
+        def bound(scale: float, own=sampled) -> BoundGaussian:
+            covariance = torch.as_tensor(self._covariance(log_temperature, width, scale, logarithm)) + uncertain
+            return BoundGaussian(self.quantity, mean, covariance, logarithm=logarithm, level=own)
 
-        chosen, curve = scales[0], {}
-        if len(scales) > 1:
-            chosen, curve = evidence.choose(
-                lambda s: bound(s, None if logarithm else evidence.own(pixel_level)), scales, self.criterion
-            )
+        automatic = isinstance(self.scale, str) and self.covariance is None
+        scale, curve = (_FIRST if automatic else self.scale if self.covariance is None else 1.0), {}
+        learns_mean = isinstance(self.mean, str) and self.mean_spread > 0
+        if learns_mean and not evidence.tells_mean:
+            uncertain = spread
+        for number in range(_ROUNDS):
+            if learns_mean and evidence.tells_mean:
+                for _ in range(_STEPS):
+                    mean, uncertain = evidence.mean(bound(scale), first, spread)
+            if automatic:
+                scale, curve = evidence.choose(bound, _SCALES, self.criterion)
         new = copy(self)
-        new._bound = bound(chosen, pixel_level)
+        new._bound = bound(scale, levels)
         new._learned = {
-            "scale": float(chosen),
-            "chosen_by": self.criterion if len(scales) > 1 else "given",
+            "scale": float(scale),
+            "chosen_by": self.criterion if automatic else "given",
             "tried": list(curve),
             "criterion": list(curve.values()),
             "level": float(level),
-            "mean": np.exp(shape) * level,
+            "mean": (mean.exp() if logarithm else mean * level).numpy(),
             "covariance": new._bound.covariance.numpy(),
         }
         return new
@@ -184,7 +202,7 @@ class TemperaturePrior(Prior):
             raise ValueError("the prior's mean must be above zero in all bins")
         return np.log(values / values.max()), float(values.max())
 
-    def _covariance(self, log_temperature, shape, scale: float, logarithm: bool) -> np.ndarray:
+    def _covariance(self, log_temperature, width, scale: float, logarithm: bool) -> np.ndarray:
         k = len(log_temperature)
         if self.covariance is not None:
             given = np.asarray(self.covariance, float)
@@ -194,5 +212,4 @@ class TemperaturePrior(Prior):
         own = scale**2 * correlation(log_temperature, self.length, self.order)
         if logarithm:
             return own + self.level_spread**2
-        width = np.maximum(np.exp(shape), _LEAST)
         return own * width[:, None] * width

@@ -290,11 +290,14 @@ class _LogSystem:
             shorten = (_LONGEST / change.abs().amax(0).clamp_min(1e-30)).clamp_max(1.0)
             step = step * shorten
             promised = (slope * step).sum(0)
+            moved = data_space.apply(factor, step)
+            told_gain = promised - 0.5 * (moved.square().sum(0) + step.square().sum(0))
             trial = here + step
             e_trial = (self.mean[:, None] + self.root @ trial).exp()
             there, residual_trial = system.objective(trial, e_trial)
             eps = 4 * torch.finfo(z.dtype).eps
             better = there <= energy * (1 + eps)
+            ratio = (energy - there + eps * energy) / (told_gain + eps * energy)
             here = torch.where(better, trial, here)
             e = torch.where(better, e_trial, e)
             residual = torch.where(better, residual_trial, residual)
@@ -303,7 +306,9 @@ class _LogSystem:
             # A step that gains nothing more than round-off is the last.
             done |= promised * (1 + damping) <= (tolerance * 0.1) ** 2
             done |= damping > 1e8
-            damping = torch.where(better, torch.where(damping > 1e-2, damping * 0.1, 0.0), (damping * 8).clamp_min(1.0))
+            calmer = torch.where(damping > 0.05, damping * 0.2, 0.0)
+            firmer = (damping * torch.where(better, 2.0, 8.0)).clamp_min(0.5)
+            damping = torch.where(ratio > 0.75, calmer, torch.where(ratio > 0.25, damping, firmer))
             if bool(done.all()):
                 z[:, index] = here
                 converged[index] = damping < 1e8
