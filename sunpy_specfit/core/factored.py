@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from ..numerics import data_space, packed
+from ..numerics import data_space
 
 __all__ = ["FactoredCovariance"]
 
@@ -71,16 +71,15 @@ class FactoredCovariance:
             yield slice(first, min(first + _PIXELS, self.n_pixels))
 
     def _of(self, part: slice):
-        """D, H and the packed Cholesky factor of 1 + H Hᵀ of some pixels."""
+        """D, H and the Cholesky factor of 1 + H Hᵀ of some pixels."""
         scale = torch.as_tensor(self.scale[:, part], dtype=torch.float64)
         weight = torch.as_tensor(self.weight[:, part], dtype=torch.float64)
         response, root = torch.as_tensor(self.response), torch.as_tensor(self.root)
         if len(scale) == 1:
             factor = (response @ root)[:, :, None] * (weight.sqrt() * scale)[:, None]
         else:
-            moved = response[:, :, None] * scale * weight.sqrt()[:, None]
-            factor = torch.einsum("kr,mkp->mrp", root, moved)
-        return scale, factor, packed.cholesky(data_space.gram(factor))
+            factor = torch.matmul(root.T, response[:, :, None] * scale).mul_(weight.sqrt()[:, None])
+        return scale, factor, data_space.cholesky(data_space.gram(factor))
 
     def deviation(self) -> np.ndarray:
         """The standard deviation of every unknown, ``(k, pixels)``."""
@@ -89,7 +88,7 @@ class FactoredCovariance:
         out = np.empty((len(root), self.n_pixels))
         for part in self._chunks():
             scale, factor, lower = self._of(part)
-            told = data_space.whiten(lower, torch.einsum("kr,mrp->mkp", root, factor)).square().sum(0)
+            told = data_space.whiten(lower, torch.matmul(root, factor)).square().sum(0)
             out[:, part] = (scale * (prior - told).clamp_min(0).sqrt()).numpy()
         return out
 
@@ -110,7 +109,7 @@ class FactoredCovariance:
             for gradient in (left, right):
                 own = torch.as_tensor(gradient if gradient.shape[-1] == 1 else gradient[..., part])
                 latent = torch.einsum("kr,akp->rap", root, own * scale)
-                seen = data_space.whiten(lower, torch.stack([(row[:, None] * latent).sum(0) for row in factor]))
+                seen = data_space.whiten(lower, torch.einsum("mrp,rap->map", factor, latent))
                 sides.append((latent, seen))
                 if right is left:
                     sides.append(sides[0])
@@ -142,8 +141,7 @@ class FactoredCovariance:
             for number in range(n):
                 free = torch.as_tensor(rng.standard_normal((factor.shape[1], factor.shape[2])))
                 noise = torch.as_tensor(rng.standard_normal((factor.shape[0], factor.shape[2])))
-                told = packed.lower_solve(lower, data_space.apply(factor, free) + noise)
-                told = packed.lower_solve(lower, told, transposed=True)
+                told = data_space.solve(lower, data_space.apply(factor, free) + noise)
                 away = (root @ (free - data_space.pull(factor, told))).numpy()
                 if self.logarithm:
                     out[number, :, part] = mean[:, part] * np.exp(np.minimum(away, 200.0))

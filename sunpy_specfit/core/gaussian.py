@@ -10,8 +10,8 @@ from .prior import BoundPrior, Quadratic
 
 __all__ = ["BoundGaussian"]
 
-# Directions that hold less than this part of the largest variance are as good as fixed.
-_LEAST = 1e-6
+# Directions that together hold less than this part of the variance are left out.
+_LEAST = 1e-4
 # The smallest number that a logarithm is taken of.
 _FLOOR = 1e-300
 
@@ -56,22 +56,25 @@ class BoundGaussian(BoundPrior):
         return part
 
     @cached_property
-    def _eigen(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def _eigen(self) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Eigenvalues from small to large, vectors, and how many of the smallest hold next to no variance."""
         values, vectors = torch.linalg.eigh(self.covariance)
-        return values.clamp_min(_LEAST * float(values[-1])), vectors
+        values = values.clamp_min(0)
+        dropped = int((values.cumsum(0) < _LEAST * values.sum()).sum())
+        return values, vectors, dropped
 
     @cached_property
     def root(self) -> torch.Tensor:
         """B with B Bᵀ the covariance, ``(k, r)``; directions of next to no variance are left out."""
-        values, vectors = self._eigen
-        kept = values > 1.5 * _LEAST * float(values[-1])
-        return vectors[:, kept] * values[kept].sqrt()
+        values, vectors, dropped = self._eigen
+        return (vectors[:, dropped:] * values[dropped:].sqrt()).contiguous()
 
     @cached_property
     def precision(self) -> torch.Tensor:
-        """The inverse of the covariance, ``(k, k)``."""
-        values, vectors = self._eigen
-        return (vectors / values) @ vectors.T
+        """The inverse of the covariance, ``(k, k)``; the directions left out are held at their mean."""
+        values, vectors, dropped = self._eigen
+        floor = float(values[dropped]) * 1e-3
+        return (vectors / torch.where(torch.arange(len(values)) < dropped, floor, values)) @ vectors.T
 
     def _away(self, maps) -> torch.Tensor:
         q = maps[self.quantity]

@@ -11,7 +11,10 @@ import torch
 
 from . import packed
 
-__all__ = ["apply", "gram", "pull", "trace_inverse", "whiten"]
+__all__ = ["apply", "cholesky", "gram", "pull", "solve", "trace_inverse", "whiten"]
+
+# From so many data on, LAPACK is quicker than an unrolled factorisation.
+_UNROLLED = 16
 
 
 def gram(factor: torch.Tensor, damping: torch.Tensor | float = 0.0) -> torch.Tensor:
@@ -19,15 +22,30 @@ def gram(factor: torch.Tensor, damping: torch.Tensor | float = 0.0) -> torch.Ten
     m = factor.shape[0]
     out = factor.new_empty((m * (m + 1) // 2, factor.shape[-1]))
     for i in range(m):
-        for j in range(i + 1):
-            torch.sum(factor[i] * factor[j], 0, out=out[packed.index(i, j)])
+        first = packed.index(i, 0)
+        torch.sum(factor[i] * factor[: i + 1], 1, out=out[first : first + i + 1])
         out[packed.index(i, i)] += 1.0 + damping
     return out
 
 
+def cholesky(matrix: torch.Tensor) -> torch.Tensor:
+    """The packed lower factor L of `gram`, in place, for `solve` and `whiten`; its diagonal holds reciprocals."""
+    m = packed.size(matrix.shape[0])
+    if m <= _UNROLLED:
+        return packed.cholesky_in_place(matrix)
+    lower = packed.pack(torch.linalg.cholesky_ex(packed.unpack(matrix))[0])
+    lower[packed.diagonal_index(m)] = 1 / lower[packed.diagonal_index(m)]
+    return lower
+
+
+def solve(lower: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    """(L Lᵀ)⁻¹ v, in place: ``(m, pixels)``."""
+    return packed.substitute(lower, vector)
+
+
 def apply(factor: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
     """H v: ``(m, pixels)`` from ``(r, pixels)``."""
-    return torch.stack([(row * vector).sum(0) for row in factor])
+    return (factor * vector).sum(1)
 
 
 def pull(factor: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
@@ -38,13 +56,19 @@ def pull(factor: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def whiten(lower: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """L⁻¹ times rows ``(m, k, pixels)``, with L the packed Cholesky factor of `gram`."""
-    return packed.lower_solve(lower, rows)
+def whiten(lower: torch.Tensor, rows: torch.Tensor, *, transposed: bool = False) -> torch.Tensor:
+    """L⁻¹ (or L⁻ᵀ) times rows ``(m, [k,] pixels)``."""
+    m = len(rows)
+    out = rows.clone()
+    for i in reversed(range(m)) if transposed else range(m):
+        for j in range(i + 1, m) if transposed else range(i):
+            out[i].addcmul_(lower[packed.index(j, i)], out[j], value=-1)
+        out[i].mul_(lower[packed.index(i, i)])
+    return out
 
 
 def trace_inverse(lower: torch.Tensor) -> torch.Tensor:
-    """tr (1 + H Hᵀ)⁻¹ of each pixel, from the packed Cholesky factor of `gram`."""
+    """tr (1 + H Hᵀ)⁻¹ of each pixel."""
     m = packed.size(lower.shape[0])
     identity = torch.eye(m, dtype=lower.dtype, device=lower.device)[:, :, None].expand(m, m, lower.shape[-1])
     return whiten(lower, identity).square().sum((0, 1))

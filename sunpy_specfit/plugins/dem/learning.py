@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -16,6 +16,10 @@ __all__ = ["Evidence", "sample_pixels"]
 _PIXELS = 512
 # From fewer pixels than these no common mean is learned: it would be made of each pixel's own data.
 _FEWEST = 32
+# What is learned needs no more exact solutions.
+_ITERATIONS, _TOLERANCE = 12, 0.1
+# Scales are sought in steps of this factor, between these.
+_STEP, _LEAST, _MOST = 2**0.5, 0.15, 6.0
 
 
 def sample_pixels(problem) -> np.ndarray:
@@ -31,11 +35,10 @@ class Evidence:
     ----------
     problem : `~sunpy_specfit.core.problem.Problem`
     pixels : `numpy.ndarray`
-    logarithm : bool
     """
 
-    def __init__(self, problem, pixels: np.ndarray, logarithm: bool):
-        self.problem, self.logarithm = problem, logarithm
+    def __init__(self, problem, pixels: np.ndarray):
+        self.problem = problem
         block = problem.spectra(pixels, torch.float64)
         worth = block.terms[0].weight.sum(0) > 0
         self.pixels = torch.as_tensor(pixels)[worth]
@@ -43,7 +46,12 @@ class Evidence:
         self.data, self.weight = self.block.terms[0].data, self.block.terms[0].weight
         one = problem.block(slice(0, 1), torch.float64)
         _, columns = one.jacobian(torch.zeros((problem.n_free, 1), dtype=torch.float64))
+        self._last: torch.Tensor | None = None
         self.response = torch.stack([column[:, 0] for column in columns], 1)
+
+    def forget(self) -> None:
+        """Start from nothing when next asked."""
+        self._last = None
 
     def own(self, levels: torch.Tensor) -> torch.Tensor:
         """Of numbers for all pixels those of the sample."""
@@ -70,13 +78,16 @@ class Evidence:
         return len(self.pixels) >= _FEWEST
 
     def solve(self, prior):
-        """The sample's pixels with some prior: solution."""
-        solver = registry.get("solver", "data_space")()
+        """The sample's pixels with some prior, from where the last ones ended."""
+        solver = registry.get("solver", "data_space")(max_iterations=_ITERATIONS, tolerance=_TOLERANCE)
         block = _with_prior(self.block, prior, self.problem)
-        return solver.solve(block, block.nothing())
+        start = block.nothing() if self._last is None else self._last[None]
+        solution = solver.solve(block, start)
+        self._last = solution.free
+        return solution
 
     def mean(self, prior, first: torch.Tensor, spread: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The mean that pixels with some prior's covariance have in common, and its covariance.
+        """The mean that pixels with some prior's covariance (of logarithms) have in common, and its covariance.
 
         Its own prior is N(first, spread). Given it, each pixel's linearised data have the covariance F C Fᵀ + N: what
         all pixels say together is one system of the size of the vector.
@@ -84,7 +95,7 @@ class Evidence:
         solution = self.solve(prior)
         free = solution.free
         covariance = solution.covariance
-        x = free.log() if self.logarithm else free / prior.level
+        x = free.log()
         information, pull = torch.linalg.inv(spread), 0.0
         for part in covariance._chunks():
             scale, _, lower = covariance._of(part)
@@ -109,24 +120,35 @@ class Evidence:
         energy = prior.energy({prior.quantity: solution.free})
         return float((chi2 + 2 * energy + log_determinant(solution.covariance)).mean())
 
-    def choose(self, bound: Callable, scales: Sequence[float], kind: str) -> tuple[float, dict[float, float]]:
-        """The scale of a prior that the pixels ask for, and the criterion at each that was tried (less is better)."""
+    def choose(self, bound: Callable, first: float, kind: str) -> tuple[float, dict[float, float]]:
+        """The scale of a prior that the pixels ask for, and the criterion at each that was tried (less is better).
+
+        Sought from ``first`` in steps of a factor; the discrepancy principle takes the smallest that is good enough.
+        """
         if not len(self.pixels):
-            return scales[len(scales) // 2], {}
-        curve = {scale: self.criterion(bound(scale), kind) for scale in scales}
-        if kind == "discrepancy":
-            enough = [scale for scale in scales if curve[scale] <= 1.0]
-            return (min(enough) if enough else max(scales)), curve
-        best = min(scales, key=curve.get)
-        place = scales.index(best)
-        # A parabola through the neighbours of the best, in the logarithm of the scale.
-        if 0 < place < len(scales) - 1:
-            x = np.log(scales[place - 1 : place + 2])
-            y = np.array([curve[s] for s in scales[place - 1 : place + 2]])
-            a, b, _ = np.polyfit(x - x[1], y, 2)
-            if a > 0:
-                best = float(np.exp(np.clip(x[1] - b / (2 * a), x[0], x[2])))
-        return best, curve
+            return first, {}
+        curve: dict[int, float] = {}
+
+        def ask(n: int) -> float:
+            if n not in curve:
+                value = self.criterion(bound(first * _STEP**n), kind)
+                # Up to the noise, then the smaller the better.
+                curve[n] = value if kind != "discrepancy" else (value if value > 1 else -1 / (first * _STEP**n))
+            return curve[n]
+
+        best = 0
+        for direction in (-1, 1):
+            while _LEAST < first * _STEP ** (best + direction) < _MOST and ask(best + direction) < ask(best):
+                best += direction
+            if best:
+                break
+        found = float(best)
+        if kind != "discrepancy" and {best - 1, best + 1} <= set(curve):
+            down, here, up = (curve[best + n] for n in (-1, 0, 1))
+            bend = down - 2 * here + up
+            found += 0.5 * (down - up) / bend if bend > 0 else 0.0
+        return first * _STEP**found, {first * _STEP**n: value for n, value in sorted(curve.items())}
+
 
 def _with_prior(block, prior, problem):
     from dataclasses import replace
@@ -143,7 +165,7 @@ def log_determinant(covariance) -> torch.Tensor:
     for part in covariance._chunks():
         _, factor, lower = covariance._of(part)
         m = factor.shape[0]
-        parts.append(2 * lower[packed.diagonal_index(m)].log().sum(0))
+        parts.append(-2 * lower[packed.diagonal_index(m)].log().sum(0))
     return torch.cat(parts)
 
 

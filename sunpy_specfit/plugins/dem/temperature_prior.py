@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import copy
+from functools import partial
 
 import astropy.units as u
 import numpy as np
@@ -16,16 +17,15 @@ from .learning import Evidence, sample_pixels
 
 __all__ = ["TemperaturePrior", "usual_shape"]
 
-# Scales that are tried, natural logarithms of a DEM (or parts of its level).
-_SCALES = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
-_FIRST = 1.4
+# Where the search for a scale begins: the natural logarithm of a DEM (or parts of its level).
+_FIRST = 1.0
 # The common mean is a broader curve than what departs from it, dex.
 _MEAN_LENGTH = 0.5
 # Mean and scale are learned in turn.
 _ROUNDS = 2
 _STEPS = 3
 # The least that a linear prior lets a bin vary, in parts of the largest.
-_LEAST = 0.02
+_LEAST = 0.003
 
 
 def usual_shape(log_temperature: np.ndarray) -> np.ndarray:
@@ -149,41 +149,58 @@ class TemperaturePrior(Prior):
         log_temperature = np.log10(places.to_value(u.K))
         logarithm = getattr(component, "form", "log") == "log"
         shape, known_level = self._shape(log_temperature, problem.layout.units[key])
-        evidence = Evidence(problem, sample_pixels(problem), logarithm)
+        evidence = Evidence(problem, sample_pixels(problem))
         level = known_level if known_level is not None else evidence.level(np.exp(shape))
-        levels = None if logarithm else evidence.pixel_level(np.exp(shape), level)
-        sampled = None if logarithm else evidence.own(levels)
-        first = torch.as_tensor(shape + np.log(level) if logarithm else np.exp(shape))
-        # Of a linear mean the spread is in parts of the mean, as that of its logarithm is by itself.
-        width = np.ones_like(shape) if logarithm else np.maximum(np.exp(shape), _LEAST)
+        # The mean is learned as that of logarithms, for it is positive whatever the form.
         spread = self.mean_spread**2 * correlation(log_temperature, _MEAN_LENGTH, "gaussian")
-        spread = torch.as_tensor(spread * width[:, None] * width + 1e-4 * np.diag(width**2))
+        spread = torch.as_tensor(spread + 1e-4 * np.eye(len(shape)))
+        first = torch.as_tensor(shape + np.log(level))
         mean, uncertain = first, torch.zeros_like(spread)
 
-        def bound(scale: float, own=sampled) -> BoundGaussian:
-            covariance = torch.as_tensor(self._covariance(log_temperature, width, scale, logarithm)) + uncertain
-            return BoundGaussian(self.quantity, mean, covariance, logarithm=logarithm, level=own)
+        def of_logarithm(scale: float) -> BoundGaussian:
+            own = torch.as_tensor(self._covariance(log_temperature, scale)) + self.level_spread**2 + uncertain
+            if self.covariance is not None and logarithm:
+                own = torch.as_tensor(self._covariance(log_temperature, scale))
+            return BoundGaussian(self.quantity, mean, own, logarithm=True)
 
         automatic = isinstance(self.scale, str) and self.covariance is None
         scale, curve = (_FIRST if automatic else self.scale if self.covariance is None else 1.0), {}
         learns_mean = isinstance(self.mean, str) and self.mean_spread > 0
         if learns_mean and not evidence.tells_mean:
             uncertain = spread
-        for number in range(_ROUNDS):
+        for _ in range(_ROUNDS):
             if learns_mean and evidence.tells_mean:
                 for _ in range(_STEPS):
-                    mean, uncertain = evidence.mean(bound(scale), first, spread)
+                    mean, uncertain = evidence.mean(of_logarithm(scale), first, spread)
+            if automatic and (logarithm or learns_mean):
+                scale, curve = evidence.choose(of_logarithm, scale, self.criterion)
+        bound = of_logarithm
+        if not logarithm:
+            # In parts of each pixel's level: bins vary by a part of their mean, and a little where that is nothing.
+            typical = (mean - mean.max()).exp()
+            width = typical.clamp_min(_LEAST)
+            levels = evidence.pixel_level(typical.numpy(), float(mean.max().exp()))
+
+            def bound(scale: float, own: torch.Tensor) -> BoundGaussian:
+                given = torch.as_tensor(self._covariance(log_temperature, scale)) + uncertain
+                covariance = (
+                    torch.as_tensor(self.covariance) if self.covariance is not None else given * width[:, None] * width
+                )
+                return BoundGaussian(self.quantity, typical, covariance, level=own)
+
             if automatic:
-                scale, curve = evidence.choose(bound, _SCALES, self.criterion)
+                evidence.forget()
+                scale, curve = evidence.choose(partial(bound, own=evidence.own(levels)), scale, self.criterion)
+            bound = partial(bound, own=levels)
         new = copy(self)
-        new._bound = bound(scale, levels)
+        new._bound = bound(scale)
         new._learned = {
             "scale": float(scale),
             "chosen_by": self.criterion if automatic else "given",
             "tried": list(curve),
             "criterion": list(curve.values()),
             "level": float(level),
-            "mean": (mean.exp() if logarithm else mean * level).numpy(),
+            "mean": mean.exp().numpy(),
             "covariance": new._bound.covariance.numpy(),
         }
         return new
@@ -202,14 +219,11 @@ class TemperaturePrior(Prior):
             raise ValueError("the prior's mean must be above zero in all bins")
         return np.log(values / values.max()), float(values.max())
 
-    def _covariance(self, log_temperature, width, scale: float, logarithm: bool) -> np.ndarray:
+    def _covariance(self, log_temperature: np.ndarray, scale: float) -> np.ndarray:
         k = len(log_temperature)
-        if self.covariance is not None:
-            given = np.asarray(self.covariance, float)
-            if given.shape != (k, k) or not np.allclose(given, given.T):
-                raise ValueError(f"the covariance is a symmetric ({k}, {k}) array, found shape {given.shape}")
-            return given
-        own = scale**2 * correlation(log_temperature, self.length, self.order)
-        if logarithm:
-            return own + self.level_spread**2
-        return own * width[:, None] * width
+        if self.covariance is None:
+            return scale**2 * correlation(log_temperature, self.length, self.order)
+        given = np.asarray(self.covariance, float)
+        if given.shape != (k, k) or not np.allclose(given, given.T):
+            raise ValueError(f"the covariance is a symmetric ({k}, {k}) array, found shape {given.shape}")
+        return given

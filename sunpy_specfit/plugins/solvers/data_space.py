@@ -20,6 +20,10 @@ _PIXELS = 4096
 _SINGLE = 300.0
 # No step changes a logarithm by more than this.
 _LONGEST = 4.0
+# Where Gauss-Newton has not converged after so many steps, the curvature that it leaves out counts.
+_GAUSS_NEWTON = 14
+# So many steps are taken on the logarithm of the data that stand this many sigma above nothing.
+_FAR_STEPS, _CLEAR = 3, 3.0
 
 
 class DataSpace(Solver):
@@ -108,10 +112,11 @@ class DataSpace(Solver):
         free = torch.empty((len(columns), pixels), dtype=torch.float64, device=problem.device)
         chi2 = torch.empty(pixels, dtype=torch.float64, device=problem.device)
         leverage, status = torch.empty_like(chi2), torch.empty(pixels, dtype=torch.int32, device=problem.device)
-        most = 0
+        most, begin = 0, start[0].double()
         for first in range(0, pixels, _PIXELS):
             part = slice(first, min(first + _PIXELS, pixels))
-            out = method(prior.select(part), response, term.data[:, part].double(), term.weight[:, part].double())
+            inputs = (prior.select(part), response, term.data[:, part].double(), term.weight[:, part].double())
+            out = method(*inputs, begin[:, part]) if prior.logarithm else method(*inputs)
             free[:, part], chi2[part], leverage[part], status[part], iterations = out
             most = max(most, iterations)
         if prior.logarithm:
@@ -138,8 +143,8 @@ class DataSpace(Solver):
         base = response @ root
         scale = weight.sqrt() if prior.level is None else weight.sqrt() * prior.level
         d = weight.sqrt() * data - scale * (response @ mean)[:, None]
-        lower = packed.cholesky(_scaled_gram(base, scale))
-        told = packed.lower_solve(lower, packed.lower_solve(lower, d), transposed=True)
+        lower = data_space.cholesky(_scaled_gram(base, scale))
+        told = data_space.solve(lower, d)
         free = mean[:, None] + (root @ base.T) @ (scale * told)
         if prior.level is not None:
             free = free * prior.level
@@ -151,7 +156,7 @@ class DataSpace(Solver):
 
     # -- the logarithm ---------------------------------------------------------------------------
 
-    def _logarithm(self, prior, response, data, weight):
+    def _logarithm(self, prior, response, data, weight, begin):
         single = float((data.square() * weight).amax()) ** 0.5 < _SINGLE
         dtype = torch.float32 if single else torch.float64
         # In units of the prior's typical contribution nothing is beyond single precision.
@@ -161,13 +166,17 @@ class DataSpace(Solver):
         whitening = weight.sqrt()
         response = response * math.exp(level)
         scaled = _LogSystem(mean, root, response.to(dtype), (whitening * data).to(dtype), whitening.to(dtype))
-        z, iterations, converged = scaled.minimise(self.max_iterations, self.tolerance)
+        z = None
+        if bool((begin > 0).all()):
+            z = torch.linalg.pinv(prior.root) @ (begin.log() - prior.mean[:, None])
+            z = z.to(dtype)
+        z, iterations, converged = scaled.minimise(self.max_iterations, self.tolerance, z)
         # Errors and misfit at the end, for all.
         x = mean[:, None] + root @ z
         free = (x.double() + level).exp()
         light = (response / math.exp(level)) @ free
         chi2 = ((data - light).square() * weight).sum(0)
-        lower = packed.cholesky(data_space.gram(scaled.jacobian(x.exp())).double())
+        lower = data_space.cholesky(data_space.gram(scaled.jacobian(x.exp())))
         leverage = response.shape[0] - data_space.trace_inverse(lower)
         status = torch.where(converged, int(Status.CONVERGED), int(Status.MAX_ITERATIONS)).to(torch.int32)
         return free, chi2, leverage, status, iterations
@@ -213,7 +222,7 @@ class DataSpace(Solver):
             done = size <= self.tolerance**2
             converged[active[done]] = True
             active = active[~done]
-        lower = packed.cholesky(_scaled_gram(response @ prior.root, weight.sqrt() * level))
+        lower = data_space.cholesky(_scaled_gram(response @ prior.root, weight.sqrt() * level))
         leverage = response.shape[0] - data_space.trace_inverse(lower)
         free = v.T * level
         chi2 = ((data - response @ free).square() * weight).sum(0)
@@ -235,6 +244,13 @@ def _scaled_gram(base: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
             torch.mul(scale[i], scale[j], out=out[packed.index(i, j)]).mul_(product[i, j])
         out[packed.index(i, i)] += 1.0
     return out
+
+
+def _newton(factor, slope, damping=0.0) -> torch.Tensor:
+    """((1 + damping) 1 + Hᵀ H)⁻¹ slope, by a system of the size of the data."""
+    lower = data_space.cholesky(data_space.gram(factor, damping))
+    told = data_space.solve(lower, data_space.apply(factor, slope))
+    return (slope - data_space.pull(factor, told)) / (1 + damping)
 
 
 class _LogSystem:
@@ -268,8 +284,42 @@ class _LogSystem:
         shift = (ratio * trust).sum(0) / trust.sum(0)
         return along[:, None] * shift
 
-    def minimise(self, max_iterations: int, tolerance: float):
-        z = self.start()
+    def approach(self, z: torch.Tensor) -> torch.Tensor:
+        """Steps on the logarithms of the light where it stands above the noise: from afar these are nearly linear."""
+        clear = self.data > _CLEAR
+        logarithm = self.data.clamp_min(_CLEAR).log()
+        for _ in range(_FAR_STEPS):
+            e = (self.mean[:, None] + self.root @ z).exp()
+            light = (self.whitening * (self.response @ e)).clamp_min(1e-20)
+            gain = torch.where(clear, (self.data / light).clamp(0.01, 100.0), 1.0)
+            residual = torch.where(clear, self.data * (logarithm - light.log()), self.data - light)
+            factor = self.jacobian(e).mul_(gain[:, None])
+            step = _newton(factor, data_space.pull(factor, residual) - z)
+            longest = (self.root @ step).abs().amax(0)
+            z = z + step * (_LONGEST / longest.clamp_min(1e-30)).clamp_max(1.0)
+        return torch.where(torch.isfinite(z), z, 0.0)
+
+    def newton(self, factor, slope, e, residual, damping) -> torch.Tensor:
+        """The step with the true curvature, that of exp with it, where Gauss-Newton's converges slowly.
+
+        Systems of the size of the root: for the few pixels that need it.
+        """
+        weighted = self.response.T @ (self.whitening * residual)  # what the data ask of each unknown
+        bend = torch.einsum("kr,kp,ks->prs", self.root, e * weighted, self.root)
+        bowl = torch.einsum("mrp,msp->prs", factor, factor)
+        eye = torch.eye(factor.shape[1], dtype=factor.dtype, device=factor.device)
+        flat = bowl + eye * (1 + damping)[:, None, None]
+        lower, failed = torch.linalg.cholesky_ex(flat - bend)
+        if bool(failed.any()):
+            lower = torch.where((failed > 0)[:, None, None], torch.linalg.cholesky_ex(flat)[0], lower)
+        return torch.cholesky_solve(slope.T[..., None], lower)[..., 0].T
+
+    def minimise(self, max_iterations: int, tolerance: float, z: torch.Tensor | None = None):
+        if z is None:
+            z = self.start()
+            near = self.approach(z)
+            energies = [self.objective(one, (self.mean[:, None] + self.root @ one).exp())[0] for one in (z, near)]
+            z = torch.where(energies[1] < energies[0], near, z)
         pixels = z.shape[-1]
         converged = torch.zeros(pixels, dtype=torch.bool, device=z.device)
         index = torch.arange(pixels, device=z.device)
@@ -282,10 +332,10 @@ class _LogSystem:
             iterations += 1
             factor = system.jacobian(e)
             slope = data_space.pull(factor, residual) - here
-            lower = packed.cholesky(data_space.gram(factor, damping))
-            seen = data_space.apply(factor, slope)
-            told = packed.lower_solve(lower, packed.lower_solve(lower, seen), transposed=True)
-            step = (slope - data_space.pull(factor, told)) / (1 + damping)
+            if iterations > _GAUSS_NEWTON:
+                step = system.newton(factor, slope, e, residual, damping)
+            else:
+                step = _newton(factor, slope, damping)
             change = self.root @ step
             shorten = (_LONGEST / change.abs().amax(0).clamp_min(1e-30)).clamp_max(1.0)
             step = step * shorten
@@ -306,7 +356,7 @@ class _LogSystem:
             # A step that gains nothing more than round-off is the last.
             done |= promised * (1 + damping) <= (tolerance * 0.1) ** 2
             done |= damping > 1e8
-            calmer = torch.where(damping > 0.05, damping * 0.2, 0.0)
+            calmer = torch.where(damping > 0.05, damping * 0.3, 0.0)
             firmer = (damping * torch.where(better, 2.0, 8.0)).clamp_min(0.5)
             damping = torch.where(ratio > 0.75, calmer, torch.where(ratio > 0.25, damping, firmer))
             if bool(done.all()):
