@@ -15,7 +15,7 @@ from .core.solver import Solution, Solver
 from .core.status import Status
 from .core.velocity_reference import velocity_reference
 from .core.warnings import SpecfitPluginWarning, SpecfitWarning
-from .plugins.dem import DEM, TemperaturePrior, TemperatureResponse
+from .plugins.dem import DEM, TemperaturePrior, TemperatureResponse, temperature_resolution
 from .plugins.external import ExternalModel
 from .plugins.gaussian import Gaussian, Polynomial, Voigt, from_eispac_template, options_from_eispac_template
 from .plugins.noise import CountNoise
@@ -66,5 +66,6 @@ __all__ = [
     "hookimpl",
     "list_plugins",
     "options_from_eispac_template",
+    "temperature_resolution",
     "velocity_reference",
 ]

@@ -122,12 +122,32 @@ class FactoredCovariance:
             out[..., part] = value.numpy()
         return out
 
-    def entries(self, row: int) -> np.ndarray:
-        """One row of C, ``(k, pixels)``."""
-        k = len(self.root)
-        unit = np.zeros((1, k, 1))
-        unit[0, row] = 1.0
-        return self.between(unit, np.eye(k)[:, :, None], diagonal=False)[0]
+    def resolution(self, places: np.ndarray) -> np.ndarray:
+        """How wide the answer at each place is smeared, the full width at half maximum in the places' unit.
+
+        The rows of the averaging kernel A = B Hᵀ (1 + H Hᵀ)⁻¹ W^½ R D tell which truth each number follows. Of a row
+        the width is that of a Gaussian about its own place with the same second moment of A²: a number that follows
+        what lies elsewhere is wide too.
+
+        Returns
+        -------
+        `numpy.ndarray`
+            ``(k, pixels)``.
+        """
+        root, response = torch.as_tensor(self.root), torch.as_tensor(self.response)
+        away = torch.as_tensor((places[:, None] - places) ** 2)
+        out = np.empty((len(root), self.n_pixels))
+        for part in self._chunks():
+            scale, factor, lower = self._of(part)
+            weight = torch.as_tensor(self.weight[:, part], dtype=torch.float64)
+            seen = data_space.whiten(lower, torch.matmul(root, factor))
+            told = data_space.whiten(lower, response[:, :, None] * scale * weight.sqrt()[:, None])
+            for first in range(0, told.shape[-1], 256):
+                few = slice(first, first + 256)
+                kernel = torch.einsum("mip,mjp->ijp", seen[..., few], told[..., few]).square_()
+                spread = (kernel * away[:, :, None]).sum(1) / kernel.sum(1).clamp_min(1e-300)
+                out[:, part][:, few] = (2 * spread).sqrt().numpy() * np.sqrt(8 * np.log(2))
+        return out
 
     def draws(self, n: int, rng: np.random.Generator, mean: np.ndarray) -> np.ndarray:
         """Draws about the solution ``mean`` ``(k, pixels)``: ``(n, k, pixels)``.
