@@ -11,7 +11,7 @@ from astropy.wcs import WCS
 from ndcube import NDCube
 from scipy.ndimage import gaussian_filter
 
-__all__ = ["DEMScene", "dem_scene"]
+__all__ = ["DEMScene", "dem_scene", "scene_of"]
 
 # DN for each photon and read noise in DN of AIA's cameras (Boerner et al. 2012), mean exposure time in s.
 _DN_PER_PHOTON = {"94": 2.128, "131": 1.523, "171": 1.168, "193": 1.024, "211": 0.946, "335": 0.596}
@@ -104,9 +104,14 @@ def dem_scene(
         responses = TemperatureResponse.aia()
     rng = np.random.default_rng(seed)
     log_t = 0.5 * (_FINE[1:] + _FINE[:-1])
-    emission = _emission(kind, shape, log_t, rng)
-    edges = 10.0**_FINE
+    return scene_of(_emission(kind, shape, log_t, rng), rng, exposure=exposure, responses=responses)
+
+
+def scene_of(emission: np.ndarray, rng: np.random.Generator, *, exposure: float = 1.0, responses) -> DEMScene:
+    """The images that a corona gives, ``emission`` in cm⁻⁵ in bins of 0.01 dex from log T = 5.7 to 7.3."""
     from ..plugins.dem.integrate import integrate_response
+
+    shape, edges = emission.shape[1:], 10.0**_FINE
 
     table = responses.temperature.to_value(u.K)
     values = np.stack([value.value for value in responses.values()])
