@@ -109,6 +109,19 @@ class Evidence:
         uncertain = torch.linalg.inv(information)
         return first + uncertain @ pull, 0.5 * (uncertain + uncertain.T)
 
+    def scatter(self, prior) -> torch.Tensor:
+        """The covariance of the pixels' logarithms about a prior's mean, their own uncertainty with it."""
+        solution = self.solve(prior)
+        covariance = solution.covariance
+        away = solution.free.log() - prior.mean[:, None]
+        root, n = prior.root, away.shape[-1]
+        total = away @ away.T + n * root @ root.T
+        for part in covariance._chunks():
+            _, factor, lower = covariance._of(part)
+            seen = torch.matmul(root, data_space.whiten(lower, factor))
+            total = total - torch.einsum("mkp,mlp->kl", seen, seen)
+        return total / n
+
     def criterion(self, prior, kind: str) -> float:
         """How badly a prior explains the sample, a pixel."""
         solution = self.solve(prior)

@@ -24,6 +24,8 @@ _MEAN_LENGTH = 0.5
 # Mean and scale are learned in turn.
 _ROUNDS = 2
 _STEPS = 3
+# What pixels say of their own scatter counts so much, the smooth curve's the rest.
+_SCATTER_STEPS, _TRUST = 3, 0.8
 # The least that a linear prior lets a bin vary, in parts of the largest.
 _LEAST = 0.003
 
@@ -51,7 +53,9 @@ class TemperaturePrior(Prior):
     ----------
     scale : float or "auto"
         By how much the curve typically departs from its mean (one sigma): a natural logarithm, 0.7 for a factor of two
-        (of the forms without logarithm: a part of the mean). ``"auto"`` takes it from the data by ``criterion``.
+        (of the forms without logarithm: a part of the mean). ``"auto"`` takes it from the data by ``criterion``; on the
+        logarithm, of 32 pixels or more, then also how much each bin scatters, with which others (four parts in five of
+        C are what the pixels say of themselves, the fifth stays with the smooth curve).
     length : float
         Over what distance in log10 T the departure changes, in dex.
     order : {0, 1, 2, "gaussian"}
@@ -59,7 +63,10 @@ class TemperaturePrior(Prior):
         continuous slope (2: Matérn's of order 3/2); or smooth in all derivatives ("gaussian").
     mean : `~astropy.units.Quantity`, array or "auto"
         A Quantity in cm⁻⁵ K⁻¹, one number a bin: the mean itself. Plain numbers, one a bin: ln DEM up to a constant,
-        which is taken from the data. ``"auto"``: a broad coronal hump about log T = 6.2, its level from the data.
+        which is taken from the data. ``"auto"``: of 32 pixels or more, what they have in common, a smooth curve near a
+        broad coronal hump about log T = 6.2; of fewer, that hump at the level of the data.
+    mean_spread : float
+        By how much an automatic mean may depart from the hump, a natural logarithm.
     level_spread : float
         By how much the DEM as a whole may lie above or below the mean, one sigma, a natural logarithm; for the form
         with logarithm only, the others take a level for each pixel.
@@ -155,12 +162,14 @@ class TemperaturePrior(Prior):
         spread = self.mean_spread**2 * correlation(log_temperature, _MEAN_LENGTH, "gaussian")
         spread = torch.as_tensor(spread + 1e-4 * np.eye(len(shape)))
         first = torch.as_tensor(shape + np.log(level))
-        mean, uncertain = first, torch.zeros_like(spread)
+        mean, uncertain, learned = first, torch.zeros_like(spread), None
 
         def of_logarithm(scale: float) -> BoundGaussian:
             own = torch.as_tensor(self._covariance(log_temperature, scale)) + self.level_spread**2 + uncertain
             if self.covariance is not None and logarithm:
                 own = torch.as_tensor(self._covariance(log_temperature, scale))
+            if learned is not None:
+                own = learned + uncertain
             return BoundGaussian(self.quantity, mean, own, logarithm=True)
 
         automatic = isinstance(self.scale, str) and self.covariance is None
@@ -174,6 +183,12 @@ class TemperaturePrior(Prior):
                     mean, uncertain = evidence.mean(of_logarithm(scale), first, spread)
             if automatic and (logarithm or learns_mean):
                 scale, curve = evidence.choose(of_logarithm, scale, self.criterion)
+        if logarithm and automatic and learns_mean and evidence.tells_mean:
+            smooth = torch.as_tensor(self._covariance(log_temperature, scale)) + self.level_spread**2
+            for _ in range(_SCATTER_STEPS):
+                found = evidence.scatter(of_logarithm(scale))
+                learned = _TRUST * found + (1 - _TRUST) * smooth
+                mean, uncertain = evidence.mean(of_logarithm(scale), first, spread)
         bound = of_logarithm
         if not logarithm:
             # In parts of each pixel's level: bins vary by a part of their mean, and a little where that is nothing.
