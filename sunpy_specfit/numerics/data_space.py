@@ -15,17 +15,27 @@ __all__ = ["apply", "cholesky", "gram", "pull", "solve", "trace_inverse", "white
 
 # From so many data on, LAPACK is quicker than an unrolled factorisation.
 _UNROLLED = 16
+# Pixels worked on at a time.
+_PIXELS = 4096
 
 
 def gram(factor: torch.Tensor, damping: torch.Tensor | float = 0.0) -> torch.Tensor:
     """(1 + damping) 1 + H Hᵀ, packed ``(m (m + 1) / 2, pixels)``."""
     m = factor.shape[0]
     out = factor.new_empty((m * (m + 1) // 2, factor.shape[-1]))
+    for part in _parts(factor.shape[-1]):
+        here, there = factor[..., part], out[:, part]
+        for i in range(m):
+            first = packed.index(i, 0)
+            there[first : first + i + 1] = (here[i] * here[: i + 1]).sum(1)
     for i in range(m):
-        first = packed.index(i, 0)
-        torch.sum(factor[i] * factor[: i + 1], 1, out=out[first : first + i + 1])
         out[packed.index(i, i)] += 1.0 + damping
     return out
+
+
+def _parts(pixels: int) -> list[slice]:
+    """Pieces of a map whose numbers stay in the processor's cache."""
+    return [slice(i, i + _PIXELS) for i in range(0, pixels, _PIXELS)]
 
 
 def cholesky(matrix: torch.Tensor) -> torch.Tensor:
@@ -45,7 +55,10 @@ def solve(lower: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
 
 def apply(factor: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
     """H v: ``(m, pixels)`` from ``(r, pixels)``."""
-    return (factor * vector).sum(1)
+    out = factor[:, 0] * vector[0]
+    for number in range(1, len(vector)):
+        out.addcmul_(factor[:, number], vector[number])
+    return out
 
 
 def pull(factor: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:

@@ -164,24 +164,30 @@ class _Place:
         for quadratic, name in self.quadratics:
             gradient = gradient + self.root.T @ (self.free * quadratic.gradient[name])
 
-        # In z = shared · v the prior and what neighbours hold are of unit curvature, on the average.
+        # In z = shared · v the prior and what neighbours hold are of unit curvature, on the average. Single precision
+        # is enough for a step: how far it leads is measured in double.
+        few, lower, root = factor.float(), lower.float(), (self.root @ shared).float()
+        own = (shared.T @ shared + damping * torch.eye(len(shared), dtype=shared.dtype)).float()
+        free = self.free.float()
+        quadratics = [(p.quadratic({n[0]: free}), n[0]) for p, n in self.problem.coupled_priors()]
+
         def product(v):
             v = v.reshape(shape)
-            z = shared @ v
-            out = z + data_space.pull(self.factor, data_space.apply(self.factor, z))
-            moved = self.free * (self.root @ z)
-            for quadratic, name in self.quadratics:
-                out = out + self.root.T @ (self.free * quadratic.matvec({name: moved})[name])
-            return (shared.T @ out + damping * v).reshape(-1)
+            moved = free * (root @ v)
+            held = torch.zeros_like(moved)
+            for quadratic, name in quadratics:
+                held += quadratic.matvec({name: moved})[name]
+            out = own @ v + data_space.pull(few, data_space.apply(few, v))
+            return (out + root.T @ held.mul_(free)).reshape(-1)
 
         def precondition(v):
             v = v.reshape(shape)
-            told = data_space.solve(lower, data_space.apply(factor, v))
-            return ((v - data_space.pull(factor, told)) / (1 + damping)).reshape(-1)
+            told = data_space.solve(lower, data_space.apply(few, v))
+            return ((v - data_space.pull(few, told)) / (1 + damping)).reshape(-1)
 
-        right = -(shared.T @ gradient).reshape(-1)
+        right = -(shared.T @ gradient).float().reshape(-1)
         solved = conjugate_gradient(product, right, preconditioner=precondition, tolerance=_EXACT, max_iterations=200)
-        return shared @ solved.x.reshape(shape), solved.iterations
+        return shared @ solved.x.double().reshape(shape), solved.iterations
 
     def _shared_root(self) -> torch.Tensor:
         """A root of the inverse of 1 + Bᵀ diag(d) B, d what neighbours hold each number with, on the average."""
