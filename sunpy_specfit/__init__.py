@@ -15,21 +15,24 @@ from .core.solver import Solution, Solver
 from .core.status import Status
 from .core.velocity_reference import velocity_reference
 from .core.warnings import SpecfitPluginWarning, SpecfitWarning
+from .plugins.dem import DEM, TemperaturePrior, TemperatureResponse, temperature_resolution
 from .plugins.external import ExternalModel
 from .plugins.gaussian import Gaussian, Polynomial, Voigt, from_eispac_template, options_from_eispac_template
 from .plugins.milne_eddington import MilneEddington
 from .plugins.noise import CountNoise
 from .plugins.priors import Hinge, Penalty, Ridge, Smooth, Sparse, TotalVariation
-from .plugins.solvers import LBFGS, Adam, ClosedForm, GaussNewton, LevenbergMarquardt, ProximalGradient
+from .plugins.solvers import LBFGS, Adam, ClosedForm, DataSpace, GaussNewton, LevenbergMarquardt, ProximalGradient
 from .plugins.wfa import WeakField
 
 __all__ = [
+    "DEM",
     "LBFGS",
     "Adam",
     "Auxiliary",
     "ClosedForm",
     "Comparison",
     "CountNoise",
+    "DataSpace",
     "ExternalModel",
     "FitResult",
     "GaussNewton",
@@ -54,6 +57,8 @@ __all__ = [
     "SpecfitPluginWarning",
     "SpecfitWarning",
     "Status",
+    "TemperaturePrior",
+    "TemperatureResponse",
     "TotalVariation",
     "Voigt",
     "WeakField",
@@ -63,5 +68,6 @@ __all__ = [
     "hookimpl",
     "list_plugins",
     "options_from_eispac_template",
+    "temperature_resolution",
     "velocity_reference",
 ]

@@ -9,6 +9,7 @@ import torch
 
 from .arguments import accepted
 from .elementwise import pixel_gradients
+from .factored import FactoredCovariance
 from .layout import Layout
 
 __all__ = ["Propagation", "packed_row"]
@@ -32,7 +33,7 @@ class Propagation:
     layout : `Layout`
     values : dict of str to `numpy.ndarray`
         Every parameter by key, ``(pixels,)`` or ``(k, pixels)``.
-    covariance : `numpy.ndarray` or None
+    covariance : `numpy.ndarray`, `FactoredCovariance` or None
         Packed lower triangle of the free numbers, ``(t, pixels)``; infinite where the data determine nothing.
     transform : `numpy.ndarray`
         dθ/dfree, ``(rows, free)``.
@@ -94,6 +95,8 @@ class Propagation:
             return self._known(key)[1]
         if self.covariance_rows is None:
             return None
+        if isinstance(self.covariance_rows, FactoredCovariance) and self._is_all(key):
+            return self.covariance_rows.deviation()
         return self._deviation(self._gradient_of_parameter(key), self.values[key].shape)
 
     def _known(self, key: str) -> tuple[np.ndarray, np.ndarray | None]:
@@ -155,6 +158,11 @@ class Propagation:
         A free number that the data do not determine has infinite variance: whatever depends on it has too.
         """
 
+        if isinstance(self.covariance_rows, FactoredCovariance):
+            same = right is left
+            left = self._dense(left)
+            return self.covariance_rows.between(left, left if same else self._dense(right), diagonal=diagonal)
+
         def outer(a, b):
             return a * b if diagonal else a[:, None] * b[None]
 
@@ -170,6 +178,19 @@ class Propagation:
                     product = product * entry
                 total = total + product
         return total
+
+    def _is_all(self, key: str) -> bool:
+        """Whether a parameter is the free numbers themselves."""
+        own = self.transform[self.layout.rows[key]]
+        return own.shape[0] == own.shape[1] and bool((own == np.eye(len(own))).all())
+
+    def _dense(self, gradient: Mapping[int, np.ndarray]) -> np.ndarray:
+        """Free number -> derivative ``(a, pixels or 1)`` as one array ``(a, k, pixels or 1)``."""
+        shapes = [np.shape(value) for value in gradient.values()] or [(1, 1)]
+        full = np.zeros((max(s[0] for s in shapes), self.transform.shape[1], max(s[-1] for s in shapes)))
+        for free, value in gradient.items():
+            full[:, free] = value
+        return full
 
     def _gradient(self, key: str) -> dict[int, np.ndarray]:
         if key in self.values:

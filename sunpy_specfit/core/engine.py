@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from ..numerics import packed
 from .arguments import accepted
 from .curvature import Curvature
 from .effective_medium import medium_inverse
+from .factored import FactoredCovariance
 from .loss import excess
 from .pixels import PixelBlock
 from .posterior import probe_inverse
@@ -44,7 +45,7 @@ class Outcome:
     ----------
     free : `numpy.ndarray`
         ``(k, pixels)``, NaN where there is no answer.
-    covariance : `numpy.ndarray`
+    covariance : `numpy.ndarray` or `FactoredCovariance`
         Packed, ``(k (k + 1) / 2, pixels)``.
     chi2, dof : `numpy.ndarray`
         ``(pixels,)``.
@@ -62,16 +63,17 @@ class Outcome:
     n_valid: np.ndarray
     info: dict
     weights: dict
+    factored: list[tuple[np.ndarray, FactoredCovariance]] = field(default_factory=list)
 
     @classmethod
-    def empty(cls, problem: Problem) -> Outcome:
+    def empty(cls, problem: Problem, *, factored: bool = False) -> Outcome:
         k, pixels = problem.n_free, problem.n_pixels
         # Components of a vector given by angles are differences of large numbers where the vector is short.
         single = problem.dtype == torch.float32 and not problem.layout.angles()
         errors = np.float32 if single else np.float64
         return cls(
             free=np.full((k, pixels), np.nan),
-            covariance=np.full((k * (k + 1) // 2, pixels), np.nan, errors),
+            covariance=np.full((0 if factored else k * (k + 1) // 2, pixels), np.nan, errors),
             chi2=np.full(pixels, np.nan),
             dof=np.full(pixels, np.nan),
             status=np.zeros(pixels, np.int32),
@@ -79,6 +81,12 @@ class Outcome:
             info={},
             weights={},
         )
+
+    def joined(self) -> Outcome:
+        """The same with the covariance of all pixels, where it came in parts."""
+        if not self.factored:
+            return self
+        return replace(self, covariance=FactoredCovariance.spread(self.free.shape[1], self.factored), factored=[])
 
 
 def run(
@@ -109,10 +117,10 @@ def run(
         The per-pixel solver whose answer a whole-map solver starts from.
     """
     n_starts = n_starts or _default_starts(problem)
-    outcome = Outcome.empty(problem)
+    outcome = Outcome.empty(problem, factored=solver.factored)
     if solver.whole_map:
         _run_whole(problem, solver, init, n_starts, outcome, local)
-        return outcome
+        return outcome.joined()
     previous: torch.Tensor | None = None
     pieces = [part for frame in follow for part in _cut(frame, problem.block_size)] if follow else problem.slices()
     # A bar pays from a few seconds on; on anything but a terminal tqdm stays silent by itself.
@@ -124,7 +132,7 @@ def run(
             previous = torch.as_tensor(outcome.free[:, piece.start - length : piece.stop - length])
         block = problem.block(piece)
         _fit_block(problem, solver, block, piece, init, previous, n_starts, outcome)
-    return outcome
+    return outcome.joined()
 
 
 def _default_starts(problem: Problem) -> int:
@@ -181,7 +189,9 @@ def _fit_block(problem, solver, block, piece, init, previous, n_starts, outcome)
         block, index = block.select(worth.nonzero()[:, 0]), index[kept]
         previous = None if previous is None else previous[:, torch.as_tensor(kept)]
     if not solver.needs_start:
-        _finish(problem, block, solver.solve(block, block.nothing()), index, outcome)
+        solution = solver.solve(block, block.nothing())
+        _finish(problem, block, solution, index, outcome)
+        outcome.info["iterations"] = max(outcome.info.get("iterations", 0), solution.info.get("iterations", 0))
         return
     first = starts(problem, block, index, init, previous, n_starts)
     block, solution = _solve(problem, solver, block, first)
@@ -256,8 +266,26 @@ def _put(solution: Solution, index: torch.Tensor, other: Solution, which: torch.
             mine[..., index] = its[..., which]
 
 
+def _finish_factored(block, solution, index, outcome) -> None:
+    """Misfit and flags of one block whose solver tells its errors in factored form: there is nothing left to solve."""
+    free = solution.free.double()
+    chi2 = block.chi2(free.to(block.dtype)) if solution.chi2 is None else solution.chi2
+    status = solution.status.to(torch.int32) | block.flags.to(torch.int32)
+    failed = ~torch.isfinite(free.sum(0))
+    status = torch.where(failed, (status | int(Status.FAILED)) & ~int(Status.CONVERGED), status)
+    part = slice(int(index[0]), int(index[-1]) + 1) if _contiguous(index) else index
+    for array, value in ((outcome.free, free), (outcome.chi2, chi2), (outcome.dof, block.n_valid - solution.leverage)):
+        value = value.double()
+        array[..., part] = (torch.where(failed, torch.nan, value) if bool(failed.any()) else value).cpu().numpy()
+    outcome.factored.append((index, solution.covariance))
+    outcome.status[part] = status.cpu().numpy()
+
+
 def _finish(problem, block, solution, index, outcome) -> None:
     """Errors, misfit and flags of one block, after a last step; in float64 where float32 could not tell."""
+    if isinstance(solution.covariance, FactoredCovariance):
+        _finish_factored(block, solution, index, outcome)
+        return
     free, status = solution.free, solution.status | block.flags.to(torch.int32)
     quadratic = None if problem.has_noise_model else solution.quadratic
     if block.dtype != torch.float64 and block.terms and block.peak_signal > FLOAT32_SIGNAL:
@@ -468,6 +496,11 @@ def _nearest(known: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def _finish_whole(problem, solution, flags, outcome) -> None:
+    if isinstance(solution.covariance, FactoredCovariance):
+        _finish_factored(problem.whole(), solution, np.arange(problem.n_pixels), outcome)
+        outcome.n_valid[:] = problem.whole().n_valid.cpu().numpy()
+        outcome.info.update(solution.info)
+        return
     problem = problem.with_learned(solution.weights)
     whole = problem.whole()
     free = whole.fold(solution.free)

@@ -13,12 +13,14 @@ import torch
 
 from . import registry
 from .engine import run
+from .factored import FactoredCovariance
 from .medium import check_media, in_medium_of
 from .members import as_cubes
 from .metropolis import Metropolis
 from .model import Model
 from .mosaic import mosaic
 from .perturbation import Perturbation
+from .prior import Prior
 from .problem import Problem
 from .result import FitResult
 from .setup import as_model, as_priors, as_solver, bind_prior, build_problem, smooth_names, start_from
@@ -57,7 +59,8 @@ def fit(
     ----------
     data : `~ndcube.NDCube`, list of them, `~ndcube.NDCubeSequence` or `~ndcube.NDCollection`
         A cube with a spectral axis, found by its physical type, in any axis order. A list is fitted jointly,
-        over one grid of maps; the members of a sequence or collection are fitted one by one.
+        over one grid of maps; the members of a sequence or collection are fitted one by one. For a model of channels
+        (`DEM`) also a mapping of channels to NDCubes or sunpy Maps.
     model : `Model`, str, or list
         A model, a sum of models, a registered name that needs no arguments; a list with one for each cube
         fitted jointly.
@@ -137,6 +140,8 @@ def fit(
         from dask import delayed
 
         return delayed(fit, pure=False)(data, model, priors, solver, **options)
+    if isinstance(model, (Model, str, type)) and as_model(model).gather is not None:
+        data, options["uncertainty"], options["mask"] = as_model(model).gather(data, uncertainty=uncertainty, mask=mask)
     members = as_cubes(data)
     if isinstance(members, Mapping):
         return {key: fit(cube, model, priors, solver, **options) for key, cube in members.items()}
@@ -164,22 +169,31 @@ def _fit_jointly(cubes, models, priors, solver, *, init, progress, **options) ->
     if follow and init != "previous":
         raise ValueError(f"init is a mapping, an earlier result or 'previous'; found {init!r}")
     given = {} if follow or init is None else init
+    priors = [*priors, *_own_priors(models, priors)]
     automatic = [prior for prior in priors if getattr(prior, "automatic", False)]
-    known = [prior for prior in priors if prior not in automatic]
+    learning = [prior for prior in priors if prior.learns]
+    known = [prior for prior in priors if prior not in automatic and prior not in learning]
     coupled = any(prior.couples_pixels for prior in automatic)
     problem = build_problem(cubes, models, priors=known, init=given, coupled=coupled, **options)
     values = start_from(problem.layout, given or None, problem.grid)
     scales = {}
+    learned = [prior.learn(problem) for prior in learning]
+    if learned:
+        known += learned
+        bound = [bind_prior(prior, problem.layout, problem.grid, models) for prior in learned]
+        problem = problem.with_priors([*problem.priors, *bound])
+        scales |= {prior.name: prior.learned() for prior in learned}
     if automatic:
         from .scale import choose_scales
 
         sample, own = mosaic(problem, automatic, values)
-        automatic, scales = choose_scales(
+        automatic, chosen = choose_scales(
             sample, automatic, models, own, _local_solver(problem), lambda trial: _accepting(solver, trial)
         )
+        scales |= chosen
         bound = [bind_prior(prior, problem.layout, problem.grid, models) for prior in automatic]
         problem = problem.with_priors([*problem.priors, *bound])
-        for entry in scales.values():
+        for entry in chosen.values():
             entry["pixels"] = sample.n_pixels
     solver = _accepting(solver, problem)
     frames = _frames(problem) if follow else None
@@ -203,6 +217,15 @@ def _fit_jointly(cubes, models, priors, solver, *, init, progress, **options) ->
         if prior.positive_only:
             _warn_where_not_positive(result, prior)
     return result._with_meta(medium=check_media(result, [term.observation for term in problem.terms]))
+
+
+def _own_priors(models: Sequence[Model], given: Sequence[Prior]) -> list[Prior]:
+    """Priors that models bring with them, but for those of a kind that the user gave one of."""
+    own, kinds = [], {prior.name for prior in given}
+    for model in models:
+        for component in model.components:
+            own += [prior for prior in component.own_priors() if prior.name not in kinds and prior not in own]
+    return own
 
 
 def _warn_where_not_positive(result: FitResult, prior) -> None:
@@ -283,14 +306,15 @@ def _result(problem: Problem, outcome, priors, solver, meta) -> FitResult:
     free_factor = (
         np.concatenate([factor[layout.rows[key]] for key in layout.free_keys]) if layout.free_keys else factor[:0]
     )
-    i, j = np.tril_indices(problem.n_free)
     covariance = outcome.covariance
-    factors = (free_factor[i] * free_factor[j])[:, None]
-    if np.all((factors > 1e-20) & (factors < 1e20)):
-        with np.errstate(over="ignore"):  # beyond what the type holds a variance is infinite, as good as unknown
-            covariance *= factors.astype(covariance.dtype)
-    else:  # variances in the data's unit that single precision could not hold
-        covariance = covariance * factors
+    if isinstance(covariance, np.ndarray):
+        i, j = np.tril_indices(problem.n_free)
+        factors = (free_factor[i] * free_factor[j])[:, None]
+        if np.all((factors > 1e-20) & (factors < 1e20)):
+            with np.errstate(over="ignore"):  # beyond what the type holds a variance is infinite, as good as unknown
+                covariance *= factors.astype(covariance.dtype)
+        else:  # variances in the data's unit that single precision could not hold
+            covariance = covariance * factors
     transform = factor[:, None] * layout.transform / free_factor[None, :]
     auxiliary = [{k: v.cpu().numpy() for k, v in inputs.items()} for inputs in problem.physical_auxiliary]
     return FitResult(
@@ -312,7 +336,7 @@ def _result(problem: Problem, outcome, priors, solver, meta) -> FitResult:
 
 
 def _sampler(problem: Problem, outcome) -> Metropolis | Perturbation | None:
-    if not problem.n_free:
+    if not problem.n_free or isinstance(outcome.covariance, FactoredCovariance):
         return None
     return Perturbation(problem, outcome.free) if problem.couples_pixels else Metropolis(problem)
 

@@ -138,6 +138,10 @@ class Model(Configurable):
     """Optional: where derived quantities are no linear function of the parameters within their errors,
     ``far_from_linear(values, sigma) -> bool (pixels,)``. Their errors are then taken from draws."""
 
+    gather = None
+    """Optional: one cube from what users have, ``gather(data, *, uncertainty, mask) -> (data, uncertainty, mask)``,
+    for models whose data come in another form, such as a mapping of channels to images."""
+
     periods: Mapping[str, float] = MappingProxyType({})
     """The period of each derived quantity that is an angle, in its unit."""
 
@@ -188,6 +192,10 @@ class Model(Configurable):
         It is given all parameters, and of the auxiliary inputs those that it names as arguments.
         """
         return {}
+
+    def own_priors(self) -> tuple:
+        """Priors without which the model has no answer, used where the user gives none of their kind."""
+        return ()
 
     def vector_axis(self, name: str) -> tuple[str, u.Quantity | None]:
         """The world axis of a vector's map, fitted or derived: its name, and the places along it (None: 0, 1, ...)."""

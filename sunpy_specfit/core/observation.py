@@ -39,7 +39,7 @@ from .uncertainty import Sigma, estimate_noise, read_uncertainty
 from .warnings import SpecfitWarning
 from .window import read_spectral_axis, read_window
 
-__all__ = ["Observation"]
+__all__ = ["Observation", "with_tables"]
 
 # So many times the typical value nothing is a measurement.
 _WILD = 1e8
@@ -442,10 +442,10 @@ class Observation:
         errors = None if sigma is None else StdDevUncertainty(shaped(sigma))
         contents = {"data": shaped(values), "unit": unit, "uncertainty": errors, "mask": shaped(mask), "meta": {}}
         if not self.axes.grid:
-            return NDCube(wcs=_with_tables(plain_wcs(), leading), **contents)
+            return NDCube(wcs=with_tables(plain_wcs(), leading), **contents)
         template = with_own_coordinates(self._template)
         return template.to_nddata(
-            wcs=_with_tables(template.wcs, leading),
+            wcs=with_tables(template.wcs, leading),
             nddata_type=NDCube,
             extra_coords=behind_axes(template.extra_coords, len(leading)) if leading else "copy",
             global_coords="copy",
@@ -494,7 +494,7 @@ class Observation:
         return out
 
 
-def _with_tables(wcs, axes: Sequence[tuple[str, u.Quantity]]):
+def with_tables(wcs, axes: Sequence[tuple[str, u.Quantity]]):
     """A WCS with further world axes, each a table, in front of its array axes."""
     if not axes:
         return wcs

@@ -328,6 +328,15 @@ class PixelBlock:
         quadratic = prior.quadratic(maps)
         for name in maps:
             gradient, curvature = quadratic.gradient[name], quadratic.diagonal[name]
+            joined = (quadratic.within or {}).get(name)
+            if joined is not None:
+                slope, within = joined
+                moved = torch.stack([slope * column[name] for column in columns])  # (free, k, pixels)
+                turned = torch.einsum("kl,jlp->jkp", within.to(moved), moved)
+                for i, column in enumerate(columns):
+                    vector[i] -= _rows(gradient * column[name])
+                    matrix[packed.index(i, 0) : packed.index(i, 0) + i + 1] += (moved[i] * turned[: i + 1]).sum(1)
+                continue
             for i, column in enumerate(columns):
                 if not column[name].any():
                     continue

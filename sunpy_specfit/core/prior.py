@@ -33,11 +33,14 @@ class Prior(Configurable):
     positive_only : bool
         Whether it makes sense for positive quantities only: then a fitted one that may be negative is refused, and a
         derived one that is negative warned of.
+    learns : bool
+        Whether it still has to see the data: `sunpy_specfit.fit` then asks `learn` for the prior to use.
     """
 
     couples_pixels: bool = False
     automatic: bool = False
     positive_only: bool = False
+    learns: bool = False
 
     @property
     @abstractmethod
@@ -63,6 +66,14 @@ class Prior(Configurable):
     def with_scales(self, scales: Mapping[str, u.Quantity]) -> Prior:
         """The same prior with these scales, by name of the quantity, in place of the automatic ones."""
         raise NotImplementedError(f"{type(self).__name__} has no scale to choose")
+
+    def learn(self, problem) -> Prior:
+        """The same prior with what it takes from the data of a `~sunpy_specfit.core.problem.Problem`."""
+        raise NotImplementedError(f"{type(self).__name__} has nothing to learn")
+
+    def learned(self) -> dict:
+        """What it took from the data, for ``result.meta["prior_scales"]``."""
+        return {}
 
 
 class BoundPrior:
@@ -149,6 +160,9 @@ class Quadratic:
     noise : callable, optional
         Takes a `torch.Generator` and returns maps of noise whose covariance is the curvature: draws of whole maps are
         made of it.
+    within : dict of str to (`torch.Tensor`, `torch.Tensor`), optional
+        For a vector quantity whose numbers are joined within a pixel: slope ``(k, pixels)`` and matrix ``(k, k)`` of
+        the curvature diag(slope) matrix diag(slope), of which ``diagonal`` tells only a part.
     """
 
     gradient: dict[str, torch.Tensor]
@@ -156,6 +170,7 @@ class Quadratic:
     diagonal: dict[str, torch.Tensor]
     cosine: Mapping[str, CosineCurvature] | None = None
     noise: Callable[[torch.Generator], dict[str, torch.Tensor]] | None = None
+    within: Mapping[str, tuple[torch.Tensor, torch.Tensor]] | None = None
 
 
 def separable_quadratic(prior: BoundPrior, maps: Maps) -> Quadratic:

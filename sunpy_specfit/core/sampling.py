@@ -10,6 +10,7 @@ from scipy.special import ndtri
 from scipy.stats.qmc import Sobol
 
 from .covariance import Propagation, packed_row
+from .factored import FactoredCovariance
 from .metropolis import Metropolis
 
 __all__ = ["derived_draws", "displaced", "draw", "spread_of_draws"]
@@ -60,6 +61,10 @@ def draw(
         [np.atleast_2d(propagation.values[key]) for key in layout.free_keys] or [np.empty((0, pixels))]
     ).astype(float)
     rng = np.random.default_rng(seed)
+    if isinstance(propagation.covariance_rows, FactoredCovariance):
+        draws = propagation.covariance_rows.draws(n, rng, mean)
+        draws = np.clip(draws, lower[:, None], upper[:, None])
+        return _moved(propagation, draws - mean)
     # Shared numbers come first: their draws then do not depend on the pixel.
     order = np.argsort(~layout.shared, kind="stable")
     n_shared = int(layout.shared.sum())

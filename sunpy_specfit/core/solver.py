@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from .arguments import Configurable
+from .factored import FactoredCovariance
 
 __all__ = ["Solution", "Solver"]
 
@@ -24,13 +25,16 @@ class Solution:
     status : `torch.Tensor`
         Bits of `~sunpy_specfit.Status`, ``(pixels,)``, int32. The engine adds those that any solution has
         (AT_BOUND, UNCONSTRAINED, LOW_SIGNAL, ...).
-    covariance : `torch.Tensor`, optional
+    covariance : `torch.Tensor` or `~sunpy_specfit.core.factored.FactoredCovariance`, optional
         Packed lower triangle, ``(k (k + 1) / 2, pixels)``: inverse of the undamped Hessian. Without it
-        the engine inverts the Hessian of each pixel's block, which is right where pixels are not coupled.
+        the engine inverts the Hessian of each pixel's block, which is right where pixels are not coupled. In factored
+        form the engine takes the solution as it is, and needs its leverage.
     leverage : `torch.Tensor`, optional
         tr(H⁻¹ A) of each pixel, ``(pixels,)``: the degrees of freedom that the data spent there.
     quadratic : tuple of `torch.Tensor`, optional
         What ``linearize`` of the block gives at ``free``, where the solver knows it: the engine then need not ask.
+    chi2 : `torch.Tensor`, optional
+        The misfit of each pixel there, ``(pixels,)``, where the solver knows it; used with a factored covariance.
     final : bool
         Whether ``free`` is the exact minimum of ``quadratic``, so that no last step is worth trying.
     weights : dict
@@ -41,9 +45,10 @@ class Solution:
 
     free: torch.Tensor
     status: torch.Tensor
-    covariance: torch.Tensor | None = None
+    covariance: torch.Tensor | FactoredCovariance | None = None
     leverage: torch.Tensor | None = None
     quadratic: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+    chi2: torch.Tensor | None = None
     final: bool = False
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
@@ -63,12 +68,15 @@ class Solver(Configurable):
     uses_proximal : bool
         Whether it works with the proximal operator of priors that have a kink, and is right there in a few steps:
         then it is asked for each trial of an automatic scale.
+    factored : bool
+        Whether its covariances are `~sunpy_specfit.core.factored.FactoredCovariance`.
     """
 
     preference: ClassVar[int] = 0
     whole_map: ClassVar[bool] = True
     needs_start: ClassVar[bool] = True
     uses_proximal: ClassVar[bool] = False
+    factored: ClassVar[bool] = False
 
     def suits(self, problem) -> str | None:
         """None if it can solve each pixel of the problem by itself, else the reason; couplings are not looked at."""

@@ -20,6 +20,7 @@ from ndcube import GlobalCoords, NDCube
 from .canvas import Canvas
 from .covariance import Propagation
 from .expression import from_plain, missing, model_from_plain, model_to_plain, to_plain
+from .factored import FactoredCovariance
 from .frame import Frame
 from .layout import Layout
 from .prediction import Surroundings
@@ -49,7 +50,7 @@ def save(result, path) -> None:
         "canvases": [canvas.to_plain() for canvas in result._canvases],
         "models": models,
         "values": [[key, value] for key, value in propagation.values.items()],
-        "covariance": propagation.covariance_rows,
+        "covariance": _covariance_to_plain(propagation.covariance_rows),
         "transform": propagation.transform,
         "derived": [[key, propagation.value(key), propagation.sigma(key)] for key in layout.derived],
         "auxiliary": to_plain(propagation.auxiliary),
@@ -105,7 +106,7 @@ def load(cls, path, model=None):
             observations=canvases,
             layout=layout,
             values=values,
-            covariance=_array(contents["covariance"]),
+            covariance=_covariance_from_plain(contents["covariance"]),
             transform=_array(contents["transform"]),
             chi2=_array(contents["chi2"]),
             dof=_array(contents["dof"]),
@@ -139,6 +140,14 @@ def _models(plain: list, given) -> list:
     if len(models) != len(plain):
         raise ValueError(f"the file holds a fit of {len(plain)} models, found {len(models)}")
     return models
+
+
+def _covariance_to_plain(covariance):
+    return covariance.to_plain() if isinstance(covariance, FactoredCovariance) else covariance
+
+
+def _covariance_from_plain(plain):
+    return FactoredCovariance.from_plain(plain) if hasattr(plain, "keys") else _array(plain)
 
 
 def _array(value) -> np.ndarray | None:

@@ -1,6 +1,7 @@
 """Synthetic scenes, line data and access to sample data."""
 
 from .atomic_line import AtomicLine
+from .dem_scene import DEMScene, dem_scene
 from .lines import line, list_lines
 from .milne_eddington import milne_eddington_cube
 from .synthetic import gaussian_cube, spectral_wcs
@@ -9,9 +10,11 @@ from .zeeman import Level, ZeemanComponents, ZeemanPattern
 
 __all__ = [
     "AtomicLine",
+    "DEMScene",
     "Level",
     "ZeemanComponents",
     "ZeemanPattern",
+    "dem_scene",
     "gaussian_cube",
     "line",
     "list_lines",

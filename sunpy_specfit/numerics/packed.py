@@ -12,6 +12,7 @@ import torch
 
 __all__ = [
     "cholesky",
+    "cholesky_in_place",
     "diagonal_index",
     "factorize",
     "index",
@@ -24,6 +25,7 @@ __all__ = [
     "scale_both",
     "size",
     "solve",
+    "substitute",
     "unpack",
     "upper_product",
 ]
@@ -142,7 +144,7 @@ def scale_both(packed: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     return scaled
 
 
-def _cholesky(scaled: torch.Tensor) -> torch.Tensor:
+def cholesky_in_place(scaled: torch.Tensor) -> torch.Tensor:
     """Packed Cholesky factor, in place; its diagonal holds reciprocals. Pivots are kept above round-off."""
     k = size(scaled.shape[0])
     floor = 10 * torch.finfo(scaled.dtype).eps
@@ -159,8 +161,8 @@ def _cholesky(scaled: torch.Tensor) -> torch.Tensor:
     return scaled
 
 
-def _substitute(factor: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
-    """Solve L Lᵀ x = vector in place."""
+def substitute(factor: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    """Solve L Lᵀ x = vector in place, with L from `cholesky_in_place`."""
     k = vector.shape[0]
     for i in range(k):
         for m in range(i):
@@ -195,8 +197,8 @@ def factorize(packed: torch.Tensor, damping=0.0) -> Callable[[torch.Tensor], tor
     scaled, scale = _unit_diagonal(packed, damping)
     k = scale.shape[0]
     if k <= _UNROLLED and packed.shape[-1] > _FEW:
-        own = _cholesky(scaled)
-        return lambda vector: _substitute(own, vector * scale).mul_(scale)
+        own = cholesky_in_place(scaled)
+        return lambda vector: substitute(own, vector * scale).mul_(scale)
     full = unpack(scaled)
     factor, failed = torch.linalg.cholesky_ex(full)
     if failed.any():
@@ -216,7 +218,7 @@ def cholesky(packed: torch.Tensor) -> torch.Tensor:
     """L with L Lᵀ = A for each matrix, packed; rows that the matrix knows nothing of are zero."""
     k = size(packed.shape[0])
     scaled, scale = _unit_diagonal(packed, 0.0)
-    factor = _cholesky(scaled)
+    factor = cholesky_in_place(scaled)
     for i in range(k):
         factor[index(i, i)] = 1.0 / factor[index(i, i)]
         for j in range(i + 1):
@@ -274,7 +276,7 @@ def inverse(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     result = torch.empty_like(packed)
     undetermined = ~determined
     if k <= _UNROLLED:
-        factor = _cholesky(scaled.clone())
+        factor = cholesky_in_place(scaled.clone())
         # With a unit diagonal, 1 / pivot² is the variance inflation: beyond 1e10 the direction is numerically free.
         weak = torch.zeros(pixels, dtype=torch.bool, device=packed.device)
         for i in range(k):

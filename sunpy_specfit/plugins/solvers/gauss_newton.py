@@ -133,7 +133,7 @@ class GaussNewton(Solver):
 
     @staticmethod
     def _as_told(here: Curvature, there: Curvature, step: torch.Tensor) -> bool:
-        """Whether the slope after a step is what the quadratic had said, priors included: then it is no approximation."""
+        """Whether the slope after a step is what the quadratic had said, so that it is no approximation."""
         told = here.gradient + here.product(step)
         return float((there.gradient - told).norm()) <= 1e-3 * float(here.gradient.norm())
 

@@ -1,0 +1,192 @@
+"""What a map says of its prior: the level of its DEMs, and by how much they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from ...core import registry
+from ...numerics import data_space, packed
+
+__all__ = ["Evidence", "sample_pixels"]
+
+# So many pixels tell as much as any.
+_PIXELS = 512
+# From fewer pixels than these no common mean is learned: it would be made of each pixel's own data.
+_FEWEST = 32
+# What is learned needs no more exact solutions.
+_ITERATIONS, _TOLERANCE = 12, 0.1
+# Scales are sought in steps of this factor, between these.
+_STEP, _LEAST, _MOST = 2**0.5, 0.15, 6.0
+
+
+def sample_pixels(problem) -> np.ndarray:
+    """Some pixels, evenly spread over the map."""
+    n = problem.n_pixels
+    return np.unique(np.linspace(0, n - 1, min(n, _PIXELS)).astype(int))
+
+
+class Evidence:
+    """Some pixels of a problem, asked how well a prior explains them.
+
+    Parameters
+    ----------
+    problem : `~sunpy_specfit.core.problem.Problem`
+    pixels : `numpy.ndarray`
+    """
+
+    def __init__(self, problem, pixels: np.ndarray):
+        self.problem = problem
+        block = problem.spectra(pixels, torch.float64)
+        worth = block.terms[0].weight.sum(0) > 0
+        self.pixels = torch.as_tensor(pixels)[worth]
+        self.block = block.select(worth.nonzero()[:, 0])
+        self.data, self.weight = self.block.terms[0].data, self.block.terms[0].weight
+        one = problem.block(slice(0, 1), torch.float64)
+        _, columns = one.jacobian(torch.zeros((problem.n_free, 1), dtype=torch.float64))
+        self._last: torch.Tensor | None = None
+        self.response = torch.stack([column[:, 0] for column in columns], 1)
+
+    def forget(self) -> None:
+        """Start from nothing when next asked."""
+        self._last = None
+
+    def own(self, levels: torch.Tensor) -> torch.Tensor:
+        """Of numbers for all pixels those of the sample."""
+        return levels[self.pixels]
+
+    def level(self, shape: np.ndarray) -> float:
+        """By what a DEM of this shape must be multiplied to give the light of the typical pixel."""
+        levels = _levels(self.data, self.weight, self.response, shape)
+        known = levels[torch.isfinite(levels) & (levels > 0)]
+        return float(known.median()) if len(known) else 1.0
+
+    def pixel_level(self, shape: np.ndarray, typical: float) -> torch.Tensor:
+        """The same for every pixel of the problem, ``(pixels,)``."""
+        out = torch.full((self.problem.n_pixels,), typical, dtype=torch.float64)
+        for part in self.problem.slices():
+            term = self.problem.spectra(part, torch.float64).terms[0]
+            levels = _levels(term.data, term.weight, self.response, shape)
+            out[part] = torch.where(torch.isfinite(levels) & (levels > 0), levels, typical)
+        return out
+
+    @property
+    def tells_mean(self) -> bool:
+        """Whether there are pixels enough to learn from."""
+        return len(self.pixels) >= _FEWEST
+
+    def solve(self, prior):
+        """The sample's pixels with some prior, from where the last ones ended."""
+        solver = registry.get("solver", "data_space")(max_iterations=_ITERATIONS, tolerance=_TOLERANCE)
+        block = _with_prior(self.block, prior, self.problem)
+        start = block.nothing() if self._last is None else self._last[None]
+        solution = solver.solve(block, start)
+        self._last = solution.free
+        return solution
+
+    def mean(self, prior, first: torch.Tensor, spread: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The mean that pixels with some prior's covariance (of logarithms) have in common, and its covariance.
+
+        Its own prior is N(first, spread). Given it, each pixel's linearised data have the covariance F C Fᵀ + N: what
+        all pixels say together is one system of the size of the vector.
+        """
+        solution = self.solve(prior)
+        free = solution.free
+        covariance = solution.covariance
+        x = free.log()
+        information, pull = torch.linalg.inv(spread), 0.0
+        for part in covariance._chunks():
+            scale, _, lower = covariance._of(part)
+            root_weight = self.weight[:, part].sqrt()
+            jacobian = self.response[:, :, None] * scale * root_weight[:, None]
+            residual = root_weight * (self.data[:, part] - self.response @ free[:, part])
+            residual = residual + (jacobian * (x[:, part] - first[:, None])).sum(1)
+            jacobian, residual = data_space.whiten(lower, jacobian), data_space.whiten(lower, residual)
+            information = information + torch.einsum("mkp,mlp->kl", jacobian, jacobian)
+            pull = pull + torch.einsum("mkp,mp->k", jacobian, residual)
+        uncertain = torch.linalg.inv(information)
+        return first + uncertain @ pull, 0.5 * (uncertain + uncertain.T)
+
+    def scatter(self, prior) -> torch.Tensor:
+        """The covariance of the pixels' logarithms about a prior's mean, their own uncertainty with it."""
+        solution = self.solve(prior)
+        covariance = solution.covariance
+        away = solution.free.log() - prior.mean[:, None]
+        root, n = prior.root, away.shape[-1]
+        total = away @ away.T + n * root @ root.T
+        for part in covariance._chunks():
+            _, factor, lower = covariance._of(part)
+            seen = torch.matmul(root, data_space.whiten(lower, factor))
+            total = total - torch.einsum("mkp,mlp->kl", seen, seen)
+        return total / n
+
+    def criterion(self, prior, kind: str) -> float:
+        """How badly a prior explains the sample, a pixel."""
+        solution = self.solve(prior)
+        chi2 = solution.chi2
+        if kind == "sure":
+            return float((chi2 + 2 * solution.leverage).mean())
+        if kind == "discrepancy":
+            return float(chi2.sum() / (self.weight > 0).sum())
+        energy = prior.energy({prior.quantity: solution.free})
+        return float((chi2 + 2 * energy + log_determinant(solution.covariance)).mean())
+
+    def choose(self, bound: Callable, first: float, kind: str) -> tuple[float, dict[float, float]]:
+        """The scale of a prior that the pixels ask for, and the criterion at each that was tried (less is better).
+
+        Sought from ``first`` in steps of a factor; the discrepancy principle takes the smallest that is good enough.
+        """
+        if not len(self.pixels):
+            return first, {}
+        curve: dict[int, float] = {}
+
+        def ask(n: int) -> float:
+            if n not in curve:
+                value = self.criterion(bound(first * _STEP**n), kind)
+                # Up to the noise, then the smaller the better.
+                curve[n] = value if kind != "discrepancy" else (value if value > 1 else -1 / (first * _STEP**n))
+            return curve[n]
+
+        best = 0
+        for direction in (-1, 1):
+            while _LEAST < first * _STEP ** (best + direction) < _MOST and ask(best + direction) < ask(best):
+                best += direction
+            if best:
+                break
+        found = float(best)
+        if kind != "discrepancy" and {best - 1, best + 1} <= set(curve):
+            down, here, up = (curve[best + n] for n in (-1, 0, 1))
+            bend = down - 2 * here + up
+            found += 0.5 * (down - up) / bend if bend > 0 else 0.0
+        return first * _STEP**found, {first * _STEP**n: value for n, value in sorted(curve.items())}
+
+
+def _with_prior(block, prior, problem):
+    from dataclasses import replace
+
+    from ...core.quantities import Quantities
+
+    quantities = Quantities(problem.layout, (prior.quantity,), problem.physical_auxiliary)
+    return replace(block, priors=[(prior, quantities)])
+
+
+def log_determinant(covariance) -> torch.Tensor:
+    """ln det (1 + H Hᵀ) of each pixel."""
+    parts = []
+    for part in covariance._chunks():
+        _, factor, lower = covariance._of(part)
+        m = factor.shape[0]
+        parts.append(-2 * lower[packed.diagonal_index(m)].log().sum(0))
+    return torch.cat(parts)
+
+
+def _levels(data, weight, response, shape: np.ndarray) -> torch.Tensor:
+    """The geometric mean over channels of data over prediction, by how far each stands above its noise."""
+    expected = (response @ torch.as_tensor(shape))[:, None]
+    signal = data * weight.sqrt()
+    good = (signal > 0) & (expected > 0)
+    trust = torch.where(good, signal.square() / (9 + signal.square()), 0.0)
+    ratio = torch.where(good, data, 1.0).log() - torch.where(expected > 0, expected, 1.0).log()
+    return ((trust * ratio).sum(0) / trust.sum(0)).exp()

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+from scipy.integrate import quad
+
+from sunpy_specfit.plugins.dem.integrate import integrate_response
+
+
+@pytest.mark.parametrize("power", [-3.0, -1.0, 0.0, 2.5])
+def test_a_power_law_is_integrated_exactly(power):
+    t = np.geomspace(1e5, 1e7, 11)
+    edges = np.geomspace(2e5, 9e6, 8)
+    found = integrate_response((t**power)[None], t, edges)[0]
+    if power == -1:
+        exact = np.log(edges[1:] / edges[:-1])
+    else:
+        exact = (edges[1:] ** (power + 1) - edges[:-1] ** (power + 1)) / (power + 1)
+    np.testing.assert_allclose(found, exact, rtol=1e-10)
+
+
+@pytest.mark.parametrize("n_bins", [3, 32, 400])
+def test_bins_wider_and_narrower_than_the_table_agree_with_quadrature(n_bins):
+    log_t = np.arange(5.5, 7.51, 0.1)
+    t, r = 10**log_t, np.exp(-0.5 * ((log_t - 6.2) / 0.12) ** 2)
+    edges = np.logspace(5.73, 7.31, n_bins + 1)
+    found = integrate_response(r[None], t, edges)[0]
+
+    def curve(temperature):
+        return np.exp(np.interp(np.log(temperature), np.log(t), np.log(r)))
+
+    points = t[(t > edges[0]) & (t < edges[-1])]
+    total = quad(curve, edges[0], edges[-1], points=points, limit=500, epsabs=0, epsrel=1e-10)[0]
+    assert found.sum() == pytest.approx(total, rel=1e-8)
+    one = n_bins // 3
+    inside = points[(points > edges[one]) & (points < edges[one + 1])]
+    own = quad(curve, edges[one], edges[one + 1], points=inside if inside.size else None, epsabs=0, epsrel=1e-10)[0]
+    assert found[one] == pytest.approx(own, rel=1e-8)
+
+
+def test_it_is_no_sampling_at_the_middle_of_wide_bins():
+    log_t = np.arange(5.5, 7.51, 0.05)
+    t, r = 10**log_t, np.exp(-0.5 * ((log_t - 6.2) / 0.1) ** 2)
+    edges = np.logspace(5.6, 7.4, 10)
+    sampled = np.interp(np.sqrt(edges[1:] * edges[:-1]), t, r) * np.diff(edges)
+    assert np.max(np.abs(integrate_response(r[None], t, edges)[0] / sampled - 1)) > 0.1
+
+
+def test_a_response_that_begins_at_zero_is_a_straight_line_there():
+    t = np.array([1.0, 2.0, 3.0])
+    found = integrate_response(np.array([[0.0, 0.0, 4.0]]), t, np.array([1.0, 2.0, 2.5, 3.0]))
+    np.testing.assert_allclose(found, [[0.0, 0.5, 1.5]])
