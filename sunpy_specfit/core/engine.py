@@ -156,8 +156,8 @@ def starts(problem: Problem, block: PixelBlock, index, init, previous, n_starts:
         for offset, column in enumerate(range(columns.start, columns.stop)):
             given[column] = value[offset].to(block.transform)
     if not block.terms:
-        # Quadratics: their minimum is one step away.
-        _, matrix, vector = block.linearize(block.nothing()[0])
+        # Quadratics: their minimum is one step away. Priors are heard later: their slope here may be endless.
+        _, matrix, vector = block.linearize(block.nothing()[0], priors=False)
         found = torch.minimum(torch.maximum(packed.solve(matrix, vector), block.lower), block.upper)[None]
         for column, value in given.items():
             found[:, column] = torch.where(torch.isfinite(value), value, found[:, column])

@@ -48,6 +48,8 @@ class Model(Configurable):
         The quantities that ``Smooth()`` acts on when none is named; None for all fitted ones.
     undefined : mapping of str to `~sunpy_specfit.Status`
         Derived quantities that some parameters have none of (NaN), and the flag that says so.
+    losses : tuple of str or None
+        The values of ``loss`` that it can be fitted with; None for all.
 
     Examples
     --------
@@ -70,6 +72,7 @@ class Model(Configurable):
     derived: Mapping[str, Any] = MappingProxyType({})
     smooth: tuple[str, ...] | None = None
     undefined: Mapping[str, Status] = MappingProxyType({})
+    losses: tuple[str, ...] | None = None
     label: str | None = None
 
     _class_parameters: ClassVar[Mapping[str, Parameter]] = MappingProxyType({})

@@ -13,8 +13,8 @@ from .problem import Problem
 
 __all__ = ["Perturbation"]
 
-# Each draw is found to this part of a sigma.
-_ERROR = 0.01
+# Each draw is found to this part of a sigma; small, for in the middle of a hole a draw is found last.
+_ERROR = 1e-4
 
 
 class Perturbation:
@@ -67,7 +67,7 @@ class Perturbation:
             if joint is None:
                 return None
             right = problem.reduce(packed.lower_product(root, own) + joint)
-            solved = curvature.solve(right, tolerance=1e-5, error=_ERROR, precondition=precondition)
+            solved = curvature.solve(right, tolerance=1e-7, error=_ERROR, precondition=precondition)
             moved = problem.unflatten(solved.x)[:, torch.as_tensor(self.pixels, device=free.device)]
             found[number] = moved.double().cpu().numpy() * factor[rows, None]
         return found

@@ -171,6 +171,7 @@ class Prediction:
         """The light of one component before the instrument, ``([stokes,] n, pixels)``."""
         component, frame = self.layout.components[index], self.layout.component_frames[index].physical()
         parameters, auxiliary = propagation.inputs(index)
+        auxiliary = {k: v.double() if v.is_floating_point() else v for k, v in auxiliary.items()}
         trial_x = x if x.shape[1] == 1 else x[:, torch.arange(4) % x.shape[1]]
         trial_inputs = {k: v[..., torch.arange(4) % v.shape[-1]] for k, v in auxiliary.items()}
         batched = BatchedModel.choose(component, trial_x, probe(component, trial_x, frame), trial_inputs)

@@ -162,6 +162,8 @@ def _criterion(trial: Problem, quadratics: Quadratics, with_scales, coupled) -> 
     if coupled(trial).uses_proximal:
         return Thinning(quadratics, with_scales, coupled)
     known = not any(term.observation.noise_origin == "estimated" for term in trial.terms)
+    # What is a quadratic about one place need not be one at other scales: priors must say so of themselves.
+    known &= all(prior.is_quadratic for prior, _ in trial.priors if prior.couples_pixels)
     if trial.loss_name == "gaussian" and known and quadratics.well_posed and quadratics.linear(trial):
         return Sure(quadratics, with_scales)
     return Thinning(quadratics, with_scales)

@@ -141,6 +141,12 @@ def build_problem(
     """
     if loss not in LOSSES:
         raise ValueError(f"loss is one of {', '.join(map(repr, LOSSES))}; found {loss!r}")
+    for component in (component for model in models for component in model.components):
+        if component.losses is not None and loss not in component.losses:
+            raise ValueError(
+                f"{component.component_label()!r} takes loss={' or '.join(map(repr, component.losses))} only, found "
+                f"{loss!r}: it knows more of the noise than a loss that looks at samples one by one"
+            )
     check_seed(seed)
     n = len(cubes)
     each = [_per_cube(value, n) for value in (uncertainty, mask, spectral_axis, window)]

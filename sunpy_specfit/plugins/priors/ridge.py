@@ -104,6 +104,8 @@ def _per_pixel(value, grid: Grid, name: str, what: str) -> torch.Tensor:
 class BoundRidge(BoundPrior):
     """Numbers only; see `Ridge`."""
 
+    is_quadratic = True
+
     def __init__(self, name: str, reference: torch.Tensor, scale: torch.Tensor):
         self.name, self.reference, self.scale = name, reference, scale
 

@@ -104,6 +104,7 @@ class BoundSmooth(BoundPrior):
 
     def __init__(self, scales: Mapping[str, float], stiffness: Differences | FractionalLaplacian, logarithm: bool):
         self.scales, self.stiffness, self.logarithm = scales, stiffness, logarithm
+        self.is_quadratic = not logarithm
 
     def energy(self, maps) -> torch.Tensor:
         total = 0

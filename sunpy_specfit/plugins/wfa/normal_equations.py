@@ -81,30 +81,56 @@ class Shape:
         return sum(matrix.T @ (factor * column) for factor, matrix in self.operators)
 
 
-def fit_shape(shape: Shape, data: torch.Tensor, weight: torch.Tensor, modes: Modes):
-    """Constant, matrix and vector of chi² for data = θ s, every mode of the derivative with the weight it deserves.
+def fit_shape(shape: Shape, others: list[torch.Tensor], data: torch.Tensor, weight: torch.Tensor):
+    """Constant, matrix and vector of chi² for data = θ₀ s + Σ θ_i other_i, with the covariance of all noise in it.
+
+    To the data's own noise comes θ₀ times that of the shape, correlated along the line. It is counted with the θ₀ of a
+    first solution.
 
     Parameters
     ----------
     shape : `Shape`
+    others : list of `torch.Tensor`
+        ``(n, pixels)`` or ``(1, 1)``: further shapes.
     data, weight : `torch.Tensor`
         ``(n, pixels)``; the weight may be expanded from ``(1, 1)``.
-    modes : `Modes`
-        Pixels whose noise is not even have the errors of `fit_shapes`.
     """
-    constant, matrix, vector, solution = _plain(shape, [], data, weight)
-    largest = _largest(weight)
-    strong = solution[0].square() * largest * modes.largest > _NEGLIGIBLE
-    index = (strong & modes.even).nonzero()[:, 0]
-    if len(index):
-        one = largest if largest.shape[-1] == 1 else largest.index_select(-1, index)
-        found = modes.fit(shape.select(index), data.index_select(-1, index), one, solution[0, index])
-        matrix[:, index], vector[:, index], constant[index] = found
-    index = (strong & ~modes.even).nonzero()[:, 0]
-    if len(index):
-        part = fit_shapes([shape.select(index)], [], [data[:, index]], [weight[:, index]])
-        constant[index], matrix[:, index], vector[:, index] = part
+    constant, matrix, vector, solution = _plain(shape, others, data, weight)
+    strong = (solution[0].square() * _largest(weight) * shape.most_noise > _NEGLIGIBLE).nonzero()[:, 0]
+    modes = None if others or not len(strong) else Modes.of(shape, weight)
+    easy = (
+        modes.even.expand(weight.shape[-1])[strong] if modes is not None else torch.zeros_like(strong, dtype=torch.bool)
+    )
+    for index, fit in ((strong[easy], modes.fit if modes is not None else None), (strong[~easy], _fit_in_full)):
+        if not len(index):
+            continue
+        w = weight[:, :1].expand(-1, len(index)) if is_even(weight) else weight.index_select(-1, index)
+        own = [c if c.shape[-1] == 1 else c.index_select(-1, index) for c in others]
+        part = shape.select(index), own, data.index_select(-1, index), w, solution[0, index]
+        matrix[:, index], vector[:, index], constant[index] = fit(*part)
     return constant, matrix, vector
+
+
+def _fit_in_full(shape: Shape, others, data, weight, amplitude):
+    """Matrix, vector and constant with each pixel's whole covariance, in double."""
+    n, pixels = data.shape
+    kernel = sum(
+        factor.double()[:, None] * m.double()[..., None] for factor, m in shape.operators
+    )  # (n, n, 1 or pixels)
+    own = shape.variance.double()
+    spread = torch.einsum(
+        "ikp,kp,jkp->pij", *(v.expand(*v.shape[:-1], pixels) for v in (kernel, own.expand(n, -1), kernel))
+    )
+    used = (weight > 0).T
+    both = used[:, :, None] & used[:, None, :]
+    covariance = torch.where(both, amplitude.double().square()[:, None, None] * spread, 0.0)
+    covariance += torch.diag_embed(torch.where(used, 1 / weight.double().T.clamp_min(1e-300), 1.0))
+    columns = [shape.values, *(c.expand(n, pixels) for c in others), data]
+    right = torch.stack([torch.where(used, c.double().T, 0.0) for c in columns], -1)  # (pixels, n, k + 1)
+    half = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), right, upper=False)
+    gram = (half.mT @ half).to(data)
+    k = len(columns) - 1
+    return packed.pack(gram[:, :k, :k]), gram[:, :k, k].T, gram[:, k, k]
 
 
 def fit_shapes(shapes: list[Shape], others: list[torch.Tensor], data: list[torch.Tensor], weights: list[torch.Tensor]):
@@ -231,8 +257,12 @@ class Modes:
             even = torch.where(used[:, None], weight == weight.amax(0), weight == 0).all(0)
         return cls(shape, used, even) if bool(used.any()) else None
 
-    def fit(self, shape: Shape, data: torch.Tensor, weight: torch.Tensor, amplitude: torch.Tensor):
-        """Matrix, vector and constant with the weights that an amplitude ``(pixels,)`` of the shape gives the modes."""
+    def fit(self, shape: Shape, others, data: torch.Tensor, weight: torch.Tensor, amplitude: torch.Tensor):
+        """Matrix, vector and constant with the weights that an amplitude ``(pixels,)`` of the shape gives the modes.
+
+        Without other shapes; the weight is the same in all samples in use.
+        """
+        weight = weight.amax(0)
         s, y = (self.vectors.T @ (v if bool(self.used.all()) else v[self.used]) for v in (shape.values, data))
         w = weight / (1 + amplitude.square() * weight * self.values)
         weighted = w * s

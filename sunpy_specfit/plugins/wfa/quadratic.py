@@ -7,7 +7,7 @@ import torch
 from ...numerics import packed
 from .even_noise import fit_longitudinal, fit_transverse
 from .formulas import factors_of, times
-from .normal_equations import Modes, Shape, fit_shape, fit_shapes, is_even
+from .normal_equations import Shape, fit_shape, fit_shapes, is_even
 
 __all__ = ["field_quadratic"]
 
@@ -52,11 +52,7 @@ def field_quadratic(
     signed = [across if model.sign(s) > 0 else across.times(-1.0) for s in "QU"]
     lengthwise = lengthwise if model.sign("V") > 0 else lengthwise.times(-1.0)
     linear = fit_shapes(signed, others, [q, u], [wq, wu])
-    modes = None if others else Modes.of(lengthwise, wv)
-    if modes is None:
-        circular = fit_shapes([lengthwise], others, [v], [wv])
-    else:
-        circular = fit_shape(lengthwise, v, wv, modes)
+    circular = fit_shape(lengthwise, others, v, wv)
     return *_assembled(model, linear, circular), valid
 
 

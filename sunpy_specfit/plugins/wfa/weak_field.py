@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import astropy.units as u
 import numpy as np
@@ -26,6 +26,8 @@ __all__ = ["WeakField"]
 
 # Where the splitting exceeds this part of the Doppler width, a Gaussian profile's slope is ten per cent off.
 _STRONG = 0.45
+# Lines nearer to each other than this part of their wavelength are one line (20 km/s).
+_APART = 6.7e-5
 # Signals below so many sigma: the transverse field's errors are no longer Gaussian; there is none at all.
 _LINEAR, _DETECTED = 4.0, 3.0
 
@@ -91,10 +93,9 @@ class WeakField(Model):
 
     λ0 is the centre of gravity of each pixel's profile, not the rest wavelength.
 
-    Errors in variables: the noise of I enters the right-hand side with the field. For V, where noise is even along the
-    line, the fit weighs each mode of the derivative by its own noise, σ_V² + (C g B_los)² σ_I² D Dᵀ, with one round of
-    re-weighting; for Q and U, whose errors are correlated by it, and elsewhere, the errors count it and the weights do
-    not. Without it pulls reach 1.4 to 5 at a kilogauss in Fe I 6302.5.
+    Errors in variables: the noise of I enters the right-hand side with the field. For V the fit weighs by its whole
+    covariance, σ_V² + (C g B_los)² D Σ_I Dᵀ, with one round of re-weighting; for Q and U, whose errors are correlated
+    by it, the errors count it and the weights do not. Without it pulls reach 1.4 to 5 at a kilogauss in Fe I 6302.5.
 
     Status: STRONG_FIELD where the splitting exceeds 0.45 Doppler widths (B_los is then ten per cent low), FLAT_PROFILE
     where I has no line, NO_POLARIZATION where nothing exceeds three sigma, AMBIGUOUS where there is a transverse field,
@@ -123,6 +124,7 @@ class WeakField(Model):
     references = ("10.1007/1-4020-2415-0", "10.3847/1538-4357/aae087")
     stokes = "QUV"
     smooth = ("b_los", "b_q", "b_u")
+    losses = ("gaussian",)
     derived: Mapping[str, u.UnitBase] = {"b_trans": u.G, "azimuth": u.deg}
     periods: Mapping[str, float] = {"azimuth": 180.0}
 
@@ -168,13 +170,15 @@ class WeakField(Model):
         self.stokes_reference = stokes_reference
         self.label = label
         self._check(linear)
-        given = [lines] if isinstance(lines, (str, AtomicLine)) else list(lines)
+        given = [lines] if isinstance(lines, (str, AtomicLine)) or not isinstance(lines, Iterable) else list(lines)
         if not given:
             raise ValueError("WeakField needs a line, found none; for example WeakField('Fe I 6302.5')")
         self._lines = [line(one) if isinstance(one, str) else one for one in given]
         for one in self._lines:
             if not isinstance(one, AtomicLine):
-                raise TypeError(f"WeakField: a line is a name or an AtomicLine, found {one!r}")
+                raise TypeError(f"WeakField: a line is a name, such as 'Fe I 6302.5', or an AtomicLine; found {one!r}")
+            if [other.name for other in self._lines].count(one.name) > 1:
+                raise ValueError(f"WeakField: {one.name} is given twice")
             if one.blend:
                 raise ValueError(
                     f"WeakField: {one.name} is a blend of several lines with Landé factors of their own, to which the "
@@ -190,7 +194,10 @@ class WeakField(Model):
                 f"WeakField: derivative is one of {', '.join(map(repr, METHODS))}; found {self.derivative!r}"
             )
         if self.core_width is not None and not (
-            isinstance(self.core_width, u.Quantity) and self.core_width.isscalar and self.core_width > 0 * u.AA
+            isinstance(self.core_width, u.Quantity)
+            and self.core_width.isscalar
+            and self.core_width.unit.is_equivalent(u.AA)
+            and self.core_width > 0 * u.AA
         ):
             raise ValueError(
                 f"WeakField: core_width is a positive wavelength such as 0.1 * u.AA, found {self.core_width!r}"
@@ -244,6 +251,7 @@ class WeakField(Model):
     def prepare(self, observation) -> dict[str, torch.Tensor]:
         """I, its variance, the matrices of its derivatives, and the centre and splitting of the line at each sample."""
         intensity, variance = observation.with_stokes("I").samples()
+        known = self._known(observation, intensity)
         x = np.asarray(observation.x, float)
         mean = x if x.ndim == 1 else x.mean(1)
         unit = observation.spectral_unit
@@ -255,26 +263,28 @@ class WeakField(Model):
         shift = torch.as_tensor(x - mean[:, None] if x.ndim > 1 else np.zeros((1, 1)))
         centers, edges, strengths = [], [], []
         for number, one in enumerate(self._lines):
-            own = (owner == number) & used
-            own = own if own.sum() >= 3 else owner == number
+            own = (owner == number) & known
+            own = own & used if (own & used).sum() >= 3 else own
             window = LineWindow(mean[own], rests[number], intensity[torch.as_tensor(np.flatnonzero(own))])
             centers.append(window.center + shift.mean(0))
-            width, margin = window.doppler_width, 0.5 * window.spacing
+            # In whole quarters of a sample, so that one pixel more or less in the mean hardly ever moves an edge.
+            quarter = 0.25 * window.spacing
+            width, margin = quarter * round(window.doppler_width / quarter), 2 * quarter
             if self.core_width is not None:
                 width, margin = self.core_width.to_value(unit), 0.0
             lorentz = LORENTZ_SPLITTING * self._rests[number].to_value(u.AA) ** 2 * u.AA.to(unit)
             edges.append((max(width - margin, margin), width + margin))
             strengths.append((lorentz * one.g_eff, lorentz**2 * self._transverse_factor(one), window.doppler_width))
-        index, own = torch.as_tensor(np.maximum(owner, 0)), torch.as_tensor(owner >= 0).double()[:, None]
+        index, own = torch.as_tensor(np.maximum(owner, 0)), torch.as_tensor((owner >= 0) & known).double()[:, None]
         splitting, squared, doppler = (torch.tensor(v, dtype=torch.float64) for v in zip(*strengths, strict=True))
         core, wing = torch.tensor(edges, dtype=torch.float64).T
-        first, second = (self._matrix(x, order) for order in (1, 2))
+        first, second = (self._matrix(x, known, order) for order in (1, 2))
         lengthwise = -splitting[index][:, None] * first.mean(-1)
         modes = EvenModes(lengthwise, own[:, 0] > 0)
         center = torch.stack(centers)
         return {
-            "intensity": intensity,
-            "variance": variance if variance.ndim > 1 else variance.reshape(1, 1),
+            "intensity": intensity if known.all() else torch.where(torch.as_tensor(known)[:, None], intensity, 0.0),
+            "variance": self._variance(variance, known),
             "slope": first,
             "bend": second,
             # One line: one centre a pixel; several: that of the line that a sample belongs to.
@@ -296,8 +306,8 @@ class WeakField(Model):
         medium = self.medium or "air"
         others = [line(name) for name in list_lines()["name"]]
         places = [one.wavelength("vacuum" if one.air is None else medium).to_value(unit) for one in others]
-        spacing = np.abs(np.diff(x)).min() if len(x) > 1 else 0.0
-        return np.array([p for p in places if x.min() <= p <= x.max() and np.abs(p - rests).min() > spacing])
+        # Nearer than that, an entry is one of the lines that are fitted, by another source.
+        return np.array([p for p in places if x.min() <= p <= x.max() and np.abs(p - rests).min() > _APART * p])
 
     def _transverse_factor(self, one: AtomicLine) -> float:
         # With b_q and b_u held fixed, a line needs no second-order factor.
@@ -305,8 +315,32 @@ class WeakField(Model):
             return 0.0
         return one.G
 
-    def _matrix(self, x: np.ndarray, order: int) -> torch.Tensor:
-        """A derivative matrix, ``(n, n, 1)``, or one for each pixel where grids differ by more than a shift."""
+    @staticmethod
+    def _known(observation, intensity: torch.Tensor) -> np.ndarray:
+        """At which wavelengths I is known, in most pixels, or outside the window in all: the derivative's grid."""
+        missing = torch.isnan(intensity).double().mean(1).numpy()
+        used = observation.used
+        outside = ~used if used is not None and used.ndim == 1 else np.zeros(len(missing), bool)
+        known = missing <= np.where(outside, 0.0, 0.5)
+        return known if known.sum() >= 3 else np.ones_like(known)
+
+    @staticmethod
+    def _variance(variance: torch.Tensor, known: np.ndarray) -> torch.Tensor:
+        if variance.ndim <= 1:
+            return variance.reshape(1, 1)
+        return variance if known.all() else torch.where(torch.as_tensor(known)[:, None], variance, 0.0)
+
+    def _matrix(self, x: np.ndarray, known: np.ndarray, order: int) -> torch.Tensor:
+        """A derivative matrix, ``(n, n, 1)``, or one for each pixel where grids differ by more than a shift.
+
+        It is zero where nothing is known of I.
+        """
+        if not known.all():
+            part = self._matrix(x[known], known[known], order)
+            whole = part.new_zeros((len(x), len(x), part.shape[-1]))
+            place = torch.as_tensor(np.flatnonzero(known))
+            whole[place[:, None], place] = part
+            return whole
         grids = [x] if x.ndim == 1 else list(x.T)
         steps = np.diff(grids[0])
         if len(grids) == 1 or all(np.allclose(np.diff(g), steps, rtol=1e-6) for g in grids[1:]):
