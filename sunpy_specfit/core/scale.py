@@ -44,22 +44,31 @@ class Scales:
     Attributes
     ----------
     priors : list of Prior
-    names : list of (int, str)
-        For each scale the prior's number and the quantity.
+    names : list of (int, tuple of str)
+        For each scale the prior's number and the quantities: one, or all parts of a vector.
     units : list of Unit
     values : list of float
     """
 
     priors: Sequence[Prior]
-    names: list[tuple[int, str]]
+    names: list[tuple[int, tuple[str, ...]]]
     units: list[u.UnitBase]
     values: list[float]
+
+    def join(self, first: int) -> None:
+        """Make one scale of those from a number on, if they are of one unit: which way a vector points is no matter."""
+        if len(set(self.units[first:])) != 1:
+            return
+        names = tuple(name for _, own in self.names[first:] for name in own)
+        self.names[first:] = [(self.names[first][0], names)]
+        self.values[first:] = [float(np.exp(np.mean(np.log(self.values[first:]))))]
+        del self.units[first + 1 :]
 
     def bound(self, problem: Problem, models, values: Sequence[float] | None = None):
         """Priors with their scales, and bound to the problem."""
         given: list[dict[str, u.Quantity]] = [{} for _ in self.priors]
-        for (number, name), unit, value in zip(self.names, self.units, values or self.values, strict=True):
-            given[number][name] = value * unit
+        for (number, names), unit, value in zip(self.names, self.units, values or self.values, strict=True):
+            given[number] |= dict.fromkeys(names, value * unit)
         priors = [prior.with_scales(own) for prior, own in zip(self.priors, given, strict=True)]
         return priors, [bind_prior(prior, problem.layout, problem.grid, models) for prior in priors]
 
@@ -137,16 +146,17 @@ def choose_scales(
             break
     priors, _ = scales.bound(problem, models)
     info: dict[str, dict] = {}
-    for (number, name), unit, value, curve in zip(scales.names, scales.units, scales.values, curves, strict=True):
-        key = f"{automatic[number].name}:{name}"
-        same = sum(k == key or k.startswith(key + ":") for k in info)
-        info[f"{key}:{same + 1}" if same else key] = {
-            "scale": float(value),
-            "unit": unit.to_string(),
-            "chosen_by": risk.name,
-            "tried": [s for s, _ in sorted(curve.items())],
-            "error_of_prediction": [e for _, e in sorted(curve.items())],
-        }
+    for (number, names), unit, value, curve in zip(scales.names, scales.units, scales.values, curves, strict=True):
+        for name in names:
+            key = f"{automatic[number].name}:{name}"
+            same = sum(k == key or k.startswith(key + ":") for k in info)
+            info[f"{key}:{same + 1}" if same else key] = {
+                "scale": float(value),
+                "unit": unit.to_string(),
+                "chosen_by": risk.name,
+                "tried": [s for s, _ in sorted(curve.items())],
+                "error_of_prediction": [e for _, e in sorted(curve.items())],
+            }
     return priors, info
 
 
@@ -185,7 +195,7 @@ def _groups(scales: Scales, trial: Problem, free, quadratics: Quadratics) -> lis
     joined = quadratics.groups(Coupling(trial, free).joined)
     for rows in joined:
         found.append(([], rows))
-    for i, (_, name) in enumerate(scales.names):
+    for i, (_, (name, *_)) in enumerate(scales.names):
         _, columns = Quantities(trial.layout, (name,), trial.physical_auxiliary).linearize(theta, trial.transform)
         bears = [j for j, column in enumerate(columns) if bool((column[name] != 0).any())]
         number = next((n for n, rows in enumerate(joined) if bears and bears[0] in rows), 0)
@@ -199,15 +209,18 @@ def _first_guess(problem, automatic, models, free, known) -> Scales:
     covariance, undetermined = packed.inverse(problem.linearize(free)[1].matrix)
     usable = known & ~undetermined.any(0)
     for number, prior in enumerate(automatic):
+        first = len(scales.names)
         for name in prior.quantities or smooth_names(problem.layout):
             if not isinstance(prior.given_scale(name), str):
                 continue
             key = problem.layout.resolve(name)
             logarithm = getattr(prior, "logarithm", False)
             unit = problem.layout.units.get(key, problem.layout.derived.get(key))
-            scales.names.append((number, name))
+            scales.names.append((number, (name,)))
             scales.units.append(u.dimensionless_unscaled if logarithm else unit)
             scales.values.append(_spread(problem, name, free, covariance, usable, logarithm))
+        if getattr(prior, "joint", False):
+            scales.join(first)
     return scales
 
 

@@ -32,7 +32,8 @@ class TotalVariation(ScaledPrior):
         Differences below this many scales cost as their square does: it rounds the kink at zero.
     joint : bool
         Whether one length takes the gradients of all quantities together, each over its scale: then their edges fall on
-        the same places. For parts of one vector, such as ``b_q`` and ``b_u``, whose axes are anybody's choice.
+        the same places. For parts of one vector, such as ``b_q`` and ``b_u``, whose axes are anybody's choice; an
+        automatic scale is then one for all.
 
     Raises
     ------
