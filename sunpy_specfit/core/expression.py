@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import cache
 from typing import Any
 
 import astropy.units as u
@@ -29,7 +30,15 @@ __all__ = ["Unavailable", "from_plain", "missing", "model_from_plain", "model_to
 
 # What ASDF writes as it is.
 _AS_IS = (bool, int, float, complex, str, u.Quantity, u.UnitBase, Time, SkyCoord, type(None))
-_DATACLASSES = {"parameter": Parameter, "auxiliary": Auxiliary, "tie": Tie}
+
+
+@cache
+def _dataclasses() -> dict[str, type]:
+    """What is stored by its fields; line data are asked for here, as they are made with names of core themselves."""
+    from ..data.atomic_line import AtomicLine
+    from ..data.zeeman import Level
+
+    return {"parameter": Parameter, "auxiliary": Auxiliary, "tie": Tie, "atomic_line": AtomicLine, "level": Level}
 
 
 def _has_a_name(unit: u.UnitBase) -> bool:
@@ -71,9 +80,10 @@ def to_plain(value: Any) -> Any:
         return items if isinstance(value, list) else {"is": "tuple", "items": items}
     if isinstance(value, Mapping):
         return {"is": "mapping", "items": [[to_plain(key), to_plain(item)] for key, item in value.items()]}
-    for word, cls in _DATACLASSES.items():
+    for word, cls in _dataclasses().items():
         if isinstance(value, cls):
-            return {"is": word, "fields": {f.name: to_plain(getattr(value, f.name)) for f in fields(cls)}}
+            own = {f.name.lstrip("_"): to_plain(getattr(value, f.name)) for f in fields(cls)}
+            return {"is": word, "fields": own}
     if isinstance(value, (Sum, Instrumented)):
         return model_to_plain(value)
     if isinstance(value, UnavailableOperator):
@@ -114,8 +124,8 @@ def from_plain(plain: Any, *, strict: bool = True) -> Any:
         return tuple(from_plain(item, strict=strict) for item in plain["items"])
     if word == "mapping":
         return {from_plain(key, strict=strict): from_plain(item, strict=strict) for key, item in plain["items"]}
-    if word in _DATACLASSES:
-        return _DATACLASSES[word](**{name: from_plain(item) for name, item in plain["fields"].items()})
+    if word in _dataclasses():
+        return _dataclasses()[word](**{name: from_plain(item) for name, item in plain["fields"].items()})
     if word == "missing":
         if strict:
             raise _NotStorable(f"a file cannot hold {plain['what']}")

@@ -174,6 +174,25 @@ def test_draws_of_coupled_maps_have_the_covariance_of_the_inverse_matrix(shared)
     np.testing.assert_allclose(part, result.sample(5, seed=1)["velocity"][:, 2:4, 1:3])
 
 
+def test_draws_know_the_middle_of_a_hole():
+    shape = (14, 16)
+    cube = smooth_scene(shape)
+    mask = np.zeros(cube.data.shape, bool)
+    mask[:, 6:] = True
+    model = line().fix(amplitude=100, width=35 * u.mAA, c0=10)
+    prior = specfit.Smooth("velocity", scale=3 * KMS)
+    result = specfit.fit(cube, model, prior, mask=mask, dtype="float64")
+    problem = problem_of(cube, model, prior, mask=mask)
+    factor, offset = problem.layout.scales()
+    row = problem.layout.rows["center"].start
+    free = torch.as_tensor((result["center"].data.reshape(1, -1) - offset[row]) / factor[row])
+    curvature = Curvature(problem, free)
+    exact = torch.linalg.inv(dense(curvature.product, free.numel())).diagonal().sqrt().numpy() * factor[row]
+    spread = result.sample(400, seed=2)["center"].value.std(0).reshape(-1)
+    assert np.median(spread / exact) == pytest.approx(1, abs=0.05)
+    assert np.all(np.abs(spread / exact - 1)[exact > 1.5 * np.median(exact)] < 0.15)
+
+
 def test_a_prior_fills_pixels_without_data_and_says_so():
     cube = smooth_scene((12, 13), signal_to_noise=20)
     mask = np.zeros(cube.data.shape, bool)

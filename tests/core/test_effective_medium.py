@@ -60,6 +60,19 @@ def test_variances_of_one_map(kind, rms, order, strength):
     assert float((own.rsqrt() / sigma).log().mean()) > 0.1
 
 
+@pytest.mark.parametrize(("order", "least"), [(1, 0.78), (1.5, 0.55)])
+def test_in_a_wide_hole_it_is_known_to_be_too_small(order, least):
+    own = torch.ones(SHAPE, dtype=torch.float64)
+    own[:, 12:] = 1e-9
+    eigenvalues = laplacian_eigenvalues(SHAPE, [0, 1]) ** order
+    own = own.reshape(-1)
+    sigma = torch.linalg.inv(torch.diag(own) + coupling(eigenvalues)).diagonal().sqrt()
+    found = (own + Medium(eigenvalues).field(own[None])[0]).rsqrt()
+    ratio = (found / sigma).reshape(SHAPE)
+    assert float(ratio.min()) > least
+    assert float((ratio[:, :10] - 1).abs().max()) < 0.03
+
+
 def test_maps_that_correlate():
     n = SHAPE[0] * SHAPE[1]
     first, second = precisions("noisy"), 3 * precisions("spot")

@@ -10,6 +10,7 @@ from ndcube import NDCube
 
 import sunpy_specfit as specfit
 from sunpy_specfit import Status, WeakField
+from sunpy_specfit.core.expression import from_plain, to_plain
 from sunpy_specfit.core.observation import Observation
 from sunpy_specfit.core.setup import build_problem
 from sunpy_specfit.data import AtomicLine, line, stokes_wcs, weak_field_cube
@@ -365,6 +366,20 @@ def test_a_line_of_ones_own(cube, result):
     np.testing.assert_allclose(found["b_los"].data, result["b_los"].data, rtol=1e-4, atol=1e-3)
 
 
+def test_a_file_keeps_lines_of_ones_own(cube, tmp_path):
+    entry = line(IRON)
+    mine = AtomicLine("my line", air=entry.air, lower=entry.lower, upper=entry.upper, log_gf=-1.2)
+    plain = AtomicLine("my other", vacuum=6400 * u.AA, g_eff=1.5, G=2.0)
+    found = specfit.fit(cube, WeakField([mine]))
+    found.save(tmp_path / "mine.asdf")
+    again = specfit.FitResult.load(tmp_path / "mine.asdf")
+    np.testing.assert_allclose(again.model().data, found.model().data)
+    back = from_plain(to_plain(plain))
+    assert (back.g_eff, back.G, back.vacuum) == (1.5, 2.0, 6400 * u.AA)
+    shifts = [one.zeeman_pattern().sigma_blue.shifts for one in (from_plain(to_plain(mine)), mine)]
+    np.testing.assert_array_equal(*shifts)
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "words"),
     [
@@ -403,6 +418,102 @@ def test_cubes_that_do_not_fit(cube):
     found = specfit.fit(like(cube, uncertainty=StdDevUncertainty(sigma)), WeakField(IRON))
     assert np.isnan(found["b_los"].data[1, 1])
     assert np.isfinite(found["b_los"].data[2:]).all()
+
+
+def at_two_kilogauss():
+    shape = (40, 40)
+    truth = {"b_los": np.full(shape, 2000.0), "b_trans": np.full(shape, 500.0), "azimuth": np.full(shape, 30.0)}
+    return weak_field_cube(shape, line=IRON, n_wavelengths=29, truth=truth, seed=3, dtype=np.float32)
+
+
+def of_root_i(cube):
+    """The same light with the noise of counts, and its errors."""
+    exact = weak_field_cube(
+        (40, 40), line=IRON, n_wavelengths=29, truth=cube.meta["truth"], seed=3, noise=0.0, dtype=np.float64
+    )
+    sigma = 1e-3 * np.sqrt(np.broadcast_to(exact.data[:1], exact.data.shape))
+    noisy = exact.data + sigma * np.random.default_rng(5).standard_normal(sigma.shape)
+    return like(cube, noisy, uncertainty=StdDevUncertainty(sigma))
+
+
+def one_noisier_sample(cube):
+    sigma = np.full(cube.data.shape, 1e-3)
+    sigma[0, 0, 0, 0] = 2e-3
+    return like(cube, uncertainty=StdDevUncertainty(sigma))
+
+
+@pytest.mark.parametrize(
+    ("change", "options"),
+    [(one_noisier_sample, {}), (of_root_i, {}), (lambda cube: cube, {"offset": True}), (lambda cube: cube, {})],
+)
+def test_strong_fields_are_right_whatever_the_noise(change, options):
+    """The noise of the derivative is in the weights, not in the errors alone: no bias at two kilogauss."""
+    found = specfit.fit(change(at_two_kilogauss()), WeakField(IRON, **options))
+    apart, sigma = found["b_los"].data - 2000, found["b_los"].uncertainty.array
+    assert abs(apart.mean()) < 0.5
+    assert np.std(apart / sigma) == pytest.approx(1, abs=0.05)
+    assert found.reduced_chi2.data.mean() == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize("loss", ["student_t", "huber"])
+def test_no_loss_that_looks_at_samples_one_by_one(cube, loss):
+    with pytest.raises(ValueError, match="loss='gaussian' only"):
+        specfit.fit(cube, WeakField(IRON), loss=loss)
+
+
+def test_wavelengths_without_light_are_left_out():
+    """A dead column of the detector, a masked blend, and gaps outside the window cost samples, not maps."""
+    cube = at_two_kilogauss()
+    mask, dead, outside = np.zeros(cube.data.shape, bool), cube.data.copy(), cube.data.copy()
+    mask[:, 3], dead[:, -1], outside[0, 0, ::3] = True, np.nan, np.nan
+    window = [6302.25, 6302.75] * u.AA
+    for found in (
+        specfit.fit(like(cube, mask=mask), WeakField(IRON)),
+        specfit.fit(like(cube, dead), WeakField(IRON)),
+        specfit.fit(like(cube, outside), WeakField(IRON), window=window),
+    ):
+        apart = found["b_los"].data - 2000
+        assert np.isfinite(apart).all()
+        assert np.std(apart / found["b_los"].uncertainty.array) == pytest.approx(1, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    "prior",
+    [specfit.Ridge("b_trans", 300 * u.G, scale=100 * u.G), specfit.Hinge("b_trans", upper=800 * u.G, scale=50 * u.G)],
+)
+def test_priors_on_the_transverse_field(prior):
+    cube = weak_field_cube((10, 12), seed=2, noise=3e-3)
+    found = specfit.fit(cube, WeakField("Mg I 5172.7"), priors=prior)
+    alone = specfit.fit(cube, WeakField("Mg I 5172.7"))
+    np.testing.assert_allclose(found["b_los"].data, alone["b_los"].data, rtol=1e-3, atol=0.1)
+    assert found["b_trans"].data.max() < min(900, alone["b_trans"].data.max())
+
+
+def test_a_pixel_more_or_less_moves_no_edge():
+    cube = weak_field_cube((6, 7), seed=1)
+    data = cube.data.copy()
+    data[:, :, 2, 3] = np.nan
+    all_of_them, without = (specfit.fit(c, WeakField("Mg I 5172.7")) for c in (cube, like(cube, data)))
+    others = np.ones((6, 7), bool)
+    others[2, 3] = False
+    for key in FIELDS:
+        apart = np.abs(all_of_them[key].data - without[key].data) / all_of_them[key].uncertainty.array
+        assert apart[others].max() < 0.01, key
+
+
+def test_the_light_of_single_precision_cubes():
+    cube = weak_field_cube((4, 5), seed=2)
+    assert cube.data.dtype == np.float32
+    found = specfit.fit(cube, WeakField("Mg I 5172.7"))
+    assert np.nanstd(found.residual().data[1:]) == pytest.approx(1e-3, rel=0.15)
+
+
+def test_an_entry_of_another_list_is_the_same_line():
+    """By another source the line stands 6 mÅ away: no reason to take half of its samples for another's."""
+    cube = weak_field_cube((8, 8), line=IRON, n_wavelengths=121, seed=1)
+    entry = line(IRON)
+    mine = AtomicLine("my iron", air=entry.air + 6 * u.mAA, g_eff=entry.g_eff, G=entry.G)
+    np.testing.assert_array_equal(*(specfit.fit(cube, WeakField(one)).dof.data for one in (IRON, mine)))
 
 
 def in_terms_of(kind, wavelengths, cube, meta=None):
