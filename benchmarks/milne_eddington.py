@@ -305,6 +305,17 @@ def speed(options) -> list[Table]:
         specfit.fit(cube[:, :, :8, :8], compiled, uncertainty=1e-3 * u.one)
         waited = time.perf_counter() - begin
         runners["inversion, compiled"] = lambda: specfit.fit(cube, compiled)
+        x, values, inputs = tensors(compiled, X, numbers, torch.float32)
+        seen = torch.as_tensor(cube.data.reshape(4, len(X), -1))
+        weight = torch.full_like(seen, 1e6)
+
+        def equations():
+            for first in range(0, pixels, 512):
+                part = slice(first, first + 512)
+                own = {name: v[part] for name, v in values.items()}
+                compiled.normal_equations(x, seen[..., part], weight[..., part], **own, **inputs)
+
+        runners["Jacobian and normal equations, float32, compiled"] = equations
     found, seconds = race(runners, rounds=options.rounds)
     truth = with_components(truth)
     result = found["inversion"]
@@ -330,7 +341,10 @@ def speed(options) -> list[Table]:
             )
         four = peer["speed"]["inversion, 4 starts"]
         table.speed("inversion, eager, over pyMilne's four starts", pixels / seconds["inversion"] / four, at_least=1.0)
+        jacobian = peer["speed"]["Jacobian, float32"]
         if options.compiled:
+            ratio = pixels / seconds["Jacobian and normal equations, float32, compiled"] / jacobian
+            table.speed("Jacobian and normal equations, compiled, over pyMilne's Jacobian", ratio, at_least=1.3)
             ratio = pixels / seconds["inversion, compiled"] / four
             table.speed("inversion, compiled, over pyMilne's four starts", ratio, at_least=5.0)
     return [table]
