@@ -106,6 +106,7 @@ def check_model(
     check_quadratic(scenario, who)
     if equivariant:
         _check_locations(scenario, who)
+    _check_angles(scenario, who)
     _check_derive(scenario, who)
     _check_starts(scenario, who)
     if fit:
@@ -267,6 +268,31 @@ def _check_locations(scenario: Scenario, who: str) -> None:
         )
 
 
+def _check_angles(scenario: Scenario, who: str) -> None:
+    """What comes in again beyond its bounds has the same light there."""
+    light = scenario.light()
+    for name, parameter in scenario.model.parameters.items():
+        unit = scenario.frame.unit(parameter.unit)
+        low, high = (
+            None if v is None else float(u.Quantity(v, unit).value) for v in (parameter.lower, parameter.upper)
+        )
+        value, moved = scenario.parameters[name], {}
+        if parameter.beyond != "stop":
+            moved[name] = value + (high - low) if parameter.beyond == "wrap" else 2 * high - value
+        elif parameter.opposite is not None:
+            angle = scenario.model.parameters[parameter.opposite]
+            own = scenario.frame.unit(angle.unit)
+            ends = sum(float(u.Quantity(end, own).value) for end in (angle.lower, angle.upper))
+            moved = {name: 2 * low - value, parameter.opposite: ends - scenario.parameters[parameter.opposite]}
+        if moved:
+            error = peak(scenario.light(**moved) - light) / peak(light)
+            require(
+                error < 1e-9,
+                f"{who}: {name!r} has another light beyond its bounds, by {error:.1e} of the peak: leave out "
+                f"{'beyond=' if parameter.beyond != 'stop' else 'opposite='}, or correct the bounds",
+            )
+
+
 def _check_derive(scenario: Scenario, who: str) -> None:
     model = scenario.model
     for component in model.components:
@@ -309,6 +335,15 @@ def _check_starts(scenario: Scenario, who: str) -> None:
                 value.shape[-1] in (1, scenario.pixels) and bool(value.isfinite().all()),
                 f"{who}.start_values: {name!r} should be finite and end with the pixels, found {tuple(value.shape)}",
             )
+    if model.restart_values is not None:
+        light, draws = scenario.light(), [0.5] * len(parameters)
+        found = model.restart_values(
+            scenario.x, light, torch.ones_like(light), scenario.parameters, 1, draws, **scenario.auxiliary
+        )
+        strangers = [name for name in found if name not in parameters]
+        require(not strangers, f"{who}.restart_values returned {strangers}, which are no parameters")
+        unusable = [name for name, value in found.items() if not bool(value.isfinite().all())]
+        require(not unusable, f"{who}.restart_values: {unusable} should be finite")
     if model.start_grid is not None:
         for name, values in model.start_grid(scenario.x[:, 0].numpy()).items():
             require(name in parameters, f"{who}.start_grid returned {name!r}, which is no parameter")

@@ -239,3 +239,32 @@ def test_lines_that_cannot_be_computed_are_refused():
             MilneEddington(PAIR, **options)
     with pytest.raises(u.UnitConversionError, match="angle"):
         MilneEddington(PAIR, stokes_reference=3 * u.AA)
+
+
+def test_normal_equations_without_a_jacobian_are_those_with_one():
+    """What is compiled for large maps, here as it stands."""
+    from sunpy_specfit.numerics import packed
+    from sunpy_specfit.plugins.milne_eddington.compiled import _group_sums, _tables, plain_normal_equations
+
+    model = MilneEddington(PAIR, mu=0.8)
+    values = atmospheres(field_strength=[0.0, 700.0, 2500.0], inclination=[20.0, 95.0, 170.0])
+    auxiliary, x = inputs_of(model), torch.as_tensor(X)[:, None]
+    found, columns = model.linearize(x, **values, **auxiliary)
+    generator = torch.Generator().manual_seed(0)
+    data = found + 0.01 * torch.randn(found.shape, generator=generator, dtype=torch.float64)
+    weight = torch.rand(found.shape, generator=generator, dtype=torch.float64)
+    names = list(model.parameters)
+    flat = [columns[name].reshape(-1, 3) for name in names]
+    expected = packed.normal_equations(flat, weight.reshape(-1, 3), (data - found).reshape(-1, 3))
+    numbers = torch.stack([values[name] for name in names])
+    places = torch.stack([auxiliary[name][:, 0] for name in ("rest", "splitting", "doppler")])
+    sums = [
+        _group_sums(x, places[:, number], numbers, model._patterns[number].width, table)
+        for number, tables in enumerate(_tables(model._patterns, torch.float64))
+        for table in tables
+    ]
+    mu = auxiliary["mu"].expand(3)
+    chi2, matrix, vector = plain_normal_equations(model._patterns, x, data, weight, numbers, places, mu, sums)
+    torch.testing.assert_close(matrix, expected[0], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(vector, expected[1], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(chi2, expected[2], rtol=1e-9, atol=1e-12)
