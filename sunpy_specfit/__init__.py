@@ -15,12 +15,21 @@ from .core.solver import Solution, Solver
 from .core.status import Status
 from .core.velocity_reference import velocity_reference
 from .core.warnings import SpecfitPluginWarning, SpecfitWarning
-from .plugins.dem import DEM, TemperaturePrior, TemperatureResponse, temperature_resolution
+from .plugins.dem import DEM, Isothermal, TemperaturePrior, TemperatureResponse, plot_dem, temperature_resolution
 from .plugins.external import ExternalModel
 from .plugins.gaussian import Gaussian, Polynomial, Voigt, from_eispac_template, options_from_eispac_template
 from .plugins.noise import CountNoise
 from .plugins.priors import Hinge, Penalty, Ridge, Smooth, Sparse, TotalVariation
-from .plugins.solvers import LBFGS, Adam, ClosedForm, DataSpace, GaussNewton, LevenbergMarquardt, ProximalGradient
+from .plugins.solvers import (
+    LBFGS,
+    Adam,
+    ClosedForm,
+    DataSpace,
+    DataSpaceMap,
+    GaussNewton,
+    LevenbergMarquardt,
+    ProximalGradient,
+)
 from .plugins.wfa import WeakField
 
 __all__ = [
@@ -32,11 +41,13 @@ __all__ = [
     "Comparison",
     "CountNoise",
     "DataSpace",
+    "DataSpaceMap",
     "ExternalModel",
     "FitResult",
     "GaussNewton",
     "Gaussian",
     "Hinge",
+    "Isothermal",
     "LevenbergMarquardt",
     "MediumWarning",
     "Model",
@@ -66,6 +77,7 @@ __all__ = [
     "hookimpl",
     "list_plugins",
     "options_from_eispac_template",
+    "plot_dem",
     "temperature_resolution",
     "velocity_reference",
 ]

@@ -40,7 +40,7 @@ class DataSpaceMap(Solver):
 
     Examples
     --------
-    >>> from sunpy_specfit.plugins.solvers import DataSpaceMap
+    >>> from sunpy_specfit import DataSpaceMap
     >>> DataSpaceMap(max_iterations=10)
     DataSpaceMap(max_iterations=10)
     """
