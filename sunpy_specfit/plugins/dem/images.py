@@ -10,6 +10,7 @@ from astropy.nddata import NDUncertainty, StdDevUncertainty
 from ndcube import NDCube
 from scipy.ndimage import uniform_filter
 
+from ...core.axes import find_axes
 from ...core.channels import stack
 from ...core.noise import Noise
 from ...core.uncertainty import read_uncertainty
@@ -234,15 +235,8 @@ def _from_cube(cube, channels, unit, uncertainty):
     if not isinstance(cube, NDCube):
         return cube  # refused later, with a sentence
     names = [channel_name(c) for c in (cube.meta or {}).get("channels", ())]
-    types = cube.array_axis_physical_types
-    known = ("pos.", "time", "phys.polarization", "em.", "spect.")
-    axes = [i for i, t in enumerate(types) if not any((p or "").removeprefix("custom:").startswith(known) for p in t)]
-    if len(axes) != 1:
-        raise ValueError(
-            "these data need one channel axis, which is neither celestial nor time, Stokes or spectral; found "
-            f"{len(axes)} among the physical types {types}. Or give a mapping of channels to cubes"
-        )
-    axis, n = axes[0], cube.data.shape[axes[0]]
+    axis = find_axes(cube, "channel").sample
+    n = cube.data.shape[axis]
     if names and names != list(channels):
         raise ValueError(f"the cube's meta has the channels {', '.join(names)}, the model {', '.join(channels)}")
     if n != len(channels):
