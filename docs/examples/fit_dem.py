@@ -3,8 +3,8 @@ Emission measures of a flare: maps by temperature, and one pixel with other pena
 ======================================================================================
 
 Six AIA channels of a synthetic flare in an active region. Maps of emission measure in bands of temperature with their
-errors; then one pixel, in which other penalty terms fit the same data with other DEMs: what the data say is what they have
-in common.
+errors; then one pixel, in which other penalty terms fit the same data with other DEMs: what the data say is what these
+have in common.
 """
 
 import astropy.units as u
@@ -45,8 +45,9 @@ for panel, title in zip(axes[:, 0], ("truth", "fit", ""), strict=True):
 figure.savefig("dem_bands.png", dpi=150)
 
 # %%
-# Penalty terms compared on one pixel. All of them leave a chi-squared that six channels allow; where the curves go apart
-# the channels do not speak, and the bands of error are wide.
+# Penalty terms compared on one pixel: all of them fit the six channels. The valley between the loops and the flare is
+# narrower than what the channels resolve there. No smooth prior finds it, and only independent bins have errors that
+# reach down to it: an error band is as good as the prior it comes with.
 
 PENALTIES = {
     "independent bins": specfit.TemperaturePrior(order=0),
