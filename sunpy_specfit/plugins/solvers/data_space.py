@@ -18,6 +18,8 @@ __all__ = ["DataSpace"]
 _PIXELS = 4096
 # Above this signal-to-noise ratio single precision loses what the best measured direction says.
 _SINGLE = 300.0
+# Where no datum stands this many sigma above nothing, the answer is the prior's.
+_FAINT = 3.0
 # No step changes a logarithm by more than this.
 _LONGEST = 4.0
 # Where Gauss-Newton has not converged after so many steps, the curvature that it leaves out counts.
@@ -119,6 +121,8 @@ class DataSpace(Solver):
             out = method(*inputs, begin[:, part]) if prior.logarithm else method(*inputs)
             free[:, part], chi2[part], leverage[part], status[part], iterations = out
             most = max(most, iterations)
+        faint = (term.data * term.weight.sqrt()).amax(0) < _FAINT
+        status = torch.where(faint, status | int(Status.LOW_SIGNAL), status)
         if prior.logarithm:
             scale = free
         else:
