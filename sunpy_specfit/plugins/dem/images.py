@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import astropy.units as u
 import numpy as np
-from astropy.nddata import NDUncertainty, StdDevUncertainty
+import torch
+from astropy.nddata import StdDevUncertainty
 from ndcube import NDCube
 from scipy.ndimage import uniform_filter
 
@@ -185,20 +186,14 @@ def _deviation(name: str, image, given) -> np.ndarray:
     if isinstance(given, Noise):
         return _photon_deviation(given, image, unit)
     carrier = NDCube(np.broadcast_to(np.float64(0), shape), wcs=image.wcs, unit=unit, uncertainty=None)
-    sigma, _ = read_uncertainty(given if given is not None else _plain(own), carrier, unit)
+    sigma, _ = read_uncertainty(given if given is not None else own, carrier, unit)
     if sigma is None:
         raise ValueError(f"the uncertainty of channel {name!r} is empty")
     return sigma.deviations(sigma.values)
 
 
-def _plain(uncertainty: NDUncertainty) -> NDUncertainty:
-    return uncertainty
-
-
 def _photon_deviation(noise: Noise, image, unit) -> np.ndarray:
     """From the counts around each pixel, which scatter less than its own; noise is that of counts, not of rates."""
-    import torch
-
     counts = np.asarray(image.data, float)
     time = exposure_of(image)
     per_second = unit.is_equivalent(u.DN / u.s) or unit.is_equivalent(u.ct / u.s)

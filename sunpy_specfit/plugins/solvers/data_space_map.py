@@ -76,7 +76,7 @@ class DataSpaceMap(Solver):
 
     def solve(self, problem, start: torch.Tensor) -> Solution:
         here = _Place.of(problem, start[0])
-        status = torch.full((problem.n_pixels,), int(Status.MAX_ITERATIONS), dtype=torch.int32, device=problem.device)
+        status = torch.full((problem.n_pixels,), int(Status.MAX_ITERATIONS), dtype=torch.int32)
         damping, iterations, products = 0.0, 0, 0
         length = torch.full_like(here.z[0], torch.inf)
         while iterations < self.max_iterations:
@@ -100,14 +100,15 @@ class DataSpaceMap(Solver):
         factor = data_space.gram(here.factor_of(root))
         leverage = len(here.response) - data_space.trace_inverse(data_space.cholesky(factor))
         covariance = FactoredCovariance(
-            response=here.response.cpu().numpy(),
-            root=root.cpu().numpy(),
-            scale=here.free.cpu().numpy(),
-            weight=here.weight.cpu().numpy(),
+            response=here.response.numpy(),
+            root=root.numpy(),
+            scale=here.free.numpy(),
+            weight=here.weight.numpy(),
             logarithm=True,
         )
         info = {"iterations": iterations, "products": products}
-        return Solution(free=here.free, status=status, covariance=covariance, leverage=leverage, info=info)
+        free, status, leverage = (value.to(problem.device) for value in (here.free, status, leverage))
+        return Solution(free=free, status=status, covariance=covariance, leverage=leverage, info=info)
 
 
 class _Place:
@@ -131,10 +132,10 @@ class _Place:
         prior = next(p for p, _ in problem.priors if not p.couples_pixels)
         term = problem.whole().terms[0]
         _, columns = problem.whole().select(slice(0, 1)).jacobian(free[:, :1])
-        response = torch.stack([column[:, 0] for column in columns], 1).double()
+        response = torch.stack([column[:, 0] for column in columns], 1).double().cpu()
         inverse = torch.linalg.pinv(prior.root)
-        z = inverse @ (free.double().clamp_min(1e-300).log() - prior.mean[:, None])
-        return cls(problem, prior, response, term.data.double(), term.weight.double(), z)
+        z = inverse @ (free.double().cpu().clamp_min(1e-300).log() - prior.mean[:, None])
+        return cls(problem, prior, response, term.data.double().cpu(), term.weight.double().cpu(), z)
 
     def moved(self, step: torch.Tensor) -> _Place:
         return _Place(self.problem, self.prior, self.response, self.data, self.weight, self.z + step)
