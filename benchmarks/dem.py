@@ -1,7 +1,7 @@
 """Differential emission measures beside demregpy: speed, accuracy and calibration.
 
-``python benchmarks/dem.py [speed] [accuracy] [calibration] [spatial]``, with ``demregpy`` installed. Families of
-truth: those of `sunpy_specfit.data.dem_scene`, and one more, a coronal hole with bright points, that stands here
+``python benchmarks/dem.py [speed] [accuracy] [calibration] [spatial] [temporal]``, with ``demregpy`` installed.
+Families of truth: those of `sunpy_specfit.data.dem_scene`, and one more, a coronal hole with bright points, that stands here
 alone and that nothing was ever tuned on. Truths lie on bins of 0.01 dex and the fit on bins of 0.05; both codes get the
 same pixels, errors and responses. demregpy is given its best settings of a grid, chosen for each family and each number
 with the truth at hand; ours are the defaults everywhere.
@@ -19,6 +19,7 @@ import time
 import astropy.units as u
 import numpy as np
 import torch
+from astropy.wcs import WCS
 from table import Table, header
 
 import sunpy_specfit as specfit
@@ -256,8 +257,30 @@ def spatial() -> None:
         print(family, {k: f"{a[k]:.3f} -> {b[k]:.3f}" for k in a}, f"{known.size / took:.0f} px/s a core")
 
 
+def temporal() -> None:
+    """A flare that heats up and cools, at two cadences: frames by themselves and coupled in time."""
+    log_t, minutes = np.arange(5.705, 7.3, 0.01), np.arange(0, 20, 0.2)
+    rng = np.random.default_rng(5)
+    phase = minutes[:, None] + rng.uniform(-2, 2, 12)
+    amount = 10**28.3 * (phase > 2) * (1 - np.exp(-(phase - 2) / 0.8)) * np.exp(-(phase - 2).clip(0) / 6)
+    centre = 6.5 + 0.55 * np.exp(-(phase - 2).clip(0) / 7)
+    emission = _hump(log_t, 6.2, 0.15, np.full(phase.shape, 10**27.0)) + _hump(log_t, centre, 0.12, amount + 1e24)
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype, wcs.wcs.cunit, wcs.wcs.cdelt = ["PIXEL", "TIME"], ["", "s"], [1, 12]
+    wcs.wcs.set()
+    for step in (1, 4):
+        one = scene_of(emission[:, ::step], rng, exposure=0.3, responses=specfit.TemperatureResponse.aia())
+        for name, image in one.images.items():
+            one.images[name] = type(image)(image.data, wcs=wcs, unit=image.unit, uncertainty=image.uncertainty)
+        known = np.ones(one.total().shape, bool)
+        alone = errors(one, ours(one)["dem"].data, known)
+        smooth = specfit.Smooth("dem", scale=1.2 * step**0.5, logarithm=True, axes="time")
+        coupled = errors(one, ours(one, priors=smooth)["dem"].data, known)
+        print(f"every {12 * step} s:", {k: f"{alone[k]:.3f} -> {coupled[k]:.3f}" for k in alone})
+
+
 def main() -> int:
-    known = {"speed": speed, "accuracy": accuracy, "calibration": calibration, "spatial": spatial}
+    known = {"temporal": temporal, "speed": speed, "accuracy": accuracy, "calibration": calibration, "spatial": spatial}
     print(header())
     for name in sys.argv[1:] or known:
         known[name]()

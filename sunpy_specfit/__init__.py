@@ -15,13 +15,22 @@ from .core.solver import Solution, Solver
 from .core.status import Status
 from .core.velocity_reference import velocity_reference
 from .core.warnings import SpecfitPluginWarning, SpecfitWarning
-from .plugins.dem import DEM, TemperaturePrior, TemperatureResponse, temperature_resolution
+from .plugins.dem import DEM, Isothermal, TemperaturePrior, TemperatureResponse, plot_dem, temperature_resolution
 from .plugins.external import ExternalModel
 from .plugins.gaussian import Gaussian, Polynomial, Voigt, from_eispac_template, options_from_eispac_template
 from .plugins.milne_eddington import MilneEddington
 from .plugins.noise import CountNoise
 from .plugins.priors import Hinge, Penalty, Ridge, Smooth, Sparse, TotalVariation
-from .plugins.solvers import LBFGS, Adam, ClosedForm, DataSpace, GaussNewton, LevenbergMarquardt, ProximalGradient
+from .plugins.solvers import (
+    LBFGS,
+    Adam,
+    ClosedForm,
+    DataSpace,
+    DataSpaceMap,
+    GaussNewton,
+    LevenbergMarquardt,
+    ProximalGradient,
+)
 from .plugins.wfa import WeakField
 
 __all__ = [
@@ -33,11 +42,13 @@ __all__ = [
     "Comparison",
     "CountNoise",
     "DataSpace",
+    "DataSpaceMap",
     "ExternalModel",
     "FitResult",
     "GaussNewton",
     "Gaussian",
     "Hinge",
+    "Isothermal",
     "LevenbergMarquardt",
     "MediumWarning",
     "MilneEddington",
@@ -68,6 +79,7 @@ __all__ = [
     "hookimpl",
     "list_plugins",
     "options_from_eispac_template",
+    "plot_dem",
     "temperature_resolution",
     "velocity_reference",
 ]

@@ -89,6 +89,8 @@ def find_axes(cube: NDCube, data_axis: str | None, spectral_axis: u.Quantity | N
     elif data_axis == "channel":
         known = ("pos.", "time", "phys.polarization", "em.", "spect.")
         candidates = [i for i, t in enumerate(types) if not any(_is(p, *known) for p in t)]
+        # An axis that says what it is needs no guess.
+        candidates = [i for i in candidates if any(_is(p, "channel") for p in types[i])] or candidates
         if len(candidates) != 1:
             raise ValueError(
                 "these data need one channel axis, which is neither celestial nor time, Stokes or spectral; found "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -66,11 +66,12 @@ class FactoredCovariance:
 
     # -- what follows from it --------------------------------------------------------------------
 
-    def _chunks(self):
+    def pieces(self) -> Iterator[slice]:
+        """Pixels to be worked on together."""
         for first in range(0, self.n_pixels, _PIXELS):
             yield slice(first, min(first + _PIXELS, self.n_pixels))
 
-    def _of(self, part: slice):
+    def at(self, part: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """D, H and the Cholesky factor of 1 + H Hᵀ of some pixels."""
         scale = torch.as_tensor(self.scale[:, part], dtype=torch.float64)
         weight = torch.as_tensor(self.weight[:, part], dtype=torch.float64)
@@ -86,8 +87,8 @@ class FactoredCovariance:
         root = torch.as_tensor(self.root)
         prior = root.square().sum(1)[:, None]
         out = np.empty((len(root), self.n_pixels))
-        for part in self._chunks():
-            scale, factor, lower = self._of(part)
+        for part in self.pieces():
+            scale, factor, lower = self.at(part)
             told = data_space.whiten(lower, torch.matmul(root, factor)).square().sum(0)
             out[:, part] = (scale * (prior - told).clamp_min(0).sqrt()).numpy()
         return out
@@ -103,8 +104,8 @@ class FactoredCovariance:
         lead = (len(left),) if diagonal else (len(left), len(right))
         out = np.empty((*lead, self.n_pixels))
         root = torch.as_tensor(self.root)
-        for part in self._chunks():
-            scale, factor, lower = self._of(part)
+        for part in self.pieces():
+            scale, factor, lower = self.at(part)
             sides = []
             for gradient in (left, right):
                 own = torch.as_tensor(gradient if gradient.shape[-1] == 1 else gradient[..., part])
@@ -137,8 +138,8 @@ class FactoredCovariance:
         root, response = torch.as_tensor(self.root), torch.as_tensor(self.response)
         away = torch.as_tensor((places[:, None] - places) ** 2)
         out = np.empty((len(root), self.n_pixels))
-        for part in self._chunks():
-            scale, factor, lower = self._of(part)
+        for part in self.pieces():
+            scale, factor, lower = self.at(part)
             weight = torch.as_tensor(self.weight[:, part], dtype=torch.float64)
             seen = data_space.whiten(lower, torch.matmul(root, factor))
             told = data_space.whiten(lower, response[:, :, None] * scale * weight.sqrt()[:, None])
@@ -156,8 +157,8 @@ class FactoredCovariance:
         """
         root = torch.as_tensor(self.root)
         out = np.empty((n, *mean.shape))
-        for part in self._chunks():
-            scale, factor, lower = self._of(part)
+        for part in self.pieces():
+            scale, factor, lower = self.at(part)
             for number in range(n):
                 free = torch.as_tensor(rng.standard_normal((factor.shape[1], factor.shape[2])))
                 noise = torch.as_tensor(rng.standard_normal((factor.shape[0], factor.shape[2])))

@@ -49,6 +49,7 @@ class BoundGaussian(BoundPrior):
     def select(self, index) -> BoundGaussian:
         if self.level is None:
             return self
+        index = index.to(self.level.device) if torch.is_tensor(index) else index
         part = BoundGaussian(
             self.quantity, self.mean, self.covariance, logarithm=self.logarithm, level=self.level[index]
         )

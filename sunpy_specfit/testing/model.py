@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import astropy.units as u
 import torch
 
+from ..core.arguments import accepted
 from ..core.composite import Sum
 from ..core.frame import Frame
 from ..core.model import Model
@@ -299,7 +300,8 @@ def _check_derive(scenario: Scenario, who: str) -> None:
         names = component.parameters
         if model is not component:
             continue  # the components of a sum are checked on their own
-        inputs = {**{name: scenario.parameters[name] for name in names}, **scenario.auxiliary}
+        # As a fit does: of the auxiliary inputs those that it asks for.
+        inputs = {**{n: scenario.parameters[n] for n in names}, **accepted(component.derive, scenario.auxiliary)}
         before = {name: value.clone() for name, value in inputs.items()}
         found = component.derive(**inputs)
         require(

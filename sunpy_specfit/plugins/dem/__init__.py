@@ -2,13 +2,15 @@
 
 from ...core.hooks import hookimpl
 from .dem import DEM
+from .isothermal import Isothermal
+from .plot import plot_dem
 from .resolution import temperature_resolution
 from .response import TemperatureResponse
 from .temperature_prior import TemperaturePrior
 
-__all__ = ["DEM", "TemperaturePrior", "TemperatureResponse", "temperature_resolution"]
+__all__ = ["DEM", "Isothermal", "TemperaturePrior", "TemperatureResponse", "plot_dem", "temperature_resolution"]
 
 
 @hookimpl
 def specfit_plugins():
-    return [DEM, TemperaturePrior]
+    return [DEM, Isothermal, TemperaturePrior]

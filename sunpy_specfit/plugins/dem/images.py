@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import astropy.units as u
 import numpy as np
-from astropy.nddata import NDUncertainty, StdDevUncertainty
+import torch
+from astropy.nddata import StdDevUncertainty
 from ndcube import NDCube
 from scipy.ndimage import uniform_filter
 
+from ...core.axes import find_axes
 from ...core.channels import stack
 from ...core.noise import Noise
 from ...core.uncertainty import read_uncertainty
@@ -184,20 +186,14 @@ def _deviation(name: str, image, given) -> np.ndarray:
     if isinstance(given, Noise):
         return _photon_deviation(given, image, unit)
     carrier = NDCube(np.broadcast_to(np.float64(0), shape), wcs=image.wcs, unit=unit, uncertainty=None)
-    sigma, _ = read_uncertainty(given if given is not None else _plain(own), carrier, unit)
+    sigma, _ = read_uncertainty(given if given is not None else own, carrier, unit)
     if sigma is None:
         raise ValueError(f"the uncertainty of channel {name!r} is empty")
     return sigma.deviations(sigma.values)
 
 
-def _plain(uncertainty: NDUncertainty) -> NDUncertainty:
-    return uncertainty
-
-
 def _photon_deviation(noise: Noise, image, unit) -> np.ndarray:
     """From the counts around each pixel, which scatter less than its own; noise is that of counts, not of rates."""
-    import torch
-
     counts = np.asarray(image.data, float)
     time = exposure_of(image)
     per_second = unit.is_equivalent(u.DN / u.s) or unit.is_equivalent(u.ct / u.s)
@@ -234,15 +230,8 @@ def _from_cube(cube, channels, unit, uncertainty):
     if not isinstance(cube, NDCube):
         return cube  # refused later, with a sentence
     names = [channel_name(c) for c in (cube.meta or {}).get("channels", ())]
-    types = cube.array_axis_physical_types
-    known = ("pos.", "time", "phys.polarization", "em.", "spect.")
-    axes = [i for i, t in enumerate(types) if not any((p or "").removeprefix("custom:").startswith(known) for p in t)]
-    if len(axes) != 1:
-        raise ValueError(
-            "these data need one channel axis, which is neither celestial nor time, Stokes or spectral; found "
-            f"{len(axes)} among the physical types {types}. Or give a mapping of channels to cubes"
-        )
-    axis, n = axes[0], cube.data.shape[axes[0]]
+    axis = find_axes(cube, "channel").sample
+    n = cube.data.shape[axis]
     if names and names != list(channels):
         raise ValueError(f"the cube's meta has the channels {', '.join(names)}, the model {', '.join(channels)}")
     if n != len(channels):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from ...core import registry
+from ...core.quantities import Quantities
 from ...numerics import data_space, packed
 
 __all__ = ["Evidence", "sample_pixels"]
@@ -41,13 +43,14 @@ class Evidence:
         self.problem = problem
         block = problem.spectra(pixels, torch.float64)
         worth = block.terms[0].weight.sum(0) > 0
-        self.pixels = torch.as_tensor(pixels)[worth]
+        self.pixels = torch.as_tensor(pixels)[worth.cpu()]
         self.block = block.select(worth.nonzero()[:, 0])
-        self.data, self.weight = self.block.terms[0].data, self.block.terms[0].weight
+        # Small systems, for which the processor is as quick as anything.
+        self.data, self.weight = self.block.terms[0].data.cpu(), self.block.terms[0].weight.cpu()
         one = problem.block(slice(0, 1), torch.float64)
-        _, columns = one.jacobian(torch.zeros((problem.n_free, 1), dtype=torch.float64))
+        _, columns = one.jacobian(one.nothing()[0])
         self._last: torch.Tensor | None = None
-        self.response = torch.stack([column[:, 0] for column in columns], 1)
+        self.response = torch.stack([column[:, 0] for column in columns], 1).cpu()
 
     def forget(self) -> None:
         """Start from nothing when next asked."""
@@ -68,7 +71,7 @@ class Evidence:
         out = torch.full((self.problem.n_pixels,), typical, dtype=torch.float64)
         for part in self.problem.slices():
             term = self.problem.spectra(part, torch.float64).terms[0]
-            levels = _levels(term.data, term.weight, self.response, shape)
+            levels = _levels(term.data.cpu(), term.weight.cpu(), self.response, shape)
             out[part] = torch.where(torch.isfinite(levels) & (levels > 0), levels, typical)
         return out
 
@@ -93,12 +96,12 @@ class Evidence:
         all pixels say together is one system of the size of the vector.
         """
         solution = self.solve(prior)
-        free = solution.free
+        free = solution.free.cpu()
         covariance = solution.covariance
         x = free.log()
         information, pull = torch.linalg.inv(spread), 0.0
-        for part in covariance._chunks():
-            scale, _, lower = covariance._of(part)
+        for part in covariance.pieces():
+            scale, _, lower = covariance.at(part)
             root_weight = self.weight[:, part].sqrt()
             jacobian = self.response[:, :, None] * scale * root_weight[:, None]
             residual = root_weight * (self.data[:, part] - self.response @ free[:, part])
@@ -113,11 +116,11 @@ class Evidence:
         """The covariance of the pixels' logarithms about a prior's mean, their own uncertainty with it."""
         solution = self.solve(prior)
         covariance = solution.covariance
-        away = solution.free.log() - prior.mean[:, None]
+        away = solution.free.cpu().log() - prior.mean[:, None]
         root, n = prior.root, away.shape[-1]
         total = away @ away.T + n * root @ root.T
-        for part in covariance._chunks():
-            _, factor, lower = covariance._of(part)
+        for part in covariance.pieces():
+            _, factor, lower = covariance.at(part)
             seen = torch.matmul(root, data_space.whiten(lower, factor))
             total = total - torch.einsum("mkp,mlp->kl", seen, seen)
         return total / n
@@ -125,12 +128,12 @@ class Evidence:
     def criterion(self, prior, kind: str) -> float:
         """How badly a prior explains the sample, a pixel."""
         solution = self.solve(prior)
-        chi2 = solution.chi2
+        chi2, free = solution.chi2.cpu(), solution.free.cpu()
         if kind == "sure":
-            return float((chi2 + 2 * solution.leverage).mean())
+            return float((chi2 + 2 * solution.leverage.cpu()).mean())
         if kind == "discrepancy":
             return float(chi2.sum() / (self.weight > 0).sum())
-        energy = prior.energy({prior.quantity: solution.free})
+        energy = prior.energy({prior.quantity: free})
         return float((chi2 + 2 * energy + log_determinant(solution.covariance)).mean())
 
     def choose(self, bound: Callable, first: float, kind: str) -> tuple[float, dict[float, float]]:
@@ -164,10 +167,6 @@ class Evidence:
 
 
 def _with_prior(block, prior, problem):
-    from dataclasses import replace
-
-    from ...core.quantities import Quantities
-
     quantities = Quantities(problem.layout, (prior.quantity,), problem.physical_auxiliary)
     return replace(block, priors=[(prior, quantities)])
 
@@ -175,8 +174,8 @@ def _with_prior(block, prior, problem):
 def log_determinant(covariance) -> torch.Tensor:
     """ln det (1 + H Hᵀ) of each pixel."""
     parts = []
-    for part in covariance._chunks():
-        _, factor, lower = covariance._of(part)
+    for part in covariance.pieces():
+        _, factor, lower = covariance.at(part)
         m = factor.shape[0]
         parts.append(-2 * lower[packed.diagonal_index(m)].log().sum(0))
     return torch.cat(parts)

@@ -62,7 +62,7 @@ class TemperatureResponse(Mapping):
     >>> peak = 1e-24 * np.exp(-(np.log10(t.value / 1e6) ** 2) / 0.05) * u.Unit("DN cm5 / (s pix)")
     >>> response = specfit.TemperatureResponse({171: peak}, t, meta={"source": "an example"})
     >>> list(response), response["171"].unit
-    (['171'], Unit("DN cm5 / (pix s)"))
+    (['171'], Unit("cm5 DN / (pix s)"))
     """
 
     def __init__(self, responses: Mapping[Any, u.Quantity], temperature: u.Quantity, *, meta: Mapping | None = None):

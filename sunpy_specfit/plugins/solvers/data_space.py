@@ -18,6 +18,8 @@ __all__ = ["DataSpace"]
 _PIXELS = 4096
 # Above this signal-to-noise ratio single precision loses what the best measured direction says.
 _SINGLE = 300.0
+# Where no datum stands this many sigma above nothing, the answer is the prior's.
+_FAINT = 3.0
 # No step changes a logarithm by more than this.
 _LONGEST = 4.0
 # Where Gauss-Newton has not converged after so many steps, the curvature that it leaves out counts.
@@ -98,7 +100,7 @@ class DataSpace(Solver):
         prior = problem.priors[0][0]
         term = problem.terms[0]
         _, columns = problem.select(slice(0, 1)).jacobian(start[0][:, :1])
-        response = torch.stack([column[:, 0] for column in columns], 1).double()
+        response = torch.stack([column[:, 0] for column in columns], 1).double().cpu()
         m = response.shape[0]
         if len(columns[0]) != m or term.data.ndim != 2:
             raise ValueError("data_space knows one Stokes parameter only")
@@ -108,28 +110,32 @@ class DataSpace(Solver):
             method = self._non_negative
         else:
             method = self._linear
-        pixels = problem.n_pixels
-        free = torch.empty((len(columns), pixels), dtype=torch.float64, device=problem.device)
-        chi2 = torch.empty(pixels, dtype=torch.float64, device=problem.device)
-        leverage, status = torch.empty_like(chi2), torch.empty(pixels, dtype=torch.int32, device=problem.device)
-        most, begin = 0, start[0].double()
+        # On the processor, wherever the data are: the systems are tiny, and fit its cache.
+        pixels, data, weight = problem.n_pixels, term.data.cpu(), term.weight.cpu()
+        free = torch.empty((len(columns), pixels), dtype=torch.float64)
+        chi2 = torch.empty(pixels, dtype=torch.float64)
+        leverage, status = torch.empty_like(chi2), torch.empty(pixels, dtype=torch.int32)
+        most, begin = 0, start[0].double().cpu()
         for first in range(0, pixels, _PIXELS):
             part = slice(first, min(first + _PIXELS, pixels))
-            inputs = (prior.select(part), response, term.data[:, part].double(), term.weight[:, part].double())
+            inputs = (prior.select(part), response, data[:, part].double(), weight[:, part].double())
             out = method(*inputs, begin[:, part]) if prior.logarithm else method(*inputs)
             free[:, part], chi2[part], leverage[part], status[part], iterations = out
             most = max(most, iterations)
+        faint = (data * weight.sqrt()).amax(0) < _FAINT
+        status = torch.where(faint, status | int(Status.LOW_SIGNAL), status)
         if prior.logarithm:
             scale = free
         else:
             scale = torch.ones((1, pixels)) if prior.level is None else prior.level[None]
         covariance = FactoredCovariance(
-            response=response.cpu().numpy(),
-            root=prior.root.cpu().numpy(),
-            scale=scale.cpu().numpy(),
-            weight=term.weight.cpu().numpy(),
+            response=response.numpy(),
+            root=prior.root.numpy(),
+            scale=scale.numpy(),
+            weight=weight.contiguous().numpy(),
             logarithm=prior.logarithm,
         )
+        free, chi2, leverage, status = (value.to(problem.device) for value in (free, chi2, leverage, status))
         return Solution(
             free=free, status=status, covariance=covariance, leverage=leverage, chi2=chi2, info={"iterations": most}
         )

@@ -18,6 +18,8 @@ __all__ = ["DataSpaceMap"]
 _LONGEST = 4.0
 # Each step is found to this part of itself.
 _EXACT = 0.03
+# Pixels worked on at a time.
+_PIXELS = 2048
 
 
 class DataSpaceMap(Solver):
@@ -40,7 +42,7 @@ class DataSpaceMap(Solver):
 
     Examples
     --------
-    >>> from sunpy_specfit.plugins.solvers import DataSpaceMap
+    >>> from sunpy_specfit import DataSpaceMap
     >>> DataSpaceMap(max_iterations=10)
     DataSpaceMap(max_iterations=10)
     """
@@ -74,7 +76,7 @@ class DataSpaceMap(Solver):
 
     def solve(self, problem, start: torch.Tensor) -> Solution:
         here = _Place.of(problem, start[0])
-        status = torch.full((problem.n_pixels,), int(Status.MAX_ITERATIONS), dtype=torch.int32, device=problem.device)
+        status = torch.full((problem.n_pixels,), int(Status.MAX_ITERATIONS), dtype=torch.int32)
         damping, iterations, products = 0.0, 0, 0
         length = torch.full_like(here.z[0], torch.inf)
         while iterations < self.max_iterations:
@@ -85,7 +87,7 @@ class DataSpaceMap(Solver):
             step = step * (_LONGEST / longest.clamp_min(1e-30)).clamp_max(1.0)
             there = here.moved(step)
             if there.energy <= here.energy + 1e-12 * abs(here.energy):
-                length = step.square().sum(0) + (here.factor * step).sum(1).square().sum(0)
+                length = step.square().sum(0) + here.seen(step).square().sum(0)
                 here, damping = there, damping * 0.2 if damping > 1e-2 else 0.0
                 if bool((length <= self.tolerance**2).all()):
                     break
@@ -98,14 +100,15 @@ class DataSpaceMap(Solver):
         factor = data_space.gram(here.factor_of(root))
         leverage = len(here.response) - data_space.trace_inverse(data_space.cholesky(factor))
         covariance = FactoredCovariance(
-            response=here.response.cpu().numpy(),
-            root=root.cpu().numpy(),
-            scale=here.free.cpu().numpy(),
-            weight=here.weight.cpu().numpy(),
+            response=here.response.numpy(),
+            root=root.numpy(),
+            scale=here.free.numpy(),
+            weight=here.weight.numpy(),
             logarithm=True,
         )
         info = {"iterations": iterations, "products": products}
-        return Solution(free=here.free, status=status, covariance=covariance, leverage=leverage, info=info)
+        free, status, leverage = (value.to(problem.device) for value in (here.free, status, leverage))
+        return Solution(free=free, status=status, covariance=covariance, leverage=leverage, info=info)
 
 
 class _Place:
@@ -122,30 +125,29 @@ class _Place:
         self.energy = 0.5 * float(self.residual.square().sum() + z.square().sum()) + coupled
         if not self.energy < float("inf"):
             self.energy = float("inf")
-        self._factor, self._quadratics = None, None
+        self._quadratics = None
 
     @classmethod
     def of(cls, problem, free) -> _Place:
         prior = next(p for p, _ in problem.priors if not p.couples_pixels)
         term = problem.whole().terms[0]
         _, columns = problem.whole().select(slice(0, 1)).jacobian(free[:, :1])
-        response = torch.stack([column[:, 0] for column in columns], 1).double()
+        response = torch.stack([column[:, 0] for column in columns], 1).double().cpu()
         inverse = torch.linalg.pinv(prior.root)
-        z = inverse @ (free.double().clamp_min(1e-300).log() - prior.mean[:, None])
-        return cls(problem, prior, response, term.data.double(), term.weight.double(), z)
+        z = inverse @ (free.double().cpu().clamp_min(1e-300).log() - prior.mean[:, None])
+        return cls(problem, prior, response, term.data.double().cpu(), term.weight.double().cpu(), z)
 
     def moved(self, step: torch.Tensor) -> _Place:
         return _Place(self.problem, self.prior, self.response, self.data, self.weight, self.z + step)
 
-    def factor_of(self, root: torch.Tensor) -> torch.Tensor:
+    def factor_of(self, root: torch.Tensor, dtype: torch.dtype = torch.float64) -> torch.Tensor:
         """H ``(m, r, pixels)`` for some root of the prior's covariance."""
-        return torch.matmul(root.T, self.response[:, :, None] * self.free).mul_(self.weight.sqrt()[:, None])
+        moved = self.response[:, :, None].to(dtype) * self.free.to(dtype)
+        return torch.matmul(root.T.to(dtype), moved).mul_(self.weight.sqrt().to(dtype)[:, None])
 
-    @property
-    def factor(self) -> torch.Tensor:
-        if self._factor is None:
-            self._factor = self.factor_of(self.root)
-        return self._factor
+    def seen(self, step: torch.Tensor) -> torch.Tensor:
+        """What a step changes in the data, in sigma."""
+        return self.weight.sqrt() * (self.response @ (self.free * (self.root @ step)))
 
     @property
     def quadratics(self):
@@ -158,15 +160,22 @@ class _Place:
     def step(self, damping: float) -> tuple[torch.Tensor, int]:
         """The Gauss-Newton step, and the products with the curvature that it took."""
         shape, shared = self.z.shape, self._shared_root()
-        factor = torch.einsum("mrp,rs->msp", self.factor, shared)
+        # A preconditioner in single precision is as good as any.
+        factor = self.factor_of(self.root @ shared, torch.float32)
         lower = data_space.cholesky(data_space.gram(factor, damping))
-        gradient = self.z - data_space.pull(self.factor, self.residual)
+        asked = self.response.T @ (self.residual * self.weight.sqrt())
+        gradient = self.z - self.root.T @ (self.free * asked)
         for quadratic, name in self.quadratics:
             gradient = gradient + self.root.T @ (self.free * quadratic.gradient[name])
 
         # In z = shared · v the prior and what neighbours hold are of unit curvature, on the average. Single precision
         # is enough for a step: how far it leads is measured in double.
-        few, lower, root = factor.float(), lower.float(), (self.root @ shared).float()
+        root = (self.root @ shared).float()
+        # Each piece is read twice while it is in the processor's cache.
+        pieces = [
+            (part, factor[..., part].contiguous(), lower[:, part].contiguous())
+            for part in (slice(i, i + _PIXELS) for i in range(0, shape[1], _PIXELS))
+        ]
         own = (shared.T @ shared + damping * torch.eye(len(shared), dtype=shared.dtype)).float()
         free = self.free.float()
         quadratics = [(p.quadratic({n[0]: free}), n[0]) for p, n in self.problem.coupled_priors()]
@@ -177,13 +186,16 @@ class _Place:
             held = torch.zeros_like(moved)
             for quadratic, name in quadratics:
                 held += quadratic.matvec({name: moved})[name]
-            out = own @ v + data_space.pull(few, data_space.apply(few, v))
-            return (out + root.T @ held.mul_(free)).reshape(-1)
+            out = torch.addmm(own @ v, root.T, held.mul_(free))
+            for part, few, _ in pieces:
+                out[:, part] += data_space.pull(few, (few * v[:, part]).sum(1))
+            return out.reshape(-1)
 
         def precondition(v):
-            v = v.reshape(shape)
-            told = data_space.solve(lower, data_space.apply(few, v))
-            return ((v - data_space.pull(few, told)) / (1 + damping)).reshape(-1)
+            out = v.reshape(shape).clone()
+            for part, few, lower in pieces:
+                out[:, part] -= data_space.pull(few, data_space.solve(lower, (few * out[:, part]).sum(1)))
+            return out.div_(1 + damping).reshape(-1)
 
         right = -(shared.T @ gradient).float().reshape(-1)
         solved = conjugate_gradient(product, right, preconditioner=precondition, tolerance=_EXACT, max_iterations=200)
@@ -203,7 +215,7 @@ class _Place:
         is the mean of (a + K λ(q))⁻¹ over all waves, which is that of a pixel by itself with the precision a + P.
         """
         eye = torch.eye(len(self.z), dtype=self.z.dtype)
-        seen = self.factor[..., self.weight.sum(0) > 0]
+        seen = self.factor_of(self.root)[..., self.weight.sum(0) > 0]
         average = eye + torch.einsum("mrp,msp->rs", seen, seen) / max(seen.shape[-1], 1)
         coupling, waves = self.root.T @ self.root, 0.0
         for quadratic, name in self.quadratics:

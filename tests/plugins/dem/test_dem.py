@@ -203,3 +203,41 @@ def test_pixels_of_another_size_are_an_error_unless_declared(response, bins):
     summed = specfit.DEM(dict(response), response.temperature, bins, meta=meta, pixel_scale=2.4 * u.arcsec / u.pix)
     plain = specfit.DEM(dict(response), response.temperature, bins)
     np.testing.assert_allclose(summed.matrix, 16 * plain.matrix)
+
+
+def test_pixels_without_signal_say_so(response, bins, images):
+    for image in images.values():
+        image.data[2, 3] = 0.5 * image.uncertainty.array[2, 3]
+    result = specfit.fit(images, specfit.DEM(response, bins=bins))
+    assert result.status.data[2, 3] & Status.LOW_SIGNAL
+    assert not result.status.data[2, 4] & Status.LOW_SIGNAL
+    assert result["emission_measure"].data[2, 3] < result["emission_measure"].data[2, 4]
+
+
+def test_frames_of_a_sequence_are_coupled_in_time(response, bins):
+    """A plasma that cools: at low signal the frames before and after help."""
+    log_t = np.log10(np.sqrt(bins[1:] * bins[:-1]).value)
+    centre = np.linspace(6.5, 6.1, 40)[:, None] + np.linspace(0, 0.05, 6)
+    truth = 5e20 * np.exp(-0.5 * ((log_t[:, None, None] - centre) / 0.15) ** 2)
+    model = specfit.DEM(response, bins=bins)
+    light = np.tensordot(model.matrix, truth, 1)
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["PIXEL", "TIME"]
+    wcs.wcs.cunit = ["", "s"]
+    wcs.wcs.cdelt = [1, 12]
+    wcs.wcs.set()
+    rng = np.random.default_rng(7)
+    images = {}
+    for channel, clean in zip(response, light, strict=True):
+        sigma = 0.4 * clean.mean() * np.ones_like(clean)
+        data = clean + sigma * rng.standard_normal(clean.shape)
+        images[channel] = NDCube(data, wcs=wcs, unit=RATE, uncertainty=StdDevUncertainty(sigma))
+    expected = (truth * np.diff(bins.value)[:, None, None]).sum(0)
+
+    def rms(result):
+        return np.sqrt(np.mean(np.log10(result["emission_measure"].data / expected) ** 2))
+
+    alone = specfit.fit(images, model)
+    assert alone["dem"].data.shape == (32, 40, 6)
+    coupled = specfit.fit(images, model, priors=specfit.Smooth("dem", scale=1.5, logarithm=True, axes="time"))
+    assert rms(coupled) < 0.85 * rms(alone)

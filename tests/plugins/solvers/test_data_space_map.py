@@ -1,0 +1,113 @@
+import astropy.units as u
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+import sunpy_specfit as specfit
+from sunpy_specfit.data import dem_scene
+
+pytest.importorskip("demregpy")
+BINS = np.logspace(5.7, 7.3, 13) * u.K
+MEAN = 1e21 * np.exp(-0.5 * ((np.linspace(5.77, 7.23, 12) - 6.2) / 0.4) ** 2) * u.Unit("cm-5 K-1")
+
+
+def fit(scene, *priors, **options):
+    temperature = specfit.TemperaturePrior(scale=1.0, order=1, mean=MEAN)
+    return specfit.fit(scene.images, specfit.DEM(scene.responses, bins=BINS), priors=[temperature, *priors], **options)
+
+
+def _temperature_prior(result):
+    return next(prior for prior in result._priors if prior.name == "temperature_prior")._bound
+
+
+def test_the_whole_map_reaches_the_minimum_that_a_general_optimiser_finds():
+    scene = dem_scene("active_region", (3, 4), seed=2, exposure=0.1)
+    result = fit(scene, specfit.Smooth("dem", scale=0.8, logarithm=True))
+    assert result.meta["solver"] == "DataSpaceMap()"
+    model, prior = result._layout.components[0], _temperature_prior(result)
+    cube = result._canvases[0].cube
+    mean, precision = prior.mean.numpy(), prior.precision.numpy()
+
+    def objective(flat):
+        x = flat.reshape(12, 3, 4)
+        dem = np.exp(x)
+        misfit = (cube.data - np.tensordot(model.matrix, dem, 1)) / cube.uncertainty.array
+        away = x - mean[:, None, None]
+        pulled = np.tensordot(precision, away, 1)
+        slope = pulled - dem * np.tensordot(model.matrix.T, misfit / cube.uncertainty.array, 1)
+        energy = 0.5 * np.sum(misfit**2) + 0.5 * np.sum(away * pulled)
+        for axis in (1, 2):
+            step = np.diff(x, axis=axis) / 0.8
+            energy += 0.5 * np.sum(step**2)
+            pad = [(0, 0)] * 3
+            pad[axis] = (1, 1)
+            slope -= np.diff(np.pad(step, pad), axis=axis) / 0.8
+        return energy, slope.ravel()
+
+    found = np.log(result["dem"].data).ravel()
+    best = minimize(objective, found, jac=True, method="L-BFGS-B", options={"maxiter": 3000, "ftol": 1e-13})
+    assert objective(found)[0] - best.fun < 0.05
+
+
+def test_errors_shrink_as_those_of_the_dense_curvature_do():
+    scene = dem_scene("quiet_sun", (8, 8), seed=2, exposure=0.1)
+    result = fit(scene, specfit.Smooth("dem", scale=1.5, logarithm=True))
+    model, prior = result._layout.components[0], _temperature_prior(result)
+    sigma = result._canvases[0].cube.uncertainty.array.reshape(6, -1)
+    dem = result["dem"].data.reshape(12, -1)
+    n = dem.shape[1]
+    laplacian = np.zeros((n, n))
+    for y in range(8):
+        for x in range(8):
+            for other in ((y + 1, x), (y, x + 1)):
+                if max(other) < 8:
+                    step = np.zeros(n)
+                    step[y * 8 + x], step[other[0] * 8 + other[1]] = 1, -1
+                    laplacian += np.outer(step, step)
+    hessian = np.kron(laplacian / 1.5**2, np.eye(12)).reshape(n, 12, n, 12)
+    for p in range(n):
+        jacobian = model.matrix * dem[:, p] / sigma[:, [p]]
+        hessian[p, :, p] += prior.precision.numpy() + jacobian.T @ jacobian
+    exact = np.sqrt(np.linalg.inv(hessian.reshape(12 * n, 12 * n)).diagonal()).reshape(n, 12).T
+    found = result["dem"].uncertainty.array.reshape(12, -1) / dem
+    inner = np.zeros((8, 8), bool)
+    inner[2:-2, 2:-2] = True
+    ratio = (found / exact)[:, inner.ravel()]
+    assert np.median(ratio) == pytest.approx(1, abs=0.1)
+    assert np.all((ratio > 0.6) & (ratio < 1.6))
+
+
+def test_holes_are_filled_from_around_them():
+    scene = dem_scene("quiet_sun", (8, 9), seed=2)
+    for image in scene.images.values():
+        image.data[3:5, 4] = np.nan
+    result = fit(scene, specfit.Smooth("dem", scale=0.5, logarithm=True))
+    inside, around = result["dem"].data[:, 3, 4], result["dem"].data[:, 3, 3:6:2].mean(1)
+    assert np.all(np.isfinite(inside))
+    peak = around > 0.3 * around.max()
+    np.testing.assert_allclose(inside[peak], around[peak], rtol=0.3)
+    assert (
+        result["dem"].uncertainty.array[np.argmax(around), 3, 4]
+        > result["dem"].uncertainty.array[np.argmax(around), 3, 3]
+    )
+
+
+def test_at_low_signal_neighbours_help():
+    scene = dem_scene("quiet_sun", (24, 24), seed=6, exposure=0.03)
+    model = specfit.DEM(scene.responses, bins=BINS)
+    alone = specfit.fit(scene.images, model)
+    coupled = specfit.fit(scene.images, model, priors=specfit.Smooth("dem", scale=1.5, logarithm=True))
+    truth = np.log10(scene.total())
+
+    def rms(result):
+        return np.sqrt(np.mean((np.log10(result["emission_measure"].data) - truth) ** 2))
+
+    assert rms(coupled) < 0.9 * rms(alone)
+
+
+def test_what_it_does_not_solve_is_refused_with_a_sentence():
+    scene = dem_scene("quiet_sun", (3, 3))
+    with pytest.raises(ValueError, match="whose pixels are coupled by priors"):
+        fit(scene, solver="data_space_map")
+    with pytest.raises(ValueError, match="priors on 'dem' itself only"):
+        fit(scene, specfit.Smooth("emission_measure", scale=1e26), solver="data_space_map")
