@@ -1,11 +1,10 @@
 """Differential emission measures beside demregpy: speed, accuracy and calibration.
 
 ``python benchmarks/dem.py [speed] [accuracy] [calibration] [spatial] [temporal]``, with ``demregpy`` installed.
-Families of truth: those of `sunpy_specfit.data.dem_scene`, and one more, a coronal hole with bright points, that stands here
-alone and that nothing was ever tuned on. Truths lie on bins of 0.01 dex and the fit on bins of 0.05; both codes get the
-same pixels, errors and responses. demregpy is given its best settings of a grid, chosen for each family and each number
-with the truth at hand; ours are the defaults everywhere.
-"""
+Families of truth: those of `sunpy_specfit.data.dem_scene`, and one more, a coronal hole with bright points, that
+stands here alone and that nothing was ever tuned on. Truths lie on bins of 0.01 dex and the fit on bins of 0.05; both
+codes get the same pixels, errors and responses. demregpy is given its best settings of a grid, chosen for each family
+and each number with the truth at hand; ours are the defaults everywhere. """
 
 from __future__ import annotations
 

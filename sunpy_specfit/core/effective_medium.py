@@ -33,8 +33,8 @@ def medium_inverse(curvature: Curvature) -> tuple[torch.Tensor, torch.Tensor, to
 
     Within one to three per cent of sigma for noise that varies from pixel to pixel or smoothly, holes of a few pixels
     included; along an edge where the precision jumps twentyfold, and coupling is strong, up to ten per cent. In the
-    middle of holes wider than neighbours resemble each other it is too small, by up to a fifth for order 1 and two fifths for
-    order 1.5: draws of whole maps know better there.
+    middle of holes wider than neighbours resemble each other it is too small, by up to a fifth for order 1 and two
+    fifths for order 1.5: draws of whole maps know better there.
 
     Parameters
     ----------
