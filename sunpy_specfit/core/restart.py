@@ -10,9 +10,9 @@ from .solver import Solution, Solver
 __all__ = ["restart"]
 
 # Poor is a chi-squared so many sigma above what noise alone leaves.
-_POOR = 3.0
+_POOR = 4.0
 # Starts at the most, and how many in a row may come to nothing.
-_ROUNDS, _IDLE = 8, 3
+_ROUNDS, _IDLE = 8, 2
 
 
 def restart(solver: Solver, block: PixelBlock, solution: Solution, seed: int, put) -> Solution:
