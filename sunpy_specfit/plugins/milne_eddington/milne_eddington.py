@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from astropy.constants import c
 
-from ...core.model import Model
 from ...core.parameter import Auxiliary, Parameter
+from ...core.polarized import PolarizedModel
 from ...core.status import Status
 from ...data import AtomicLine, line
 from .absorption import Line
@@ -32,7 +32,7 @@ _WIDTHS = 0.2, 20.0
 _LINEAR, _DETECTED = 4.0, 3.0
 
 
-class MilneEddington(Model):
+class MilneEddington(PolarizedModel):
     r"""A Milne-Eddington atmosphere: Stokes I, Q, U and V of lines in one magnetic field.
 
     Everything but the source function is constant with depth, and that is S0 + S1 τ. The light is then the
@@ -62,7 +62,8 @@ class MilneEddington(Model):
     offset, crosstalk : bool
         Whether Q, U and V each have a constant offset (``offset_q`` and so on), or a part of I (``crosstalk_q``).
     medium : {"air", "vacuum"}, optional
-        Of the data's wavelengths, for lines given by name; by default air, and vacuum below 2000 Å.
+        Of the data's wavelengths, for lines known in both. By default as the header says: air for an axis AWAV; vacuum
+        for IRIS and below 2000 Å; else air, with a warning.
     stokes_sign : mapping, optional
         ``{"V": -1}`` for files of the opposite convention; also for "Q" and "U".
     stokes_reference : `~astropy.units.Quantity`, optional
@@ -188,10 +189,9 @@ class MilneEddington(Model):
         self._atomic = [line(one) if isinstance(one, str) else one for one in given]
         for one in self._atomic:
             self._check_line(one)
-        self._rests = [one.wavelength(medium or ("vacuum" if one.air is None else "air")) for one in self._atomic]
-        self._patterns = tuple(map(self._pattern, self._atomic, self._rests))
+        self.place_lines()
         self._factors = tuple((one.g_eff, one.G) for one in self._atomic)
-        signs = [(stokes_sign or {}).get(name, 1) for name in "QUV"]
+        signs = [self.sign(name) for name in "QUV"]
         self._observed = Observed(
             macroturbulence=self.macroturbulence,
             stray=stray_light is not None,
@@ -208,19 +208,15 @@ class MilneEddington(Model):
             )
         if not (np.all(np.isfinite(self.mu)) and np.all(np.asarray(self.mu) > 0) and np.all(np.asarray(self.mu) <= 1)):
             raise ValueError(f"MilneEddington: mu is a cosine between 0 and 1, found {self.mu!r}")
-        for name, sign in (self.stokes_sign or {}).items():
-            if name not in ("Q", "U", "V") or sign not in (1, -1):
-                raise ValueError(
-                    f"MilneEddington: stokes_sign maps 'Q', 'U' or 'V' to 1 or -1, found {name!r}: {sign!r}"
-                )
-        if self.stokes_reference is not None and not u.Quantity(self.stokes_reference).unit.is_equivalent(u.deg):
-            raise u.UnitConversionError(
-                f"MilneEddington: stokes_reference is an angle, found {self.stokes_reference!r}"
-            )
+        self.check_polarization()
         if self.normalization not in (None, "pixel", "quiet Sun"):
             raise ValueError(
                 f"MilneEddington: normalization is 'pixel', 'quiet Sun' or None, found {self.normalization!r}"
             )
+
+    def place_lines(self) -> None:
+        self._rests = self.rest_wavelengths()
+        self._patterns = tuple(map(self._pattern, self._atomic, self._rests))
 
     def _check_line(self, one) -> None:
         if not isinstance(one, AtomicLine):
@@ -309,16 +305,12 @@ class MilneEddington(Model):
         lines = {name: inputs[name] for name in ("rest", "splitting", "doppler")}
         found = change(start_values(x, data, weight, self._factors, **lines))
         found = projected(self._magnetic, x, data, weight, found, {**lines, "mu": inputs["mu"]})
-        found["azimuth"] = torch.remainder(found["azimuth"] + self._reference, 180.0)
+        found["azimuth"] = torch.remainder(found["azimuth"] + self.reference_angle, 180.0)
         ones = torch.ones_like(found["azimuth"])
         usual = {"filling_factor": 0.8, "macroturbulence": 0.5}
         return {name: found.get(name, ones * usual.get(name, 0.0)) for name in self._declared}
 
     # -- the physics -------------------------------------------------------------------------------
-
-    @property
-    def _reference(self) -> float:
-        return 0.0 if self.stokes_reference is None else float(u.Quantity(self.stokes_reference).to_value(u.deg))
 
     def evaluate(self, x, **inputs):
         return self._observed.light(self._magnetic(x, **self._turned(inputs)), inputs)
@@ -347,7 +339,7 @@ class MilneEddington(Model):
     def _turned(self, inputs):
         """What the atmosphere needs, its azimuth from +Q."""
         own = {name: inputs[name] for name in _PHYSICS}
-        return {**own, "azimuth": own["azimuth"] - self._reference} if self._reference else own
+        return {**own, "azimuth": own["azimuth"] - self.reference_angle} if self.reference_angle else own
 
     # -- what follows -------------------------------------------------------------------------------
 
