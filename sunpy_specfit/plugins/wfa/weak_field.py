@@ -64,8 +64,8 @@ class WeakField(PolarizedModel):
         Whether a part of I is in Q, U and V each, ``crosstalk_q`` and so on.
     derivative : {"spline", "cubic_spline", "three_point"}
         How dI/dλ is taken: by a spline of fifth degree, of third degree (a few tenths of a per cent low in Fe I 6302.5
-        at 21 mÅ a sample), or by the parabola through three neighbours, which costs 5 to 7 G in quiet regions and 50 G in a
-        sunspot.
+        at 21 mÅ a sample), or by the parabola through three neighbours, which costs 5 to 7 G in quiet regions and 50 G
+        in a sunspot.
     stokes_sign : mapping, optional
         ``{"V": -1}`` for files of the opposite convention; also for "Q" and "U".
     stokes_reference : `~astropy.units.Quantity`, optional
