@@ -84,8 +84,12 @@ class Outcome:
 
     def joined(self) -> Outcome:
         """The same with the covariance of all pixels, where it came in parts."""
-        if not self.factored:
+        k, pixels = self.free.shape
+        if not self.factored and len(self.covariance) == k * (k + 1) // 2:
             return self
+        if not self.factored:  # no pixel had data
+            nothing = np.zeros((1, k)), np.zeros((k, 1)), np.full((1, pixels), np.nan), np.zeros((1, pixels))
+            return replace(self, covariance=FactoredCovariance(*nothing, logarithm=False))
         return replace(self, covariance=FactoredCovariance.spread(self.free.shape[1], self.factored), factored=[])
 
 

@@ -123,8 +123,9 @@ class TemperatureResponse(Mapping):
         Parameters
         ----------
         date : `~astropy.time.Time` or str
-        correction_table : optional
-            As `aiapy.calibrate.degradation` takes it; without one aiapy downloads it.
+        correction_table : str, `~pathlib.Path` or `~astropy.table.QTable`, optional
+            A file of AIA's response table or what `aiapy.calibrate.util.get_correction_table` reads from it; without
+            one aiapy downloads JSOC's.
 
         Raises
         ------
@@ -133,17 +134,20 @@ class TemperatureResponse(Mapping):
         """
         try:
             from aiapy.calibrate import degradation
+            from aiapy.calibrate.util import get_correction_table
         except ImportError as error:
             raise ImportError("the degradation of AIA comes from aiapy: pip install aiapy") from error
         from astropy.time import Time
 
         date = Time(date)
-        options = {} if correction_table is None else {"correction_table": correction_table}
-        values = {
-            name: value * float(np.squeeze(degradation(int(name) * u.AA, date, **options)))
-            for name, value in self.items()
+        if correction_table is None or isinstance(correction_table, (str, Path)):
+            correction_table = get_correction_table(Path(correction_table) if correction_table else "JSOC")
+        left = {
+            name: float(np.squeeze(degradation(int(name) * u.AA, date, correction_table=correction_table)))
+            for name in self
         }
-        return TemperatureResponse(values, self.temperature, meta={**self.meta, "date": date.isot})
+        values = {name: value * left[name] for name, value in self.items()}
+        return TemperatureResponse(values, self.temperature, meta={**self.meta, "date": date.isot, "degradation": left})
 
     # -- from where they come --------------------------------------------------------------------
 

@@ -241,3 +241,14 @@ def test_frames_of_a_sequence_are_coupled_in_time(response, bins):
     assert alone["dem"].data.shape == (32, 40, 6)
     coupled = specfit.fit(images, model, priors=specfit.Smooth("dem", scale=1.5, logarithm=True, axes="time"))
     assert rms(coupled) < 0.85 * rms(alone)
+
+
+@pytest.mark.parametrize("priors", [(), specfit.Smooth("dem", scale=2.0, logarithm=True)])
+def test_a_map_without_any_data_is_masked_and_no_error(response, bins, images, priors):
+    for image in images.values():
+        image.data[:] = np.nan
+    result = specfit.fit(images, specfit.DEM(response, bins=bins), priors=priors)
+    assert np.all((result.status.data & Status.MASKED) > 0)
+    assert np.isnan(result["dem"].data).all()
+    assert np.isnan(result["dem"].uncertainty.array).all()
+    assert result["emission_measure"].mask.all()

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import astropy.units as u
 import numpy as np
 import pytest
@@ -80,3 +82,18 @@ def test_filters_of_xrtpy():
     assert response["Ti-poly"].unit.is_equivalent(UNIT)
     np.testing.assert_allclose(response["Be-thin"].value, filters[1].temperature_response().value)
     assert response.meta["date"].startswith("2011-01-28")
+
+
+def test_aia_ages():
+    """With the table that demregpy brings, and no download."""
+    pytest.importorskip("aiapy")
+    demregpy = pytest.importorskip("demregpy")
+    table = Path(demregpy.__file__).parent / "tresp" / "aia_V8_20171210_050627_response_table.txt"
+    response = TemperatureResponse.aia()
+    early, late = (response.at(date, correction_table=table) for date in ("2010-05-15", "2015-01-01"))
+    left = {c: float(late[c].max() / response[c].max()) for c in response}
+    # 335 has lost most (Boerner et al. 2014, https://doi.org/10.1007/s11207-013-0452-z).
+    assert min(left, key=left.get) == "335"
+    assert 0.1 < left["335"] < 0.5 < left["193"] < 1
+    assert float(early["171"].max() / response["171"].max()) == pytest.approx(1, abs=0.1)
+    assert late.meta["date"].startswith("2015-01-01")
