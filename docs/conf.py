@@ -51,7 +51,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "examples",
     "gallery_dirs": "gallery",
     # Examples that need a file of the reader's own are shown, not run.
-    "filename_pattern": "fit_eis|fit_weak_field",
+    "filename_pattern": "fit_eis|fit_weak_field|fit_milne_eddington|fit_dem",
     "abort_on_example_error": True,
     "remove_config_comments": True,
 }
