@@ -299,7 +299,7 @@ def large(scene: Scene, side: int, line: str = "Ca II 8542.1"):
         data,
         wcs=cube.wcs,
         unit=cube.unit,
-        uncertainty=type(cube.uncertainty)(np.broadcast_to(cube.uncertainty.array.flat[0], data.shape)),
+        uncertainty=type(cube.uncertainty)(np.broadcast_to(cube.uncertainty.array.flat[0], data.shape), copy=False),
     )
 
 

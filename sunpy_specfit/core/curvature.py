@@ -124,10 +124,10 @@ class Curvature:
     def product(self, flat: torch.Tensor, damping: torch.Tensor | float = 0.0) -> torch.Tensor:
         """The whole curvature times a flat vector."""
         direction = self.problem.unflatten(flat)
-        out = self.data_product(direction) + self.coupling.product(direction)
+        out = self.data_product(direction).add_(self.coupling.product(direction))
         if self._prior_blocks is not None:
             out = out + self._prior_blocks.matvec(direction)
-        if torch.is_tensor(damping) or damping:
+        if bool((damping != 0).any()) if torch.is_tensor(damping) else damping:
             out = out + damping * self.blocks.diagonal() * direction
         return self.problem.reduce(out)
 

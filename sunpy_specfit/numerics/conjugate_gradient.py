@@ -84,7 +84,7 @@ def conjugate_gradient(
     x = torch.zeros_like(b) if x0 is None else x0.clone()
     r = b.clone() if x0 is None else b - matvec(x)
     z = preconditioner(r)
-    p = z
+    p = z.clone()
     rz = _dot(r, z)
     size = _dot(b, preconditioner(b)) if x0 is not None else rz
     goal = size.clamp_min(0) * tolerance**2
@@ -97,15 +97,16 @@ def conjugate_gradient(
         curvature = _dot(p, ap)
         active &= curvature > 0
         alpha = torch.where(active, rz / torch.where(active, curvature, 1.0), 0.0)
-        x = x + alpha * p
-        r = r - alpha * ap
+        # In place: fresh memory for large maps costs more than the sums.
+        x.addcmul_(alpha, p)
+        r.addcmul_(alpha, ap, value=-1)
         z = preconditioner(r)
         renewed = _dot(r, z)
         if error:
             gains.append(alpha * rz)
         beta = torch.where(active, renewed / torch.where(active, rz, 1.0), 0.0)
         rz = torch.where(active, renewed, rz)
-        p = z + beta * p
+        p.mul_(beta).add_(z)
         active &= rz > goal
         if len(gains) >= 2 * _WINDOW:
             active &= _left(gains) > error**2
