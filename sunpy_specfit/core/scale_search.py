@@ -92,6 +92,11 @@ def _descend(values: list[float]) -> Asking:
             scale = value * _FINE**n
             curve[scale] = yield (*values[:i], scale, *values[i + 1 :])
         curves.append(curve)
+    # A bump in a curve may have stopped the search beside the lowest place.
+    for i, curve in enumerate(curves):
+        lowest = min(curve, key=curve.get)
+        if curve[lowest] < curve[values[i]] - _GAIN:
+            values[i] = lowest
     return values, curves
 
 

@@ -225,6 +225,18 @@ def test_coupled_maps_are_smoother_and_nearer_to_the_truth():
         assert np.median(coupled[key].uncertainty.array) < 0.7 * np.median(alone[key].uncertainty.array)
 
 
+def test_a_kinked_prior_on_some_maps_is_solved_to_the_end():
+    """Beside a B_los that is solved in one step, total variation of the others takes as many as it takes."""
+    cube = weak_field_cube((24, 24), seed=6, noise=5e-3)
+    kinked = specfit.TotalVariation("b_q", "b_u", joint=True, scale=2e4)
+    both = specfit.fit(cube, WeakField("Mg I 5172.7"), [specfit.Smooth("b_los", scale=60 * u.G), kinked])
+    alone = specfit.fit(cube, WeakField("Mg I 5172.7").fix(b_los=0), [kinked])
+    assert alone.meta["solver_info"]["iterations"] > 3
+    for key in ("b_q", "b_u"):
+        apart = (both[key].data - alone[key].data) / alone[key].uncertainty.array
+        assert np.abs(apart).max() < 0.05, key
+
+
 def test_flags(result, cube):
     linear = (result.status.data & int(Status.NO_LINEAR_SIGNAL)) == 0
     strength = sum((result[k].data / result[k].uncertainty.array) ** 2 for k in ("b_q", "b_u"))
