@@ -11,6 +11,7 @@ import astropy.units as u
 
 from .medium import MediumWarning
 from .model import Model
+from .parameter import Parameter
 
 __all__ = ["PolarizedModel"]
 
@@ -18,13 +19,15 @@ __all__ = ["PolarizedModel"]
 class PolarizedModel(Model):
     """A model of Stokes parameters in lines whose wavelengths are known in air and in vacuum.
 
-    A subclass has the arguments ``medium``, ``stokes_sign`` and ``stokes_reference``, keeps its lines in ``_atomic``,
-    and calls `check_polarization` and `place_lines` when it is made.
+    A subclass has the arguments ``medium``, ``stokes_sign`` and ``stokes_reference``, perhaps ``offset`` and
+    ``crosstalk``, keeps its lines in ``_atomic``, and calls `check_polarization` and `place_lines` when it is made.
     """
 
     medium: str | None = None
     stokes_sign: Mapping[str, int] | None = None
     stokes_reference: u.Quantity | None = None
+    offset: bool = False
+    crosstalk: bool = False
 
     def check_polarization(self) -> None:
         """Refuse signs and angles that are none.
@@ -43,6 +46,15 @@ class PolarizedModel(Model):
     def rest_wavelengths(self) -> list[u.Quantity]:
         """Of all lines, in the medium in force; in air where none was named."""
         return [one.wavelength("vacuum" if one.air is None else self.medium or "air") for one in self._atomic]
+
+    def nuisances(self) -> dict[str, Parameter]:
+        """Constant offsets of Q, U and V and the part of I in them, as far as they were asked for."""
+        declared = {}
+        if self.offset:
+            declared |= {f"offset_{s}": Parameter("data", default=0.0, description="offset") for s in "quv"}
+        if self.crosstalk:
+            declared |= {f"crosstalk_{s}": Parameter(None, default=0.0, description="part of I") for s in "quv"}
+        return declared
 
     @abstractmethod
     def place_lines(self) -> None:

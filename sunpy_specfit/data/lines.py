@@ -13,7 +13,7 @@ from ..core.names import unknown_name
 from .atomic_line import AtomicLine
 from .zeeman import Level
 
-__all__ = ["line", "list_lines"]
+__all__ = ["all_lines", "line", "list_lines"]
 
 # Wavelengths of one line that two tables give differ by less (Å); different lines of the table differ by more.
 _SAME = 0.02
@@ -98,6 +98,11 @@ def _lines() -> dict[str, AtomicLine]:
     columns = [column.tolist() for column in _table().itercols()]  # plain values, None where there is none
     rows = (dict(zip(_table().colnames, values, strict=True)) for values in zip(*columns, strict=True))
     return {row["name"]: _atomic_line(row, _table().meta["sources"]) for row in rows}
+
+
+def all_lines() -> list[AtomicLine]:
+    """Every line that `line` knows."""
+    return list(_lines().values())
 
 
 @cache

@@ -264,11 +264,7 @@ class MilneEddington(PolarizedModel):
             declared["macroturbulence"] = Parameter(
                 _KM_S, lower=0.0, upper=6.0, description="most probable speed of motions that broaden the light"
             )
-        if self.offset:
-            declared |= {f"offset_{s}": Parameter("data", default=0.0, description="offset") for s in "quv"}
-        if self.crosstalk:
-            declared |= {f"crosstalk_{s}": Parameter(None, default=0.0, description="part of I") for s in "quv"}
-        return declared
+        return declared | self.nuisances()
 
     @property
     def linear_parameters(self) -> tuple[str, ...]:

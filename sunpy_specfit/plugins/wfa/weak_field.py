@@ -11,7 +11,8 @@ import torch
 from ...core.parameter import Auxiliary, Parameter
 from ...core.polarized import PolarizedModel
 from ...core.status import Status
-from ...data import AtomicLine, line, list_lines
+from ...data import AtomicLine, line
+from ...data.lines import all_lines
 from ...data.zeeman import LORENTZ_SPLITTING
 from ...numerics.derivative import METHODS, derivative_matrix
 from .even_noise import EvenModes
@@ -211,12 +212,7 @@ class WeakField(PolarizedModel):
         return self._rests[0]
 
     def declare(self) -> Mapping[str, Parameter]:
-        declared = dict(super().declare())
-        if self.offset:
-            declared |= {f"offset_{s}": Parameter("data", default=0.0, description="offset") for s in "quv"}
-        if self.crosstalk:
-            declared |= {f"crosstalk_{s}": Parameter(None, default=0.0, description="part of I") for s in "quv"}
-        return declared
+        return dict(super().declare()) | self.nuisances()
 
     @property
     def linear_parameters(self) -> tuple[str, ...]:
@@ -280,8 +276,7 @@ class WeakField(PolarizedModel):
     def _foreign(self, x: np.ndarray, rests: np.ndarray, unit: u.UnitBase) -> np.ndarray:
         """Known lines among the wavelengths that are not fitted: samples nearest to them tell of other factors."""
         medium = self.medium or "air"
-        others = [line(name) for name in list_lines()["name"]]
-        places = [one.wavelength("vacuum" if one.air is None else medium).to_value(unit) for one in others]
+        places = [one.wavelength("vacuum" if one.air is None else medium).to_value(unit) for one in all_lines()]
         # Nearer than that, an entry is one of the lines that are fitted, by another source.
         return np.array([p for p in places if x.min() <= p <= x.max() and np.abs(p - rests).min() > _APART * p])
 
@@ -294,6 +289,8 @@ class WeakField(PolarizedModel):
     @staticmethod
     def _known(observation, intensity: torch.Tensor) -> np.ndarray:
         """At which wavelengths I is known, in most pixels, or outside the window in all: the derivative's grid."""
+        if bool(torch.isfinite(intensity.sum())):
+            return np.ones(len(intensity), bool)
         missing = torch.isnan(intensity).double().mean(1).numpy()
         used = observation.used
         outside = ~used if used is not None and used.ndim == 1 else np.zeros(len(missing), bool)

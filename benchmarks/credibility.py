@@ -1,6 +1,6 @@
 """Do the errors of coupled maps hold the truth as often as they say?
 
-    python benchmarks/coverage.py [section ...] [--seeds 5] [--side 64] [--maps niris_maps_256.npz]
+    python benchmarks/credibility.py [section ...] [--seeds 5] [--side 64] [--maps niris_maps_256.npz]
 
 The maps are drawn from the Gaussian that `Smooth` stands for, exactly: of order 1 and 1.5 among cosines, of order 2
 from its differences. Then 68 % of the pixels should lie within one sigma of the truth, and 95 % within two. ``linear``
