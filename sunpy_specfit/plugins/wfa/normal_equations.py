@@ -242,7 +242,6 @@ class Modes:
         values, vectors = torch.linalg.eigh(kernel @ kernel.T)
         self.used, self.even, self.vectors = used, even, vectors.to(shape.values)
         self.values = (values.clamp_min(0).to(shape.values) * shape.variance.reshape(()))[:, None]
-        self.largest = self.values.amax()
 
     @classmethod
     def of(cls, shape: Shape, weight: torch.Tensor) -> Modes | None:
