@@ -266,6 +266,10 @@ class PixelBlock:
         vector : `torch.Tensor`
             Minus the gradient, b, ``(k, pixels)``: the step is A⁻¹ b.
         """
+        fused = self._fused(free)
+        if fused is not None:
+            chi2, matrix, vector = fused
+            return self._with_priors(free, 0.5 * chi2, matrix, vector, priors)
         found = [piece._linearize(free[:, part], priors) for part, piece in self.pieces]
         return found[0] if len(found) == 1 else tuple(torch.cat(parts, -1) for parts in zip(*found, strict=True))
 
@@ -273,12 +277,6 @@ class PixelBlock:
         theta = self.theta(free)
         objective, matrix, vector = 0.0, None, None
         for term, total in zip(self.terms, self._totals, strict=True):
-            fused = self._fused(term, theta)
-            if fused is not None:
-                chi2, a, b = fused
-                objective = objective + 0.5 * chi2
-                matrix, vector = (a, b) if matrix is None else (matrix + a, vector + b)
-                continue
             light, columns = self._term_jacobian(term, theta)
             residual = (term.data - light).reshape(-1, light.shape[-1])
             weight = term.weight.reshape(residual.shape)
@@ -291,17 +289,23 @@ class PixelBlock:
                 a, b, chi2 = packed.normal_equations(columns, weight, residual, total)
                 objective = objective + 0.5 * chi2
             matrix, vector = (a, b) if matrix is None else (matrix + a, vector + b)
+        return self._with_priors(free, objective, matrix, vector, priors)
+
+    def _with_priors(self, free, objective, matrix, vector, priors: bool):
         if priors:
-            objective = objective + self._add_priors(theta, matrix, vector)
+            objective = objective + self._add_priors(self.theta(free), matrix, vector)
         return torch.where(torch.isfinite(objective), objective, torch.inf), matrix, vector
 
-    def _fused(self, data: TermData, theta: torch.Tensor):
+    def _fused(self, free: torch.Tensor):
         """chi², matrix and vector as the model itself works them out, or None."""
-        model = data.term.model
-        if not self.simple or self.loss != "gaussian" or len(self.terms) > 1 or len(data.term.batched) > 1:
+        if not self.simple or self.loss != "gaussian" or len(self.terms) != 1:
             return None
+        data, theta = self.terms[0], self.theta(free)
+        model = data.term.model
         own = model.components[0].normal_equations
-        if own is None or model.operators or len(theta) != sum(p.size for p in model.parameters.values()):
+        if own is None or len(data.term.batched) > 1 or model.operators:
+            return None
+        if len(theta) != sum(p.size for p in model.parameters.values()):
             return None
         return own(data.x, data.data, data.weight, **data.term.inputs(theta, 0), **data.auxiliary[0])
 

@@ -1,130 +1,142 @@
-"""The normal equations of a pixel in compiled code, which never writes a Jacobian to memory.
+"""Light, derivatives and normal equations of many pixels in compiled code.
 
-Compilation takes about a minute and is kept on disk by PyTorch, so that it pays for large maps, and the next time for
-smaller ones too.
+The formulas are those of the plain code, recorded and compiled as one loop (see `sunpy_specfit.numerics.kernel`), so
+that nothing is written to memory between the numbers of a pixel and what is asked for.
 """
 
 from __future__ import annotations
 
-import shutil
 import warnings
+from collections.abc import Sequence
 
 import torch
+from torch.autograd import forward_ad
 
 from ...core.warnings import SpecfitWarning
-from ...numerics.voigt import faddeeva_derivative
-from .atmosphere import NAMES, stokes_jacobian
+from ...numerics.kernel import Kernel
+from .atmosphere import NAMES, stokes, stokes_jacobian
 
-__all__ = ["available", "normal_equations", "plain_normal_equations"]
+__all__ = ["jacobian", "light", "normal_equations", "runs_on"]
 
-# Pixels at a time, whose profiles stay in the processor's cache.
-_AT_ONCE = 128
-_functions: dict[str, object] = {}
-
-
-def available() -> bool:
-    """Whether a C++ compiler can be found."""
-    return any(shutil.which(name) for name in ("g++", "clang++", "c++", "cl"))
+_PLACES = ("rest", "splitting", "doppler")
+_kernels: dict[tuple, Kernel | None] = {}
 
 
-def normal_equations(lines, x, data, weight, values, inputs):
-    """(chi-squared, matrix, vector) of each pixel in compiled code; None where that is not to be had.
+def runs_on(*tensors: torch.Tensor) -> bool:
+    """Whether compiled code may stand for torch's: numbers on the CPU, of one precision, that nobody differentiates."""
+    return len({tensor.dtype for tensor in tensors}) == 1 and all(map(_is_plain, tensors))
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor) or tensor.device.type != "cpu":
+        return False
+    if tensor.requires_grad and torch.is_grad_enabled():
+        return False
+    return forward_ad.unpack_dual(tensor).tangent is None
+
+
+def light(lines, x, values, inputs) -> torch.Tensor | None:
+    """I, Q, U and V, ``(4, n, pixels)``; None where there is no compiled code.
 
     Parameters
     ----------
     lines : tuple of `Line`
-    x, data, weight : `torch.Tensor`
-        ``(n, 1 or pixels)``, and twice ``(4, n, pixels)``.
+    x : `torch.Tensor`
+        ``(n, 1 or pixels)``.
     values : sequence of `torch.Tensor`
         The nine parameters, ``(pixels,)``.
     inputs : dict of `torch.Tensor`
         rest, splitting, doppler and mu.
     """
-    pixels = data.shape[-1]
-    if x.device.type != "cpu" or "failed" in _functions:
+    found = _run("light", lines, values, inputs, [x])
+    return found and found[1]
+
+
+def jacobian(lines, x, values, inputs) -> tuple[torch.Tensor, dict[str, torch.Tensor]] | None:
+    """The same, and the derivatives by each parameter, of that shape."""
+    found = _run("jacobian", lines, values, inputs, [x])
+    if found is None:
         return None
-    inputs = {**inputs, "mu": inputs["mu"].expand(pixels)}
-    values = torch.stack([value.expand(pixels) for value in values])
-    tables = _tables(lines, x.dtype)
-    found = []
-    try:
-        for first in range(0, pixels, _AT_ONCE):
-            # Code is compiled for one number of pixels: the last piece begins earlier, a short one repeats a pixel.
-            start = max(0, min(first, pixels - _AT_ONCE))
-            index = torch.arange(start, start + _AT_ONCE).clamp_max(pixels - 1)
-            results = _one_piece(lines, tables, x, data, weight, values, inputs, index)
-            found.append([result[..., first - start : pixels - start] for result in results])
-    except Exception as error:  # noqa: BLE001 - whatever a compiler stumbles over, the plain code remains
-        _functions["failed"] = error
-        reason = str(error).strip().partition("\n")[0]
-        warnings.warn(f"compilation failed, so the plain code is used: {reason}", SpecfitWarning, stacklevel=2)
+    own, *columns = found[1].unflatten(0, (len(NAMES) + 1, 4)).unbind()
+    return own, dict(zip(NAMES, columns, strict=True))
+
+
+def normal_equations(lines, x, data, weight, values, inputs) -> tuple[torch.Tensor, ...] | None:
+    """Chi-squared ``(pixels,)``, the packed matrix and the vector of each pixel.
+
+    ``data`` and ``weight`` are ``(4, n, pixels)``, the others as for `light`.
+    """
+    found = _run("equations", lines, values, inputs, [x, *data, *weight])
+    if found is None:
         return None
-    return tuple(torch.cat(parts, -1) for parts in zip(*found, strict=True))
+    sums, k = found[0], len(NAMES)
+    return sums[0], sums[k + 1 :], sums[1 : k + 1]
 
 
-def _one_piece(lines, tables, x, data, weight, values, inputs, index):
-    # Fresh tensors all of them: a view's place in another would be compiled in.
-    x = x.clone() if x.shape[-1] == 1 else x.index_select(-1, index)
-    data, weight, values = (tensor.index_select(-1, index) for tensor in (data, weight, values))
-    mu = inputs["mu"].index_select(-1, index)
-    places = torch.stack([inputs[name][:, 0] for name in ("rest", "splitting", "doppler")])
-    sums = []
-    for number, groups in enumerate(tables):
-        own, width = places[:, number].clone(), lines[number].width
-        for table in groups:
-            sums.append(_compiled("sums", _group_sums)(x, own, values, width, table))
-    return _compiled("equations", plain_normal_equations)(lines, x, data, weight, values, places, mu, sums)
+def _run(name: str, lines, values, inputs, sample):
+    """Sums and rows of a kernel, or None."""
+    pixels = max(value.shape[-1] for value in (*sample, *values, inputs["mu"]))
+    kernel = _kernel(name, lines, values[0].dtype)
+    if kernel is None:
+        return None
+    numbers = torch.cat([inputs[place].reshape(-1) for place in _PLACES]).tolist()
+    return kernel(numbers, [value.expand(pixels) for value in (*values, inputs["mu"])], sample)
 
 
-def _compiled(name: str, function):
-    if name not in _functions:
-        _functions[name] = torch.compile(function, dynamic=False, fullgraph=True)
-    return _functions[name]
+def _kernel(name: str, lines, dtype: torch.dtype) -> Kernel | None:
+    key = name, lines, dtype
+    if key not in _kernels:
+        function, samples = _FUNCTIONS[name]
+        counts = len(_PLACES) * len(lines), len(NAMES) + 1, samples
+        try:
+            _kernels[key] = Kernel(lambda *inputs: function(lines, *inputs), counts, dtype)
+        except Exception as error:  # noqa: BLE001 - whatever a compiler stumbles over, the plain code remains
+            _kernels[key] = None
+            reason = str(error).strip().partition("\n")[0]
+            warnings.warn(f"compilation failed, so the plain code is used: {reason}", SpecfitWarning, stacklevel=2)
+    return _kernels[key]
 
 
-def _tables(lines, dtype):
-    """Shifts and strengths of each group of components, ``(2, components, 1, 1)``."""
-    return [
-        [
-            torch.tensor(
-                [[shift for shift, _ in group], [line.strength * strength for _, strength in group]], dtype=dtype
-            )[..., None, None]
-            for group in line.groups
-        ]
-        for line in lines
-    ]
+# -- what is compiled: one sample of one pixel -------------------------------------------------------------------------
 
 
-def _group_sums(x, places, values, width: float, table):
-    """H and F of a group of components, their slopes along v, and those along the splitting."""
-    strength, _, _, velocity, doppler_width, _, damping, _, _ = values.unbind()
-    rest, splitting, doppler = places.unbind()
-    shifts, strengths = table.unbind()
-    inverse = 1.0 / (doppler_width * width)
-    v = (x - rest - doppler * velocity) * inverse
-    h, f, h_v, f_v = faddeeva_derivative(v - shifts * (splitting * strength * inverse), damping)
-    pulled = -shifts * strengths
-    parts = (h * strengths, f * strengths, h_v * strengths, f_v * strengths, h_v * pulled, f_v * pulled)
-    return tuple(part.sum(0) for part in parts)
+def _given(lines, numbers: Sequence, pixel: Sequence):
+    """The nine parameters, and the inputs by name."""
+    count = len(lines)
+    places = {name: numbers[count * i : count * (i + 1)] for i, name in enumerate(_PLACES)}
+    return pixel[:-1], {**places, "mu": pixel[-1]}
 
 
-def plain_normal_equations(lines, x, data, weight, values, places, mu, sums):
-    """What is compiled: chi-squared ``(pixels,)``, the packed matrix and the vector, with no array of derivatives."""
-    rest, splitting, doppler = places.unbind()
-    light, columns = stokes_jacobian(
-        lines, x, *values.unbind(), rest=rest, splitting=splitting, doppler=doppler, mu=mu, sums=sums
-    )
-    residual = [data[s] - light[s] for s in range(4)]
-    weighed = [weight[s] * residual[s] for s in range(4)]
-    matrix, vector = [], []
-    for number, name in enumerate(NAMES):
-        own = columns[name]
-        scaled = [None if own[s] is None else weight[s] * own[s] for s in range(4)]
-        for other in NAMES[: number + 1]:
-            its = columns[other]
-            products = [scaled[s] * its[s] for s in range(4) if scaled[s] is not None and its[s] is not None]
-            matrix.append(sum(products[1:], products[0]).sum(0) if products else torch.zeros_like(mu))
-        products = [weighed[s] * own[s] for s in range(4) if own[s] is not None]
-        vector.append(sum(products[1:], products[0]).sum(0))
-    chi2 = sum([weighed[s] * residual[s] for s in range(1, 4)], weighed[0] * residual[0]).sum(0)
-    return chi2, torch.stack(matrix), torch.stack(vector)
+def _light(lines, numbers, pixel, sample):
+    values, inputs = _given(lines, numbers, pixel)
+    return [], list(stokes(lines, *sample, *values, **inputs))
+
+
+def _jacobian(lines, numbers, pixel, sample):
+    values, inputs = _given(lines, numbers, pixel)
+    own, columns = stokes_jacobian(lines, *sample, *values, **inputs)
+    return [], [*own, *(0.0 if part is None else part for name in NAMES for part in columns[name])]
+
+
+def _equations(lines, numbers, pixel, sample):
+    values, inputs = _given(lines, numbers, pixel)
+    x, data, weight = sample[0], sample[1:5], sample[5:]
+    own, columns = stokes_jacobian(lines, x, *values, **inputs)
+    # What is always zero is left out of the code.
+    zero = torch.zeros_like(x)
+    columns = [[zero if part is None else part for part in columns[name]] for name in NAMES]
+    residual = [seen - part for seen, part in zip(data, own, strict=True)]
+    weighed = [w * part for w, part in zip(weight, residual, strict=True)]
+    scaled = [[w * part for w, part in zip(weight, column, strict=True)] for column in columns]
+    matrix = [_inner(scaled[i], columns[j]) for i in range(len(NAMES)) for j in range(i + 1)]
+    return [_inner(weighed, residual), *(_inner(weighed, column) for column in columns), *matrix], []
+
+
+def _inner(a, b):
+    total = a[0] * b[0]
+    for one, other in zip(a[1:], b[1:], strict=True):
+        total = torch.addcmul(total, one, other)
+    return total
+
+
+_FUNCTIONS = {"light": (_light, 1), "jacobian": (_jacobian, 1), "equations": (_equations, 9)}

@@ -9,7 +9,7 @@ from astropy.constants import c
 from scipy.ndimage import uniform_filter
 
 from ...data.zeeman import LORENTZ_SPLITTING
-from .compiled import available
+from ...numerics.kernel import compiler
 from .observed import reach_of
 
 __all__ = ["prepared"]
@@ -68,7 +68,7 @@ def prepared(model, observation, names, rests) -> dict[str, torch.Tensor]:
 def _worth_compiling(model, grid) -> bool:
     if model.compiled is not None:
         return bool(model.compiled)
-    return grid is not None and grid.size >= _MANY and available()
+    return grid is not None and grid.size >= _MANY and compiler() is not None
 
 
 def _cosines(mu, grid) -> torch.Tensor:

@@ -13,9 +13,9 @@ from ...core.parameter import Auxiliary, Parameter
 from ...core.polarized import PolarizedModel
 from ...core.status import Status
 from ...data import AtomicLine, line
+from . import compiled
 from .absorption import Line
 from .atmosphere import NAMES, stokes, stokes_jacobian
-from .compiled import normal_equations
 from .inputs import prepared
 from .observed import Observed
 from .start import drawn_anew, projected, start_values
@@ -28,6 +28,8 @@ _RADIAN = np.pi / 180
 _PHYSICS = (*NAMES, "rest", "splitting", "doppler", "mu")
 # Doppler widths between these velocities (km/s), from cold and quiet to far beyond what is seen on the Sun.
 _WIDTHS = 0.2, 20.0
+# Fewer pixels than these are looked at, not fitted.
+_FEW = 64
 # Signals below so many sigma: the transverse field's errors are no longer Gaussian; there is none at all.
 _LINEAR, _DETECTED = 4.0, 3.0
 
@@ -71,8 +73,9 @@ class MilneEddington(PolarizedModel):
     normalization : {"pixel", "quiet Sun"}, optional
         What the data's continuum was divided by. It changes nothing, and is kept with the result.
     compiled : bool, optional
-        Whether fits run compiled code, which takes a minute or two to make the first time and is kept on disk. By
-        default maps of 100 000 pixels and more do, where there is a C++ compiler and no option adds parameters.
+        Whether light, derivatives and fits run compiled code, which takes seconds to make the first time and is kept
+        on disk. It needs a C++ compiler (GCC or Clang). By default maps of 100 000 pixels and more do where there is
+        one.
     label : str, optional
 
     Raises
@@ -313,11 +316,18 @@ class MilneEddington(PolarizedModel):
 
     def _magnetic(self, x, **inputs):
         """The light of the atmosphere itself."""
+        found = self._quickly(compiled.light, x, inputs)
+        if found is not None:
+            return found
         return torch.stack(stokes(self._patterns, x, **{name: inputs[name] for name in _PHYSICS}))
 
     def linearize(self, x, **inputs):
         """The light and its derivatives by all parameters."""
-        rows, derivatives = stokes_jacobian(self._patterns, x, **self._turned(inputs))
+        turned = self._turned(inputs)
+        found = self._quickly(compiled.jacobian, x, turned)
+        if found is not None:
+            return self._observed.linearize(*found, inputs)
+        rows, derivatives = stokes_jacobian(self._patterns, x, **{name: turned[name] for name in _PHYSICS})
         zero = torch.zeros_like(rows[0])
         columns = {
             name: torch.stack([zero if row is None else row for row in parts]) for name, parts in derivatives.items()
@@ -326,16 +336,23 @@ class MilneEddington(PolarizedModel):
 
     def normal_equations(self, x, data, weight, **inputs):
         """What the fit of large maps needs, in compiled code; None where there is none."""
-        if not (self._observed.plain and bool(inputs["compiled"])):
+        if not self._observed.plain:
             return None
-        turned = self._turned(inputs)
-        values = [turned.pop(name) for name in NAMES]
-        return normal_equations(self._patterns, x, data, weight, values, turned)
+        return self._quickly(compiled.normal_equations, x, self._turned(inputs), data, weight)
+
+    def _quickly(self, function, x, inputs, *data):
+        """What a function of compiled code gives; None where that is not to be had, or not worth it."""
+        own = [inputs[name] for name in _PHYSICS]
+        if "compiled" not in inputs or not compiled.runs_on(x, *own, *data) or not bool(inputs["compiled"].any()):
+            return None
+        # x: (n, 1 or pixels), and not one pixel on its own.
+        if x.ndim < 2 or not data and own[0].shape[-1] < _FEW:
+            return None
+        return function(self._patterns, x, *data, own[: len(NAMES)], inputs)
 
     def _turned(self, inputs):
-        """What the atmosphere needs, its azimuth from +Q."""
-        own = {name: inputs[name] for name in _PHYSICS}
-        return {**own, "azimuth": own["azimuth"] - self.reference_angle} if self.reference_angle else own
+        """The inputs, with the azimuth from +Q."""
+        return {**inputs, "azimuth": inputs["azimuth"] - self.reference_angle} if self.reference_angle else inputs
 
     # -- what follows -------------------------------------------------------------------------------
 

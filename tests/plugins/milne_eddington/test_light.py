@@ -13,6 +13,8 @@ from sunpy_specfit import MilneEddington
 from sunpy_specfit.core.observation import Observation
 from sunpy_specfit.data import AtomicLine, Level, line, milne_eddington_cube
 from sunpy_specfit.data.zeeman import LORENTZ_SPLITTING
+from sunpy_specfit.numerics import packed
+from sunpy_specfit.numerics.kernel import compiler
 
 PAIR = ["Fe I 6301.5", "Fe I 6302.5"]
 USUAL = {
@@ -241,30 +243,87 @@ def test_lines_that_cannot_be_computed_are_refused():
         MilneEddington(PAIR, stokes_reference=3 * u.AA)
 
 
-def test_normal_equations_without_a_jacobian_are_those_with_one():
-    """What is compiled for large maps, here as it stands."""
-    from sunpy_specfit.numerics import packed
-    from sunpy_specfit.plugins.milne_eddington.compiled import _group_sums, _tables, plain_normal_equations
+needs_compiler = pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
+MANY = {
+    "field_strength": np.concatenate([[0.0, 5000.0], np.linspace(10, 3000, 68)]),
+    "inclination": np.linspace(0, 180, 70),
+    "azimuth": np.linspace(-20, 200, 70),
+    "velocity": np.linspace(-4, 4, 70),
+    "damping": np.linspace(0.0, 2.0, 70),
+}
 
-    model = MilneEddington(PAIR, mu=0.8)
-    values = atmospheres(field_strength=[0.0, 700.0, 2500.0], inclination=[20.0, 95.0, 170.0])
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"mu": 0.6, "scale_width": True}, {"stokes_reference": 20 * u.deg, "stokes_sign": {"V": -1}, "offset": True}],
+)
+def test_compiled_light_and_derivatives_are_those_of_the_plain_code(dtype, options):
+    plain, model = MilneEddington(PAIR, compiled=False, **options), MilneEddington(PAIR, compiled=True, **options)
+    middle = X.mean()
+    values = atmospheres(**MANY, **{f"offset_{s}": 0.01 for s in "quv" if "offset" in options})
+    values = {name: value.to(dtype) for name, value in values.items()}
+    x, lights, derivatives = torch.as_tensor(X - middle)[:, None].to(dtype), [], []
+    for one in (plain, model):
+        inputs = inputs_of(one)
+        inputs = {name: v.to(dtype) for name, v in {**inputs, "rest": inputs["rest"] - middle}.items()}
+        lights += [one.evaluate(x, **values, **inputs), one.linearize(x, **values, **inputs)[0]]
+        derivatives.append(one.linearize(x, **values, **inputs)[1])
+    round_off = 50 * torch.finfo(dtype).eps
+    for found in lights[1:]:
+        torch.testing.assert_close(found, lights[0], rtol=0, atol=round_off)
+    assert set(derivatives[0]) == set(derivatives[1]) == set(model.parameters)
+    for name, column in derivatives[0].items():
+        torch.testing.assert_close(derivatives[1][name], column, rtol=0, atol=round_off * float(column.abs().max()))
+
+
+@needs_compiler
+def test_compiled_code_takes_pixels_with_wavelengths_and_mu_of_their_own():
+    values, shifted = atmospheres(**MANY), torch.as_tensor(X)[:, None] + torch.linspace(-0.01, 0.01, 70)
+    inputs = {**inputs_of(MilneEddington(PAIR, compiled=True)), "mu": torch.linspace(0.2, 1, 70).double()}
+    found = MilneEddington(PAIR).evaluate(shifted, **values, **inputs)
+    expected = MilneEddington(PAIR).evaluate(shifted, **values, **{**inputs, "compiled": torch.zeros(1)})
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@needs_compiler
+def test_whoever_differentiates_gets_the_plain_code():
+    model, values = MilneEddington(PAIR, compiled=True), atmospheres(**MANY)
     auxiliary, x = inputs_of(model), torch.as_tensor(X)[:, None]
-    found, columns = model.linearize(x, **values, **auxiliary)
+
+    def of_velocity(velocity):
+        return model.evaluate(x, **{**values, "velocity": velocity}, **auxiliary)
+
+    velocity, ones = values["velocity"], torch.ones(70, dtype=torch.float64)
+    expected = model.linearize(x, **values, **auxiliary)[1]["velocity"]
+    light, forward = torch.func.jvp(of_velocity, (velocity,), (ones,))
+    torch.testing.assert_close(light, of_velocity(velocity), rtol=0, atol=1e-12)
+    torch.testing.assert_close(forward, expected, rtol=0, atol=1e-9)
+    with torch.autograd.forward_ad.dual_level():
+        dual = of_velocity(torch.autograd.forward_ad.make_dual(velocity, ones))
+        torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(dual).tangent, expected, rtol=0, atol=1e-9)
+    wanted = velocity.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(of_velocity(wanted).sum(), wanted)
+    torch.testing.assert_close(gradient, expected.sum((0, 1)), rtol=0, atol=1e-8)
+    batched = torch.vmap(of_velocity)(torch.stack([velocity, velocity + 1]))
+    torch.testing.assert_close(batched[0], light, rtol=0, atol=1e-12)
+
+
+@needs_compiler
+@pytest.mark.parametrize("pixels", [3, 70])
+def test_normal_equations_without_a_jacobian_are_those_with_one(pixels):
+    model = MilneEddington(PAIR, mu=0.8, compiled=True)
+    values = {name: value[-pixels:] for name, value in atmospheres(**MANY).items()}
+    auxiliary, x = inputs_of(model), torch.as_tensor(X)[:, None]
+    found, columns = model.linearize(x, **values, **{**auxiliary, "compiled": torch.zeros(1)})
     generator = torch.Generator().manual_seed(0)
     data = found + 0.01 * torch.randn(found.shape, generator=generator, dtype=torch.float64)
     weight = torch.rand(found.shape, generator=generator, dtype=torch.float64)
-    names = list(model.parameters)
-    flat = [columns[name].reshape(-1, 3) for name in names]
-    expected = packed.normal_equations(flat, weight.reshape(-1, 3), (data - found).reshape(-1, 3))
-    numbers = torch.stack([values[name] for name in names])
-    places = torch.stack([auxiliary[name][:, 0] for name in ("rest", "splitting", "doppler")])
-    sums = [
-        _group_sums(x, places[:, number], numbers, model._patterns[number].width, table)
-        for number, tables in enumerate(_tables(model._patterns, torch.float64))
-        for table in tables
-    ]
-    mu = auxiliary["mu"].expand(3)
-    chi2, matrix, vector = plain_normal_equations(model._patterns, x, data, weight, numbers, places, mu, sums)
+    flat = [columns[name].reshape(-1, pixels) for name in model.parameters]
+    expected = packed.normal_equations(flat, weight.reshape(-1, pixels), (data - found).reshape(-1, pixels))
+    chi2, matrix, vector = model.normal_equations(x, data, weight, **values, **auxiliary)
     torch.testing.assert_close(matrix, expected[0], rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(vector, expected[1], rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(chi2, expected[2], rtol=1e-9, atol=1e-12)
+    assert model.normal_equations(x, data, weight, **values, **{**auxiliary, "compiled": torch.zeros(1)}) is None
