@@ -308,8 +308,8 @@ def _frames(problem: Problem) -> list[slice]:
 def _result(problem: Problem, outcome, priors, solver, meta) -> FitResult:
     layout = problem.layout
     factor, offset = layout.scales()
-    theta = np.asarray(layout.transform) @ outcome.free if not problem._simple else outcome.free
-    if not problem._simple:
+    theta = np.asarray(layout.transform) @ outcome.free if not problem.simple else outcome.free
+    if not problem.simple:
         theta = theta + problem.base.cpu().numpy()
     # Internal to physical: rows of θ by their own factors, free numbers by those of the row they stand in.
     values = {}

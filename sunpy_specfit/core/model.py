@@ -141,6 +141,11 @@ class Model(Configurable):
     """Optional: where derived quantities are no linear function of the parameters within their errors,
     ``far_from_linear(values, sigma) -> bool (pixels,)``. Their errors are then taken from draws."""
 
+    spread = None
+    """Optional: those errors where they are known without draws,
+    ``spread(values, sigma, covariance) -> {name: (pixels,)}``, for pixels that are far from linear; NaN leaves a pixel
+    to draws. The covariance is a function of two names, as that of `flag`."""
+
     gather = None
     """Optional: one cube from what users have, ``gather(data, *, uncertainty, mask) -> (data, uncertainty, mask)``,
     for models whose data come in another form, such as a mapping of channels to images."""

@@ -16,6 +16,7 @@ from ...data.lines import all_lines
 from ...data.zeeman import LORENTZ_SPLITTING
 from ...numerics.derivative import METHODS, derivative_matrix
 from .even_noise import EvenModes
+from .faint import spread_of_transverse
 from .formulas import factors_of, times
 from .profile import LineWindow, assign_samples
 from .quadratic import field_quadratic
@@ -424,6 +425,12 @@ class WeakField(PolarizedModel):
 
     def far_from_linear(self, values, sigma) -> torch.Tensor:
         return _significance(values, sigma) < _LINEAR**2
+
+    def spread(self, values, sigma, covariance) -> dict[str, torch.Tensor]:
+        b_trans, azimuth = spread_of_transverse(
+            values["b_q"], values["b_u"], sigma["b_q"].square(), sigma["b_u"].square(), covariance("b_q", "b_u")
+        )
+        return {"b_trans": b_trans, "azimuth": azimuth}
 
     def flag(self, values, sigma, *, strongest, flat) -> torch.Tensor:
         squared = values["b_los"].square()

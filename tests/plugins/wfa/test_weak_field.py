@@ -80,6 +80,22 @@ def test_strong_fields_have_right_errors_thanks_to_the_noise_of_the_derivative()
         assert abs((difference / result[key].uncertainty.array).std() - 1) < 0.05, key
 
 
+@pytest.mark.parametrize("case", ["even", "uneven", "offset"])
+def test_noise_of_the_derivative_does_not_attenuate_the_field(case):
+    """The least-squares slope on a noisy abscissa is too small, by 2 and 8 % here: averages would show it."""
+    shape = (80, 80)
+    truth = {"b_los": np.full(shape, 600.0), "b_trans": np.full(shape, 1500.0), "azimuth": np.full(shape, 22.5)}
+    cube = weak_field_cube(shape, noise=5e-3, truth=truth, seed=3)
+    if case == "uneven":
+        sigma = np.broadcast_to(cube.uncertainty.array, cube.data.shape) * np.linspace(1, 1.001, 17)[:, None, None]
+        cube = like(cube, uncertainty=StdDevUncertainty(sigma), meta=cube.meta)
+    result = specfit.fit(cube, WeakField("Mg I 5172.7", offset=case == "offset"))
+    for key, value in truths(cube).items():
+        pull = (result[key].data - value) / result[key].uncertainty.array
+        assert abs(pull.std() - 1) < 0.04, key
+        assert abs(pull.mean()) < 0.05, key  # it was 0.2
+
+
 def test_by_hand(cube, result):
     """One pixel without noise in I: the textbook's least squares."""
     sigma = np.full(cube.data.shape, 1e-3)
@@ -309,7 +325,7 @@ def test_masks_and_windows(cube, result):
     assert np.isnan(found["b_los"].data[5, 6])
     assert found.status.data[5, 6] & int(Status.MASKED)
     np.testing.assert_allclose(found["b_los"].data[:5], result["b_los"].data[:5], rtol=1e-5, atol=1e-3)
-    narrow = specfit.fit(cube, WeakField(IRON), window=[-12, 12] * u.km / u.s)
+    narrow = specfit.fit(cube, WeakField(IRON), window=[-3, 3] * u.km / u.s)
     assert np.median(narrow["b_los"].uncertainty.array) > np.median(result["b_los"].uncertainty.array)
     assert narrow.dof.data.max() < result.dof.data.min()
     pull = pulls(narrow, cube)["b_los"]
