@@ -18,7 +18,7 @@ from .core.warnings import SpecfitPluginWarning, SpecfitWarning
 from .plugins.dem import DEM, Isothermal, TemperaturePrior, TemperatureResponse, plot_dem, temperature_resolution
 from .plugins.external import ExternalModel
 from .plugins.gaussian import Gaussian, Polynomial, Voigt, from_eispac_template, options_from_eispac_template
-from .plugins.milne_eddington import MilneEddington
+from .plugins.milne_eddington import MilneEddington, two_atmospheres
 from .plugins.noise import CountNoise
 from .plugins.priors import Hinge, Penalty, Ridge, Smooth, Sparse, TotalVariation
 from .plugins.solvers import (
@@ -81,5 +81,6 @@ __all__ = [
     "options_from_eispac_template",
     "plot_dem",
     "temperature_resolution",
+    "two_atmospheres",
     "velocity_reference",
 ]

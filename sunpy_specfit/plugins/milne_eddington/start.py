@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["drawn_anew", "projected", "start_values"]
+__all__ = ["beside", "drawn_anew", "projected", "start_values"]
 
 # Strength and damping of a usual photospheric line, and its area over its depth in Doppler widths.
 _STRENGTH, _DAMPING, _BROAD = 10.0, 0.3, 4.5
@@ -18,6 +18,9 @@ _FIELDS, _TILT = (20.0, 4000.0), 8.0
 _FASTEST = 30.0  # km/s
 # Between what the others are drawn: the last two themselves, the first two as factors.
 _MORE_OR_LESS, _WIDER_OR_NARROWER, _STRENGTHS, _DAMPINGS = (0.3, 3.0), (0.4, 1.2), (2.0, 60.0), (0.03, 1.5)
+
+# Of a second atmosphere: its field strength (G) and how far its velocity is off (km/s).
+_SECOND_FIELDS, _APART = (150.0, 2000.0), (0.5, 6.0)
 
 
 def start_values(x, data, weight, factors, rest, splitting, doppler) -> dict[str, torch.Tensor]:
@@ -109,6 +112,21 @@ def drawn_anew(start, found, attempt: int, draws) -> dict[str, torch.Tensor]:
         "doppler_width": start["doppler_width"] * _between(*_WIDER_OR_NARROWER, width),
         "line_strength": _between(*_STRENGTHS, strength) * ones,
         "damping": _between(*_DAMPINGS, damping) * ones,
+    }
+
+
+def beside(start, attempt: int = -1, draws=(0.5, 0.5, 0.5, 0.5)) -> dict[str, torch.Tensor]:
+    """A start for a second atmosphere in the pixel: other field, other velocity, and in turn the other polarity."""
+    field, velocity, tilt, *_ = draws
+    way = 1.0 if attempt % 4 in (3, 0) else -1.0
+    low, high = _FIELDS
+    strength = _between(*_SECOND_FIELDS, field) * torch.ones_like(start["field_strength"])
+    turned = 180.0 - start["inclination"] if attempt % 2 == 0 else start["inclination"]
+    return {
+        **start,
+        "field_strength": torch.maximum(strength, 1.5 * start["field_strength"]).clamp(low, high),
+        "inclination": (90.0 + (turned - 90.0) * _between(*_MORE_OR_LESS, tilt)).clamp(_TILT, 180 - _TILT),
+        "velocity": start["velocity"] + way * _between(*_APART, velocity),
     }
 
 
