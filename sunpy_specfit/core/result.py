@@ -345,8 +345,6 @@ class FitResult(Mapping):
 
         return plot_spectrum(self if data is None else self.with_data(data), pixel, **options)
 
-    # -- draws -----------------------------------------------------------------------------------
-
     def sample(self, n: int, seed: int = 0) -> dict[str, u.Quantity]:
         """Draw maps from what is known after the fit.
 
