@@ -18,7 +18,7 @@ from .atmosphere import NAMES, stokes, stokes_jacobian
 from .compiled import normal_equations
 from .inputs import prepared
 from .observed import Observed
-from .start import beside, drawn_anew, projected, start_values
+from .start import beside, drawn_anew, leaked, projected, start_values
 
 __all__ = ["MilneEddington"]
 
@@ -290,6 +290,10 @@ class MilneEddington(PolarizedModel):
         found = {"b_los": u.G, "b_trans": u.G, "b_q": u.G**2, "b_u": u.G**2}
         return {**found, "flux_density": u.G} if self._is_partial else found
 
+    def remarks(self) -> dict[str, str]:
+        known = {"pixel": "each pixel's own", "quiet Sun": "the mean one of the quiet Sun"}.get(self.normalization)
+        return super().remarks() | ({"continuum": f"the data were divided by {known}"} if known else {})
+
     # -- from the data -----------------------------------------------------------------------------
 
     @property
@@ -314,11 +318,14 @@ class MilneEddington(PolarizedModel):
     def _started(self, x, data, weight, inputs, change):
         if self._observed.signs != (1, 1, 1):
             data = torch.stack([data[0], *(d * s for d, s in zip(data[1:], self._observed.signs, strict=True))])
+        leaks = leaked(data, weight, self.offset, self.crosstalk)
+        data = leaks.without(data)
         lines = {name: inputs[name] for name in ("rest", "splitting", "doppler")}
         found = change(start_values(x, data, weight, self._factors, **lines))
         found = projected(self._magnetic, x, data, weight, found, {**lines, "mu": inputs["mu"]})
         found["azimuth"] = torch.remainder(found["azimuth"] + self.reference_angle, 180.0)
         ones = torch.ones_like(found["azimuth"])
+        found |= leaks.by_name()
         usual = {"filling_factor": 0.8, "macroturbulence": 0.5}
         return {name: found.get(name, ones * usual.get(name, 0.0)) for name in self._declared}
 
@@ -379,13 +386,13 @@ class MilneEddington(PolarizedModel):
             + (by_angle * sigma["inclination"]).square()
             + 2 * by_strength * by_angle * covariance("field_strength", "inclination")
         )
-        along = (strength * by_strength).abs()
         bits = torch.zeros_like(strength, dtype=torch.int32)
         for where, flag in (
             (blurred <= 0.5 / _LINEAR, Status.AMBIGUOUS),
             (~(blurred <= 0.5 / _LINEAR), Status.NO_LINEAR_SIGNAL),
             (
-                ~(blurred <= 0.5 / _DETECTED) & (along < _DETECTED * variance.clamp_min(0).sqrt()),
+                ~(blurred <= 0.5 / _DETECTED)
+                & ((strength * by_strength).abs() < _DETECTED * variance.clamp_min(0).sqrt()),
                 Status.NO_POLARIZATION,
             ),
         ):

@@ -7,9 +7,11 @@ field from Q and U projected on the second derivative of I (Landi Degl'Innocenti
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
-__all__ = ["beside", "drawn_anew", "projected", "start_values"]
+__all__ = ["beside", "drawn_anew", "leaked", "projected", "start_values"]
 
 # Strength and damping of a usual photospheric line, and its area over its depth in Doppler widths.
 _STRENGTH, _DAMPING, _BROAD = 10.0, 0.3, 4.5
@@ -85,6 +87,41 @@ def start_values(x, data, weight, factors, rest, splitting, doppler) -> dict[str
         "line_strength": _STRENGTH * ones,
         "damping": _DAMPING * ones,
     }
+
+
+class Leaks(NamedTuple):
+    """Offsets of Q, U and V, and the parts of I in them: three times ``(pixels,)``."""
+
+    offset: tuple[torch.Tensor, ...]
+    crosstalk: tuple[torch.Tensor, ...]
+
+    def without(self, data: torch.Tensor) -> torch.Tensor:
+        """The data ``(4, n, pixels)`` without them."""
+        parts = zip(data[1:], self.offset, self.crosstalk, strict=True)
+        return torch.stack([data[0], *(one - offset - part * data[0] for one, offset, part in parts)])
+
+    def by_name(self) -> dict[str, torch.Tensor]:
+        """As the model's parameters."""
+        kinds = {"offset": self.offset, "crosstalk": self.crosstalk}
+        return {f"{kind}_{s}": one for kind, parts in kinds.items() for s, one in zip("quv", parts, strict=True)}
+
+
+def leaked(data, weight, offset: bool, crosstalk: bool) -> Leaks:
+    """What is in Q, U and V in the continuum, which has no polarisation of its own.
+
+    There it does not tell offsets from crosstalk: where both may be it is taken for crosstalk.
+    """
+    good = (weight > 0).all(0)
+    count = max(1, len(data[0]) // 8)
+    highest = torch.where(good, data[0], -torch.inf).topk(count, dim=0)
+    known = torch.isfinite(highest.values)
+    total = known.sum(0).clamp_min(1)
+    level = (torch.where(known, highest.values, 0.0).sum(0) / total).clamp_min(torch.finfo(data.dtype).tiny)
+    mean = [torch.where(known, one.gather(0, highest.indices), 0.0).sum(0) / total for one in data[1:]]
+    nothing = tuple(torch.zeros_like(level) for _ in mean)
+    if crosstalk:
+        return Leaks(nothing, tuple(one / level for one in mean))
+    return Leaks(tuple(mean) if offset else nothing, nothing)
 
 
 def drawn_anew(start, found, attempt: int, draws) -> dict[str, torch.Tensor]:
