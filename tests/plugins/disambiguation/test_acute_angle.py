@@ -172,3 +172,14 @@ def test_maps_that_are_no_plane_are_refused():
         specfit.AcuteAngle().choose(maps(field, None))
     with pytest.raises(ValueError, match="margin"):
         specfit.AcuteAngle(margin=100 * u.deg)
+
+
+def test_the_order_of_the_axes_does_not_matter():
+    """Maps of a scanning slit have west along their first axis."""
+    frame = place((0.4, 0.3), shape=(96, 80))
+    field = field_of(SCENES["dipole"], frame)
+    turn, convinced = specfit.AcuteAngle().choose(maps(field, frame, azimuth_error=0.0))
+    other = SolarFrame(frame.x.T, frame.y.T)
+    again = specfit.AcuteAngle().choose(maps(field.transpose(0, 2, 1), other, azimuth_error=0.0))
+    assert np.array_equal(again[1].T, convinced)
+    assert np.array_equal(again[0].T[convinced], turn[convinced])
