@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.fft import fft2, ifft2, next_fast_len
+from scipy.fft import irfft2, next_fast_len, rfft2
 
 __all__ = ["potential_transverse"]
 
@@ -29,26 +29,33 @@ def potential_transverse(
     vertical : `numpy.ndarray`
         Unit vector (west, north, towards the observer).
     beyond : {"nothing", "mirror"}
-        What is taken to lie outside the map: no field, or half a map's width of the field inside, mirrored at the
-        edges.
+        What is taken to lie outside the map: no field, or a quarter of the field inside, mirrored at the edges.
     """
     cut = tuple(slice(0, n) for n in b_los.shape)
     if beyond == "mirror":
-        cut = tuple(slice(n // 2, n // 2 + n) for n in b_los.shape)
-        b_los = np.pad(b_los, [(n // 2, n // 2) for n in b_los.shape], mode="symmetric")
+        cut = tuple(slice(n // 4, n // 4 + n) for n in b_los.shape)
+        b_los = np.pad(b_los, [(n // 4, n // 4) for n in b_los.shape], mode="symmetric")
     # Zeros as wide again between the map and its repetition, of which a Fourier transform makes an endless row.
-    shape = [next_fast_len(2 * n, real=False) for n in b_los.shape]
-    rows, columns = np.meshgrid(*(2 * np.pi * np.fft.fftfreq(n) for n in shape), indexing="ij")
-    # Waves on the sky, then along the surface: a place on it, u, is seen at P u.
-    q = np.linalg.solve(steps.T, np.stack([columns.ravel(), rows.ravel()]))
+    shape = [next_fast_len(2 * n, real=True) for n in b_los.shape]
+    rows, columns = 2 * np.pi * np.fft.fftfreq(shape[0])[:, None], 2 * np.pi * np.fft.rfftfreq(shape[1])
     first = np.cross(vertical, (1.0, 0.0, 0.0) if abs(vertical[1]) > abs(vertical[0]) else (0.0, 1.0, 0.0))
     first /= np.linalg.norm(first)
-    second = np.cross(vertical, first)
-    plane = np.stack([first, second], axis=1)
-    k = plane[:2].T @ q
-    field = -1j * (plane @ k) + vertical[:, None] * np.hypot(*k)
-    along = field[2].reshape(shape)
+    plane = np.stack([first, np.cross(vertical, first)], axis=1)
+    # Waves on the sky, then along the surface: a place on it, u, is seen at P u.
+    turned = plane[:2].T @ np.linalg.inv(steps.T)
+    k = [one[0] * columns + one[1] * rows for one in turned]
+    size = np.hypot(*k)
+
+    def component(number: int) -> np.ndarray:
+        return vertical[number] * size - 1j * (plane[number, 0] * k[0] + plane[number, 1] * k[1])
+
+    along = component(2)
     along[0, 0] = 1.0
-    waves = fft2(b_los, shape) / along
+    waves = rfft2(b_los, shape) / along
     waves[0, 0] = 0.0
-    return tuple(ifft2(waves * part.reshape(shape)).real[cut] for part in field[:2])
+    # The fastest wave of an even number of samples goes both ways.
+    if shape[0] % 2 == 0:
+        waves[shape[0] // 2] = 0.0
+    if shape[1] % 2 == 0:
+        waves[:, -1] = 0.0
+    return tuple(irfft2(waves * component(number), shape)[cut] for number in (0, 1))
