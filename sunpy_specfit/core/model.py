@@ -12,6 +12,7 @@ import astropy.units as u
 import torch
 
 from .arguments import Configurable
+from .chart import Chart
 from .constraints import constraint_calls, with_bounds
 from .names import component_keys, unknown_name
 from .operator import Operator
@@ -140,6 +141,10 @@ class Model(Configurable):
     far_from_linear = None
     """Optional: where derived quantities are no linear function of the parameters within their errors,
     ``far_from_linear(values, sigma) -> bool (pixels,)``. Their errors are then taken from draws."""
+
+    chart: Chart | None = None
+    """Optional: other numbers for some of the parameters, in which light and priors bend less, such as the components of
+    a vector given by its length and angles. Solvers of coupled maps take their steps in them."""
 
     gather = None
     """Optional: one cube from what users have, ``gather(data, *, uncertainty, mask) -> (data, uncertainty, mask)``,

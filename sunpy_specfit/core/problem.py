@@ -10,6 +10,7 @@ import torch
 
 from ..numerics import packed
 from .blocks import DenseBlocks
+from .chart import bind_charts
 from .compressed import CompressedBlock, compress
 from .coupling import Coupling
 from .grid import Grid
@@ -76,6 +77,7 @@ class Problem:
         self._memo: dict = {}
         self._simple = rows == free and self.layout.is_selection
         self._physical_auxiliary = self._collect_auxiliary()
+        self.charts = bind_charts(self.layout)
 
     def _tensor(self, value) -> torch.Tensor:
         return torch.as_tensor(value, dtype=self.dtype, device=self.device)
@@ -376,6 +378,22 @@ class Problem:
             )
 
         return spread(self.lower), spread(self.upper)
+
+    # -- steps -------------------------------------------------------------------------------------
+
+    def moved(self, free: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+        """The place that a step leads to, all ``(k, pixels)``: their sum, or where a model's `Chart` has it."""
+        found = free + step
+        for chart in self.charts:
+            found[chart.columns] = chart.moved(free, step)[chart.columns]
+        return found
+
+    def step_between(self, start: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
+        """The step by which `moved` leads from one place to another, all ``(k, pixels)``."""
+        step = end - start
+        for chart in self.charts:
+            step[chart.columns] = chart.step_between(start, end)
+        return step
 
     # -- view 2: matrix-free, whole maps ---------------------------------------------------------
 

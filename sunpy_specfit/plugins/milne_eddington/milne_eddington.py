@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from astropy.constants import c
 
+from ...core.chart import Chart
 from ...core.parameter import Auxiliary, Parameter
 from ...core.polarized import PolarizedModel
 from ...core.status import Status
@@ -16,6 +17,7 @@ from ...data import AtomicLine, line
 from .absorption import Line
 from .atmosphere import NAMES, stokes, stokes_jacobian
 from .compiled import normal_equations
+from .components import angles, components
 from .inputs import prepared
 from .observed import Observed
 from .start import drawn_anew, projected, start_values
@@ -139,6 +141,8 @@ class MilneEddington(PolarizedModel):
     rest = Auxiliary("spectral", location=True)
     splitting = Auxiliary("spectral")
     doppler = Auxiliary("spectral")
+
+    chart = Chart(("field_strength", "inclination", "azimuth"), components, angles)
 
     smooth = (
         "b_los",
@@ -340,15 +344,9 @@ class MilneEddington(PolarizedModel):
     # -- what follows -------------------------------------------------------------------------------
 
     def derive(self, field_strength, inclination, azimuth, **others):
-        angle, twice = inclination * _RADIAN, 2 * _RADIAN * azimuth
-        along, across = field_strength * torch.cos(angle), field_strength * torch.sin(angle)
-        square = across.square()
-        found = {
-            "b_los": along,
-            "b_trans": across,
-            "b_q": square * torch.cos(twice),
-            "b_u": square * torch.sin(twice),
-        }
+        along, b_q, b_u = components(field_strength, inclination, azimuth)
+        across = field_strength * torch.sin(inclination * _RADIAN)
+        found = {"b_los": along, "b_trans": across, "b_q": b_q, "b_u": b_u}
         if self.stray_light is not None:
             found["flux_density"] = others["filling_factor"] * along
         return found

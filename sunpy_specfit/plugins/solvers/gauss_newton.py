@@ -87,8 +87,8 @@ class GaussNewton(Solver):
             near = bool((length < 1.0).all())  # where all is linear, from the beginning
             step, spent = self._step(here, held, damping, 1e-6 if near else 1e-2)
             products += spent
-            trial = inside(flat + step)
-            step = problem.unflatten(trial - flat)
+            step = problem.unflatten(inside(flat + step) - flat)
+            trial = inside(problem.flatten(problem.moved(problem.unflatten(flat), step)))
             length = self._length(here, step) * (1 + damping)
             if near and not bool((length > self.tolerance).any()):
                 flat, here = self._better(problem, flat, here, trial)
