@@ -43,6 +43,25 @@ class CompressedBlock(PixelBlock):
 
     _PIXELS = ("constant", "matrix", "vector", "valid", "peak")
 
+    @classmethod
+    def of(cls, block: PixelBlock, **quadratic: torch.Tensor) -> CompressedBlock:
+        """The pixels of a block with a quadratic in place of their samples; ``quadratic`` are the attributes above."""
+        kept = ("transform", "base", "lower", "upper", "flags", "loss", "priors", "simple", "memo")
+        return cls(terms=[], **{name: getattr(block, name) for name in kept}, **quadratic)
+
+    @classmethod
+    def about(cls, block: PixelBlock, free: torch.Tensor, matrix: torch.Tensor, vector: torch.Tensor):
+        """The pixels of a block with ½ sᵀ A s - bᵀ s for steps s from ``free`` in place of their samples."""
+        away = packed.matvec(matrix, free)
+        return cls.of(
+            block,
+            constant=(free * (away + 2 * vector)).sum(0),
+            matrix=matrix,
+            vector=vector + away,
+            valid=block.n_valid,
+            peak=torch.zeros_like(vector[0]),
+        )
+
     def select(self, index) -> CompressedBlock:
         part = super().select(index)
         return replace(part, **{name: chosen(getattr(self, name), index) for name in self._PIXELS})
@@ -94,23 +113,7 @@ def compress(block: PixelBlock) -> CompressedBlock:
     parts = [(*_quadratic(piece), _peak(piece)) for piece in pieces]
     rows = (torch.cat(rows, -1) if len(parts) > 1 else rows[0] for rows in zip(*parts, strict=True))
     constant, matrix, vector, valid, peak = rows
-    return CompressedBlock(
-        terms=[],
-        transform=block.transform,
-        base=block.base,
-        lower=block.lower,
-        upper=block.upper,
-        flags=block.flags,
-        loss=block.loss,
-        priors=block.priors,
-        simple=block.simple,
-        memo=block.memo,
-        constant=constant,
-        matrix=matrix,
-        vector=vector,
-        valid=valid,
-        peak=peak,
-    )
+    return CompressedBlock.of(block, constant=constant, matrix=matrix, vector=vector, valid=valid, peak=peak)
 
 
 def _peak(block: PixelBlock) -> torch.Tensor:

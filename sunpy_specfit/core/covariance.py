@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import astropy.units as u
 import numpy as np
 import torch
 
@@ -13,6 +14,9 @@ from .factored import FactoredCovariance
 from .layout import Layout
 
 __all__ = ["Propagation", "packed_row"]
+
+# Pixels whose derived quantities are worked out at a time.
+_TOGETHER = 2**14
 
 
 def packed_row(i: int, j: int) -> int:
@@ -89,6 +93,32 @@ class Propagation:
             return self.values[key]
         return self._known(key)[0]
 
+    def vector_axes(self, keys: Sequence[str]) -> list[tuple[str, u.Quantity]]:
+        """The axes, name and places, that vectors among some quantities bring to a map of them."""
+        axes = []
+        for key in keys:
+            value = self.value(key)
+            if value.ndim == 1:
+                continue
+            component, own = self.layout.origin(key)
+            name, places = component.vector_axis(own)
+            if places is None:
+                places = np.arange(len(value)) * u.dimensionless_unscaled
+            # A vector's covariance with itself has its axis twice.
+            times = sum(known.rpartition("_")[0] == name or known == name for known, _ in axes)
+            axes.append((f"{name}_{times + 1}" if times else name, places))
+        return axes
+
+    def with_undefined(self, status: np.ndarray, *, but: int) -> np.ndarray:
+        """A status with the flags of derived quantities that have no value, but where some bits say so already."""
+        status = status.copy()
+        for component, keys in zip(self.layout.components, self.layout.keys, strict=True):
+            for name, flag in component.undefined.items():
+                if name in component.derived:
+                    nowhere = np.isnan(np.atleast_2d(self.value(keys[name]))).any(0)
+                    status[nowhere & ((status & but) == 0)] |= int(flag)
+        return status
+
     def sigma(self, key: str) -> np.ndarray | None:
         """Its standard deviation, infinite where the data do not determine it; None without any covariance."""
         if key not in self.values:
@@ -101,20 +131,35 @@ class Propagation:
 
     def _known(self, key: str) -> tuple[np.ndarray, np.ndarray | None]:
         if key not in self._derived:
-            # One pass over memory serves all derived quantities of the component.
+            # One pass serves all derived quantities of the component, by pixels few enough for the processor's cache.
             index, _ = self.layout.derived_from[key]
-            values, gradients = self.linearize(index, self.covariance_rows is not None)
-            for name, value in values.items():
-                own = self.layout.keys[index].get(name)
-                if own in self.layout.derived:
-                    sigma = self._deviation(gradients[name], value.shape) if gradients else None
-                    self._derived[own] = (value, sigma)
-            if gradients and self.layout.components[index].far_from_linear is not None:
-                self._replace_by_draws(index)
+            parts = [self.select(part)._derive_with_errors(index) for part in self._pieces()]
+            for own in parts[0]:
+                values, sigmas = zip(*(part[own] for part in parts), strict=True)
+                sigma = None if sigmas[0] is None else np.concatenate(sigmas, -1)
+                self._derived[own] = np.concatenate(values, -1), sigma
         return self._derived[key]
 
-    def _replace_by_draws(self, index: int) -> None:
-        """Take errors from draws where derived quantities are far from linear within the errors of the parameters."""
+    def _pieces(self) -> list[slice]:
+        return [slice(first, first + _TOGETHER) for first in range(0, max(self.n_pixels, 1), _TOGETHER)]
+
+    def _derive_with_errors(self, index: int) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
+        """Values and standard deviations of what one component derives, by key."""
+        values, gradients = self.linearize(index, self.covariance_rows is not None)
+        found = {}
+        for name, value in values.items():
+            key = self.layout.keys[index].get(name)
+            if key in self.layout.derived:
+                found[key] = value, self._deviation(gradients[name], value.shape) if gradients else None
+        if gradients and self.layout.components[index].far_from_linear is not None:
+            self._replace_where_far(index, found)
+        return found
+
+    def _replace_where_far(self, index: int, found) -> None:
+        """Other errors where derived quantities are far from linear within the errors of the parameters.
+
+        They are as the model knows them, else from draws.
+        """
         from .sampling import spread_of_draws  # which is made of propagations itself
 
         component, keys = self.layout.components[index], self.layout.keys[index]
@@ -123,9 +168,17 @@ class Propagation:
             {name: torch.as_tensor(np.array(what(keys[name]))) for name in names} for what in (self.value, self.sigma)
         )
         where = np.flatnonzero(component.far_from_linear(values, sigmas).numpy())
+        if len(where) and component.spread is not None:
+            part = self.select(where)
+            values, sigmas = ({name: v[torch.as_tensor(where)] for name, v in one.items()} for one in (values, sigmas))
+            told = component.spread(values, sigmas, lambda a, b: torch.tensor(part.covariance(keys[a], keys[b])))
+            for name, spread in told.items():
+                found[keys[name]][1][..., where] = spread.numpy()
+            unknown = np.logical_or.reduce([np.isnan(spread.numpy()) for spread in told.values()])
+            where = where[unknown]
         if len(where):
             for key, spread in spread_of_draws(self.select(where), index).items():
-                self._derived[key][1][..., where] = spread
+                found[key][1][..., where] = spread
 
     def _deviation(self, gradient, shape) -> np.ndarray:
         with np.errstate(invalid="ignore"):

@@ -142,6 +142,11 @@ class Model(Configurable):
     """Optional: where derived quantities are no linear function of the parameters within their errors,
     ``far_from_linear(values, sigma) -> bool (pixels,)``. Their errors are then taken from draws."""
 
+    spread = None
+    """Optional: those errors where they are known without draws,
+    ``spread(values, sigma, covariance) -> {name: (pixels,)}``, for pixels that are far from linear; NaN leaves a pixel
+    to draws. The covariance is a function of two names, as that of `flag`."""
+
     chart: Chart | None = None
     """Optional: other numbers for some of the parameters, in which light and priors bend less, such as the components of
     a vector given by its length and angles. Solvers of coupled maps take their steps in them."""
