@@ -33,11 +33,21 @@ class Chart:
         other numbers; its derivative is needed.
     inverse : callable
         The way back, to a place where ``forward`` has a derivative of full rank: next to one that has not, if need be.
+    vector : tuple of int
+        Which of the other numbers are the components of a vector whose length the light feels: where it vanishes there
+        is a kink, and the best fit may be right there.
+    shortest : float
+        What length of that vector, to `inverse`, stands for none.
+    pointing : tuple of str
+        The parameters that nothing is known of where it vanishes.
     """
 
     parameters: tuple[str, ...]
     forward: Callable[..., Numbers]
     inverse: Callable[..., Numbers]
+    vector: tuple[int, ...] = ()
+    shortest: float = 0.0
+    pointing: tuple[str, ...] = ()
 
 
 class BoundChart:
@@ -54,6 +64,7 @@ class BoundChart:
 
     def __init__(self, chart: Chart, columns: Sequence[int], factors: Sequence[float], offsets: Sequence[float]):
         self.chart, self.columns = chart, list(columns)
+        self.pointing = [columns[chart.parameters.index(name)] for name in chart.pointing]
         self._factors, self._offsets = factors, offsets
 
     def forward(self, *own: torch.Tensor) -> Numbers:

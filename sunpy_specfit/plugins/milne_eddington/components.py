@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-__all__ = ["angles", "components"]
+from ...core.chart import Chart
+
+__all__ = ["CHART", "components"]
 
 _RADIAN = np.pi / 180
 # No part across is shorter than this (G), far below what is ever seen: of none at all the azimuth has no slope.
@@ -27,3 +29,13 @@ def angles(b_los, b_q, b_u):
         torch.atan2(across, b_los) / _RADIAN,
         torch.remainder(0.5 * torch.atan2(b_u, b_q) / _RADIAN, 180.0),
     )
+
+
+CHART = Chart(
+    ("field_strength", "inclination", "azimuth"),
+    components,
+    angles,
+    vector=(1, 2),
+    shortest=_SHORTEST**2,
+    pointing=("inclination", "azimuth"),
+)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from astropy.constants import c
 
-from ...core.chart import Chart
 from ...core.parameter import Auxiliary, Parameter
 from ...core.polarized import PolarizedModel
 from ...core.status import Status
@@ -17,7 +16,7 @@ from ...data import AtomicLine, line
 from .absorption import Line
 from .atmosphere import NAMES, stokes, stokes_jacobian
 from .compiled import normal_equations
-from .components import angles, components
+from .components import CHART, components
 from .inputs import prepared
 from .observed import Observed
 from .start import drawn_anew, projected, start_values
@@ -142,7 +141,7 @@ class MilneEddington(PolarizedModel):
     splitting = Auxiliary("spectral")
     doppler = Auxiliary("spectral")
 
-    chart = Chart(("field_strength", "inclination", "azimuth"), components, angles)
+    chart = CHART
 
     smooth = (
         "b_los",
