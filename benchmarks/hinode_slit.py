@@ -23,7 +23,7 @@ def real(options) -> list[Table]:
     """The quiet Sun as Hinode saw it, along one slit."""
     cube, stored = slit(options.folder)
     # The file's wavelengths are rounded to half a milliångström, as the other code's known figures have them.
-    result = specfit.fit(cube, specfit.MilneEddington(LINES), spectral_axis=stored)
+    result = specfit.fit(cube, specfit.MilneEddington(LINES, compiled=options.compiled), spectral_axis=stored)
     squared = misfit(result, cube)
     ours = {"all": squared.mean((0, 1)).ravel(), **dict(zip("IQUV", squared.mean(1)[:, 0], strict=True))}
     peer = options.peer and options.peer.invert_slit(cube, stored.to_value(u.AA), starts=6)

@@ -16,6 +16,7 @@ from ...data import AtomicLine, line
 from . import compiled
 from .absorption import Line
 from .atmosphere import NAMES, stokes, stokes_jacobian
+from .components import CHART, components
 from .inputs import prepared
 from .observed import Observed
 from .start import beside, drawn_anew, leaked, projected, start_values
@@ -145,6 +146,8 @@ class MilneEddington(PolarizedModel):
     rest = Auxiliary("spectral", location=True)
     splitting = Auxiliary("spectral")
     doppler = Auxiliary("spectral")
+
+    chart = CHART
 
     smooth = (
         "b_los",
@@ -380,15 +383,9 @@ class MilneEddington(PolarizedModel):
     # -- what follows -------------------------------------------------------------------------------
 
     def derive(self, field_strength, inclination, azimuth, **others):
-        angle, twice = inclination * _RADIAN, 2 * _RADIAN * azimuth
-        along, across = field_strength * torch.cos(angle), field_strength * torch.sin(angle)
-        square = across.square()
-        found = {
-            "b_los": along,
-            "b_trans": across,
-            "b_q": square * torch.cos(twice),
-            "b_u": square * torch.sin(twice),
-        }
+        along, b_q, b_u = components(field_strength, inclination, azimuth)
+        across = field_strength * torch.sin(inclination * _RADIAN)
+        found = {"b_los": along, "b_trans": across, "b_q": b_q, "b_u": b_u}
         if self._is_partial:
             found["flux_density"] = others["filling_factor"] * along
         return found
