@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from ...numerics import packed
-from .even_noise import fit_longitudinal, fit_transverse
-from .formulas import factors_of, times
+from .even_noise import compiled_loops, fit_compiled, fit_longitudinal, fit_transverse
+from .formulas import constants_of, factors_of, times
 from .normal_equations import Shape, fit_shape, fit_shapes, is_even
 
 __all__ = ["field_quadratic"]
@@ -34,12 +34,33 @@ def field_quadratic(
     **inputs,
 ):
     """Constant, matrix, vector and the number of samples of a `WeakField`; see `Model.quadratic`."""
+    lone = slope.shape[-1] == 1 and not (model.offset or model.crosstalk)
+    even = lone and is_even(weight) and variance.numel() == 1
+    if even and x.shape[-1] == 1 and (loops := compiled_loops(data)) is not None:
+        parts = constants_of(model.linear, squared_splitting, own, core, wing)
+        return fit_compiled(
+            loops,
+            x,
+            data,
+            weight[0, 0, :1],
+            intensity=intensity,
+            variance=variance,
+            derivatives=[
+                m[..., 0] for m, order in ((slope, "wing"), (bend, "core")) if model.linear in (order, "both")
+            ],
+            center=center,
+            wing=parts[0],
+            core=parts[1],
+            modes=(modes[..., 0], mode_slope[..., 0], mode_noise),
+            signs=tuple(model.sign(s) for s in "QUV"),
+            samples=int(own.sum()),
+        )
     *factors, kept = factors_of(model.linear, x, center, squared_splitting, own, core, wing)
     derived = times(slope, intensity), times(bend, intensity) if factors[1] is not None else None
     # Where each pixel has a grid of its own, the noise of the derivative is that on the mean grid.
     matrices = slope.mean(-1), bend.mean(-1)
     across = Shape([(f, m, d) for f, m, d in zip(factors, matrices, derived, strict=True) if f is not None], variance)
-    if is_even(weight) and variance.numel() == 1 and slope.shape[-1] == 1 and not (model.offset or model.crosstalk):
+    if even:
         matrices = {"modes": modes, "mode_slope": mode_slope, "mode_noise": mode_noise}
         return _even(model, across, intensity, data, own, kept, weight[0, 0, :1], **matrices)
     lengthwise = Shape([(-splitting * own, matrices[0], derived[0])], variance)
