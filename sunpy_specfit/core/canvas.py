@@ -17,6 +17,7 @@ from astropy.nddata import StdDevUncertainty
 from ndcube import NDCube
 
 from .axes import behind_axes, with_own_coordinates
+from .drawing import Drawing
 from .expression import from_plain, to_plain
 from .noise import Noise
 from .observation import Observation
@@ -61,6 +62,10 @@ class Canvas:
 
     # -- drawing ---------------------------------------------------------------------------------
 
+    @cached_property
+    def _drawing(self) -> Drawing:
+        return Drawing(self.observation)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of maps."""
@@ -83,11 +88,11 @@ class Canvas:
 
     def map_cube(self, values, unit, **options) -> NDCube:
         """A map ``([k,] pixels)`` with its coordinates."""
-        return self.observation.map_cube(values, unit, **options)
+        return self._drawing.map_cube(values, unit, **options)
 
     def light_cube(self, values) -> NDCube:
         """Light ``([stokes,] n, pixels)`` with its coordinates."""
-        return self.observation.light_cube(values, self.data_unit)
+        return self._drawing.light_cube(values, self.data_unit)
 
     # -- axes ------------------------------------------------------------------------------------
 
@@ -209,14 +214,14 @@ class Canvas:
         if self.source.noise is not None:
             sigma = self.source.noise.variance(torch.as_tensor(light.data, dtype=torch.float64)).sqrt().numpy()
         else:
-            sigma = self.observation.light_array(self.source.deviations(chosen))
+            sigma = self._drawing.light_array(self.source.deviations(chosen))
         mask = self.source.masked(chosen)
         return with_own_coordinates(light).to_nddata(
             # Not in the cube's unit, which may be mislabelled: that of the light is what the values are in.
             data=np.asarray(self.cube.data) - light.data,
             uncertainty=StdDevUncertainty(sigma),
             # Stokes parameters that were not fitted have no residual.
-            mask=None if mask is None else self.observation.light_array(mask) != 0,
+            mask=None if mask is None else self._drawing.light_array(mask) != 0,
             nddata_type=NDCube,
             extra_coords="copy",
             global_coords="copy",

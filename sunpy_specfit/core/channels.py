@@ -9,7 +9,7 @@ import numpy as np
 from ndcube import NDCube
 
 from .axes import behind_axes, copy_coordinates
-from .observation import with_tables
+from .drawing import with_tables
 
 __all__ = ["check_same_grid", "stack"]
 

@@ -40,6 +40,25 @@ class CompressedBlock(PixelBlock):
 
     _PIXELS = ("constant", "matrix", "vector", "valid", "peak")
 
+    @classmethod
+    def of(cls, block: PixelBlock, **quadratic: torch.Tensor) -> CompressedBlock:
+        """The pixels of a block with a quadratic in place of their samples; ``quadratic`` are the attributes above."""
+        kept = ("transform", "base", "lower", "upper", "flags", "loss", "priors", "simple", "memo")
+        return cls(terms=[], **{name: getattr(block, name) for name in kept}, **quadratic)
+
+    @classmethod
+    def about(cls, block: PixelBlock, free: torch.Tensor, matrix: torch.Tensor, vector: torch.Tensor):
+        """The pixels of a block with ½ sᵀ A s - bᵀ s for steps s from ``free`` in place of their samples."""
+        away = packed.matvec(matrix, free)
+        return cls.of(
+            block,
+            constant=(free * (away + 2 * vector)).sum(0),
+            matrix=matrix,
+            vector=vector + away,
+            valid=block.n_valid,
+            peak=torch.zeros_like(vector[0]),
+        )
+
     def select(self, index) -> CompressedBlock:
         part = super().select(index)
         return replace(part, **{name: chosen(getattr(self, name), index) for name in self._PIXELS})
@@ -87,23 +106,7 @@ class CompressedBlock(PixelBlock):
 def compress(block: PixelBlock) -> CompressedBlock:
     """A block of linear models as quadratics."""
     constant, matrix, vector, valid = _quadratic(block)
-    return CompressedBlock(
-        terms=[],
-        transform=block.transform,
-        base=block.base,
-        lower=block.lower,
-        upper=block.upper,
-        flags=block.flags,
-        loss=block.loss,
-        priors=block.priors,
-        simple=block.simple,
-        memo=block.memo,
-        constant=constant,
-        matrix=matrix,
-        vector=vector,
-        valid=valid,
-        peak=_peak(block),
-    )
+    return CompressedBlock.of(block, constant=constant, matrix=matrix, vector=vector, valid=valid, peak=_peak(block))
 
 
 def _peak(block: PixelBlock) -> torch.Tensor:

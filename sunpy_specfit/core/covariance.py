@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import astropy.units as u
 import numpy as np
 import torch
 
@@ -91,6 +92,32 @@ class Propagation:
         if key in self.values:
             return self.values[key]
         return self._known(key)[0]
+
+    def vector_axes(self, keys: Sequence[str]) -> list[tuple[str, u.Quantity]]:
+        """The axes, name and places, that vectors among some quantities bring to a map of them."""
+        axes = []
+        for key in keys:
+            value = self.value(key)
+            if value.ndim == 1:
+                continue
+            component, own = self.layout.origin(key)
+            name, places = component.vector_axis(own)
+            if places is None:
+                places = np.arange(len(value)) * u.dimensionless_unscaled
+            # A vector's covariance with itself has its axis twice.
+            times = sum(known.rpartition("_")[0] == name or known == name for known, _ in axes)
+            axes.append((f"{name}_{times + 1}" if times else name, places))
+        return axes
+
+    def with_undefined(self, status: np.ndarray, *, but: int) -> np.ndarray:
+        """A status with the flags of derived quantities that have no value, but where some bits say so already."""
+        status = status.copy()
+        for component, keys in zip(self.layout.components, self.layout.keys, strict=True):
+            for name, flag in component.undefined.items():
+                if name in component.derived:
+                    nowhere = np.isnan(np.atleast_2d(self.value(keys[name]))).any(0)
+                    status[nowhere & ((status & but) == 0)] |= int(flag)
+        return status
 
     def sigma(self, key: str) -> np.ndarray | None:
         """Its standard deviation, infinite where the data do not determine it; None without any covariance."""

@@ -25,6 +25,7 @@ from .problem import Problem
 from .result import FitResult
 from .setup import as_model, as_priors, as_solver, bind_prior, build_problem, smooth_names, start_from
 from .solver import Solver
+from .status import Status
 from .warnings import SpecfitWarning
 
 __all__ = ["fit"]
@@ -205,6 +206,7 @@ def _fit_jointly(cubes, models, priors, solver, *, init, progress, **options) ->
         progress=progress,
         local=_local_solver(problem) if solver.whole_map else None,
     )
+    _warn_where_nothing_is_usable(outcome.status)
     meta = _provenance(problem, models, solver, priors, time.perf_counter() - begin)
     meta["prior_scales"] = scales
     meta["solver_info"] = outcome.info
@@ -217,6 +219,18 @@ def _fit_jointly(cubes, models, priors, solver, *, init, progress, **options) ->
         if prior.positive_only:
             _warn_where_not_positive(result, prior)
     return result._with_meta(medium=check_media(result, [term.observation for term in problem.terms]))
+
+
+def _warn_where_nothing_is_usable(status: np.ndarray) -> None:
+    # A mask was meant; this was not.
+    unmeant = int(Status.MASKED | Status.BAD_DATA)
+    if status.size and np.all(status & unmeant == unmeant):
+        warnings.warn(
+            "no pixel has a usable sample, so that every value is NaN: all samples are NaN or infinite, or their "
+            "sigma is not positive and finite",
+            SpecfitWarning,
+            stacklevel=4,
+        )
 
 
 def _own_priors(models: Sequence[Model], given: Sequence[Prior]) -> list[Prior]:
@@ -294,8 +308,8 @@ def _frames(problem: Problem) -> list[slice]:
 def _result(problem: Problem, outcome, priors, solver, meta) -> FitResult:
     layout = problem.layout
     factor, offset = layout.scales()
-    theta = np.asarray(layout.transform) @ outcome.free if not problem._simple else outcome.free
-    if not problem._simple:
+    theta = np.asarray(layout.transform) @ outcome.free if not problem.simple else outcome.free
+    if not problem.simple:
         theta = theta + problem.base.cpu().numpy()
     # Internal to physical: rows of θ by their own factors, free numbers by those of the row they stand in.
     values = {}

@@ -287,3 +287,10 @@ class Layout:
                     f"the bounds of {key!r} leave no room: lower {p.lower}, upper {p.upper}; lower must be below upper"
                 )
         return lower, upper
+
+    def physical_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """(lower, upper) of each free number in its unit."""
+        factor, offset = self.scales()
+        rows = [row for key in self.free_keys for row in range(self.rows[key].start, self.rows[key].stop)]
+        lower, upper = self.bounds()
+        return lower * factor[rows] + offset[rows], upper * factor[rows] + offset[rows]

@@ -49,11 +49,11 @@ class PolarizedModel(Model):
 
     def nuisances(self) -> dict[str, Parameter]:
         """Constant offsets of Q, U and V and the part of I in them, as far as they were asked for."""
-        declared = {}
+        declared, polarized = {}, [s.lower() for s in self.stokes if s != "I"]
         if self.offset:
-            declared |= {f"offset_{s}": Parameter("data", default=0.0, description="offset") for s in "quv"}
+            declared |= {f"offset_{s}": Parameter("data", default=0.0, description="offset") for s in polarized}
         if self.crosstalk:
-            declared |= {f"crosstalk_{s}": Parameter(None, default=0.0, description="part of I") for s in "quv"}
+            declared |= {f"crosstalk_{s}": Parameter(None, default=0.0, description="part of I") for s in polarized}
         return declared
 
     @abstractmethod

@@ -8,25 +8,23 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from ..numerics import packed
 from .blocks import DenseBlocks
 from .compressed import CompressedBlock, compress
 from .coupling import Coupling
+from .flat import FlatVector
 from .grid import Grid
 from .layout import Layout
 from .loss import excess
-from .pixels import PixelBlock, TermData
+from .pixels import PixelBlock
 from .prior import BoundPrior
 from .quantities import Quantities
-from .status import Status
+from .read_pixels import read_pixels
 from .term import Term
 
 __all__ = ["FLOAT32_SIGNAL", "Problem"]
 
 # Up to this signal-to-noise ratio of a sample, rounding in float32 stays below 1e-3 sigma of any parameter.
 FLOAT32_SIGNAL = 300.0
-# What a block keeps where quadratics stand for its samples.
-_KEPT_OF_BLOCKS = ("transform", "base", "lower", "upper", "flags", "loss", "priors", "simple", "memo")
 
 
 @dataclass
@@ -52,6 +50,8 @@ class Problem:
     fixed : dict of str to `numpy.ndarray`
         Internal values of fixed parameters.
     seed : int
+    physical_auxiliary : list of dict of str to `torch.Tensor`
+        Auxiliary inputs of each of the layout's components, in physical units, pixels last.
     """
 
     terms: list[Term]
@@ -73,9 +73,10 @@ class Problem:
         self.base = torch.as_tensor(self.layout.fixed_base(self.fixed, self.grid.size))
         self.shared = torch.as_tensor(self.layout.shared, device=self.device)
         rows, free = self.layout.transform.shape
-        self._memo: dict = {}
-        self._simple = rows == free and self.layout.is_selection
-        self._physical_auxiliary = self._collect_auxiliary()
+        self._flat = FlatVector(self.shared, self.n_pixels)
+        self.memo: dict = {}
+        self.simple = rows == free and self.layout.is_selection
+        self.physical_auxiliary = self._collect_auxiliary()
 
     def _tensor(self, value) -> torch.Tensor:
         return torch.as_tensor(value, dtype=self.dtype, device=self.device)
@@ -111,11 +112,6 @@ class Problem:
     def has_noise_model(self) -> bool:
         """Whether the noise of some term depends on the light."""
         return any(term.observation.noise is not None for term in self.terms)
-
-    @property
-    def physical_auxiliary(self) -> list[dict[str, torch.Tensor]]:
-        """Auxiliary inputs of each layout component, in physical units, pixels last."""
-        return self._physical_auxiliary
 
     # -- view 1: blocks of pixels ----------------------------------------------------------------
 
@@ -157,57 +153,7 @@ class Problem:
 
     def spectra(self, index: slice | np.ndarray, dtype: torch.dtype, *, compressed: bool = False) -> PixelBlock:
         """Some pixels as tensors, with all their samples; those to be compressed have the data's own weights."""
-        data, loaded_terms, flags = [], [], None
-        for term in self.terms:
-            frame = term.frame
-            loaded = term.observation.block(
-                index,
-                dtype=dtype,
-                device=self.device,
-                origin=frame.origin,
-                scale=frame.scale,
-                data_scale=frame.data_scale,
-            )
-            auxiliary = [term.auxiliary_of(i, index, dtype, self.device) for i in range(len(term.auxiliary))]
-            loaded_terms.append((term, loaded, auxiliary))
-            flags = loaded.flags if flags is None else flags | loaded.flags
-        base = self.base if self.base.shape[-1] == 1 else self.base[..., index]
-        base = base.to(dtype=dtype, device=self.device)
-        # What is held fixed, and what models take as given, must be known for a pixel to be fitted.
-        inputs = [value for _, _, own in loaded_terms for one in own for value in one.values()]
-        unknown = [bad for bad in map(_unknown, [base, *inputs]) if bad is not None]
-        if unknown:
-            unknown = torch.stack(unknown).any(0)
-            flags = torch.where(unknown, flags | int(Status.BAD_DATA), flags)
-            base = _mended(base)
-        for term, loaded, auxiliary in loaded_terms:
-            if torch.is_tensor(unknown):
-                auxiliary = [{name: _mended(value) for name, value in one.items()} for one in auxiliary]
-                loaded = replace(loaded, weight=torch.where(unknown, 0.0, loaded.weight))
-            weight = loaded.weight
-            for component, own in zip(term.model.components, auxiliary, strict=True):
-                if component.weigh is not None and not compressed:
-                    weight = component.weigh(loaded.x, weight, **own)
-            usable = None if term.observation.noise is None else (weight > 0).to(weight)
-            data.append(TermData(term, loaded.x, loaded.data, weight, usable, auxiliary))
-        priors = [
-            (prior.select(index), Quantities(self.layout, names, self._physical_auxiliary).select(index))
-            for prior, names in self.priors
-            if not prior.couples_pixels
-        ]
-        return PixelBlock(
-            terms=data,
-            transform=self.transform.to(dtype),
-            base=base,
-            lower=self.lower.to(dtype),
-            upper=self.upper.to(dtype),
-            flags=flags,
-            loss=self.loss_name,
-            priors=priors,
-            simple=self._simple,
-            angles=self.layout.angles(),
-            memo=self._memo,
-        )
+        return read_pixels(self, index, dtype, compressed=compressed)
 
     def with_quadratics(self, free: torch.Tensor, matrix: torch.Tensor, vector: torch.Tensor) -> Problem:
         """The same problem with a quadratic in each pixel for its data, ½ sᵀ A s - bᵀ s for steps s from ``free``.
@@ -219,18 +165,7 @@ class Problem:
         matrix : `torch.Tensor`
             A, packed ``(k (k + 1) / 2, pixels)``.
         """
-        whole = self.whole()
-        away = packed.matvec(matrix, free)
-        block = CompressedBlock(
-            terms=[],
-            **{name: getattr(whole, name) for name in _KEPT_OF_BLOCKS},
-            constant=(free * (away + 2 * vector)).sum(0),
-            matrix=matrix,
-            vector=vector + away,
-            valid=whole.n_valid,
-            peak=torch.zeros_like(vector[0]),
-        )
-        return replace(self, _whole=block)
+        return replace(self, _whole=CompressedBlock.about(self.whole(), free, matrix, vector))
 
     def without_mixing(self) -> Problem:
         """The same problem without the operators that mix pixels: what a preconditioner is made of."""
@@ -340,42 +275,19 @@ class Problem:
 
     def unflatten(self, flat: torch.Tensor) -> torch.Tensor:
         """Free numbers ``(k, pixels)`` from the flat vector; differentiable."""
-        if not self.shared.any():
-            return flat.reshape(self.n_free, self.n_pixels)
-        n_own = int((~self.shared).sum())
-        own = flat[: n_own * self.n_pixels].reshape(n_own, self.n_pixels)
-        common = flat[n_own * self.n_pixels :]
-        rows, i, j = [], 0, 0
-        for shared in self.shared.tolist():
-            if shared:
-                rows.append(common[j].expand(self.n_pixels))
-                j += 1
-            else:
-                rows.append(own[i])
-                i += 1
-        return torch.stack(rows)
+        return self._flat.unflatten(flat)
 
     def flatten(self, free: torch.Tensor) -> torch.Tensor:
         """The flat vector of free numbers; a shared parameter starts from the median over pixels."""
-        if not self.shared.any():
-            return free.reshape(-1).clone()
-        return torch.cat([free[~self.shared].reshape(-1), free[self.shared].median(-1).values])
+        return self._flat.flatten(free)
 
     def reduce(self, gradient: torch.Tensor) -> torch.Tensor:
         """The transpose of `unflatten`: a shared parameter collects what all pixels say."""
-        if not self.shared.any():
-            return gradient.reshape(-1)
-        return torch.cat([gradient[~self.shared].reshape(-1), gradient[self.shared].sum(-1)])
+        return self._flat.reduce(gradient)
 
     def flat_bounds(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Bounds of the flat vector."""
-
-        def spread(bound):
-            return torch.cat(
-                [bound[~self.shared].expand(-1, self.n_pixels).reshape(-1), bound[self.shared].reshape(-1)]
-            )
-
-        return spread(self.lower), spread(self.upper)
+        return self._flat.spread(self.lower), self._flat.spread(self.upper)
 
     # -- view 2: matrix-free, whole maps ---------------------------------------------------------
 
@@ -427,7 +339,7 @@ class Problem:
         if priors:
             theta = self.whole().theta(free)
             for prior, names in priors:
-                maps = Quantities(self.layout, names, self._physical_auxiliary).maps(theta)
+                maps = Quantities(self.layout, names, self.physical_auxiliary).maps(theta)
                 total = total + prior.energy(maps).sum()
         return total
 
@@ -483,18 +395,3 @@ class Problem:
         """
         coupling = Coupling(self, free)
         return coupling.gradient, coupling.product, coupling.diagonal
-
-
-def _unknown(value: torch.Tensor) -> torch.Tensor | None:
-    """Which pixels lack some number of a map ``(..., pixels)``; None if none does, or if all pixels share it."""
-    if value.shape[-1] == 1 or bool(torch.isfinite(value.sum())):
-        return None
-    return ~torch.isfinite(value).reshape(-1, value.shape[-1]).all(0)
-
-
-def _mended(value: torch.Tensor) -> torch.Tensor:
-    """A map with the median in place of what is not finite, so that models and their derivatives stay so."""
-    if _unknown(value) is None:
-        return value
-    known = torch.where(torch.isfinite(value), value, torch.nan)
-    return torch.where(torch.isfinite(value), value, known.nanmedian(-1, keepdim=True).values.nan_to_num())

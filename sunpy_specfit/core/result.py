@@ -12,17 +12,14 @@ import numpy as np
 from astropy.table import Table
 from ndcube import NDCollection, NDCube
 
-from .arguments import check_seed
 from .canvas import Canvas
 from .covariance import Propagation
+from .draws import draw_maps
 from .layout import Layout
-from .metropolis import Metropolis
 from .observation import Observation
-from .perturbation import Perturbation
 from .prediction import Prediction, Profile, Surroundings
-from .sampling import derived_draws, displaced, draw
 from .status import Status
-from .summary import CovarianceView, summary_table
+from .summary import CovarianceView, as_html, as_text, summary_table
 
 __all__ = ["FitResult"]
 
@@ -165,22 +162,6 @@ class FitResult(Mapping):
         new._meta, new._maps = {k: v for k, v in (self._meta | changes).items() if v is not None}, {}
         return new
 
-    def _leading_axes(self, keys: Sequence[str]) -> list[tuple[str, u.Quantity]]:
-        """The axes, name and places, that vectors among some quantities bring to a map of them."""
-        axes = []
-        for key in keys:
-            value = self._propagation.value(key)
-            if value.ndim == 1:
-                continue
-            component, own = self._layout.origin(key)
-            name, places = component.vector_axis(own)
-            if places is None:
-                places = np.arange(len(value)) * u.dimensionless_unscaled
-            # A vector's covariance with itself has its axis twice.
-            times = sum(known.rpartition("_")[0] == name or known == name for known, _ in axes)
-            axes.append((f"{name}_{times + 1}" if times else name, places))
-        return axes
-
     def _map(self, value: np.ndarray, unit, sigma: np.ndarray | None = None, *, of: Sequence[str] = ()) -> NDCube:
         """A map ``([k, ...] pixels)`` of some quantities; the vectors among them give it its leading axes."""
         mask = np.broadcast_to((self._status & _NO_VALUE) > 0, value.shape)
@@ -188,7 +169,7 @@ class FitResult(Mapping):
         for numbers in (value, sigma):
             if numbers is not None and numbers.dtype.kind == "f":
                 mask = mask | ~np.isfinite(numbers)
-        axes = self._leading_axes(of)
+        axes = self._propagation.vector_axes(of)
         return self._canvases[0].map_cube(value, unit, sigma=sigma, mask=mask.copy(), leading=axes)
 
     # -- how good it is --------------------------------------------------------------------------
@@ -212,12 +193,7 @@ class FitResult(Mapping):
     @property
     def status(self) -> NDCube:
         """Flags of `~sunpy_specfit.Status`, combined by bits."""
-        status = self._status.copy()
-        for component, keys in zip(self._layout.components, self._layout.keys, strict=True):
-            for name, flag in component.undefined.items():
-                if name in component.derived:
-                    nowhere = np.isnan(np.atleast_2d(self._propagation.value(keys[name]))).any(0)
-                    status[nowhere & ((status & _NO_VALUE) == 0)] |= int(flag)
+        status = self._propagation.with_undefined(self._status, but=_NO_VALUE)
         return self._canvases[0].map_cube(status, u.dimensionless_unscaled)
 
     @property
@@ -400,34 +376,12 @@ class FitResult(Mapping):
         (perturb and solve); what would leave the bounds stays on them. A result that was loaded from a file has the
         covariance of single pixels only.
         """
-        if not isinstance(n, (int, np.integer)) or n < 1:
-            raise ValueError(f"n, the number of draws, is a positive whole number, found {n!r}")
-        check_seed(seed)
-        draws = self._draws(int(n), seed)
-        draws |= derived_draws(self._propagation, draws)
+        draws = draw_maps(self._propagation, self._sampler, self._status, n, seed)
         shape = self._canvases[0].shape
         maps = {key: draws[key] - self._zero_point(key) for key in self}
         return {
             key: u.Quantity(m.reshape(*m.shape[:-1], *shape), self._unit(key), copy=False) for key, m in maps.items()
         }
-
-    def _draws(self, n: int, seed: int) -> dict[str, np.ndarray]:
-        bounds = self._physical_bounds()
-        if isinstance(self._sampler, Perturbation):
-            moves = self._sampler.draw(n, seed)
-            if moves is not None:
-                return displaced(self._propagation, moves, *bounds)
-        chain = self._sampler if isinstance(self._sampler, Metropolis) else None
-        unlike = (self._status & int(Status.LOW_SIGNAL)) > 0
-        return draw(self._propagation, *bounds, n, seed, chain, unlike)
-
-    def _physical_bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        factor, offset = self._layout.scales()
-        rows = np.concatenate(
-            [np.arange(self._layout.n_rows)[self._layout.rows[key]] for key in self._layout.free_keys] or [[]]
-        ).astype(int)
-        lower, upper = self._layout.bounds()
-        return lower * factor[rows] + offset[rows], upper * factor[rows] + offset[rows]
 
     # -- for people ------------------------------------------------------------------------------
 
@@ -438,16 +392,8 @@ class FitResult(Mapping):
             self._status,
         )
 
-    def _title(self) -> str:
-        model = " and ".join(repr(model) for model in self._layout.models)
-        shape = " x ".join(map(str, self._canvases[0].shape))
-        return f"FitResult of {model} on a map of {shape} pixels"
-
     def __repr__(self) -> str:
-        return "\n".join([self._title(), *self.summary().pformat(max_lines=-1, max_width=-1)])
+        return as_text(self)
 
     def _repr_html_(self) -> str:
-        from html import escape
-
-        table = "\n".join(self.summary().pformat(html=True, max_lines=-1, max_width=-1))
-        return f"<p>{escape(self._title())}</p>\n{table}"
+        return as_html(self)

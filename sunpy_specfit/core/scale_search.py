@@ -1,8 +1,9 @@
-"""The search for the best scales: one after the other, in steps of a factor, coarsely and then finely."""
+"""The search for the best scales: one after the other, in coarse and then fine steps of a factor, and between them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
 
 __all__ = ["search"]
 
@@ -41,10 +42,11 @@ def search(
 
     Examples
     --------
+    >>> import math
     >>> from sunpy_specfit.core.scale_search import search
-    >>> values, _ = search([1.0, 1.0], [[0], [1]], lambda v: [(v[0] - 10) ** 2, (v[1] - 0.1) ** 2])
+    >>> values, _ = search([1.0, 1.0], [[0], [1]], lambda v: [math.log(v[0] / 7) ** 2, 9 * math.log(v[1] / 0.3) ** 2])
     >>> [round(v, 3) for v in values]
-    [10.0, 0.1]
+    [7.0, 0.3]
     """
     values, curves = list(values), [{} for _ in values]
     known: list[dict[tuple[float, ...], float]] = [{} for _ in groups]
@@ -97,7 +99,23 @@ def _descend(values: list[float]) -> Asking:
         lowest = min(curve, key=curve.get)
         if curve[lowest] < curve[values[i]] - _GAIN:
             values[i] = lowest
+        values[i] = _between_steps(curve, values[i])
     return values, curves
+
+
+def _between_steps(curve: Mapping[float, float], value: float) -> float:
+    """Where the parabola through a scale and its neighbours, along the logarithm, is lowest."""
+    scales = sorted(curve)
+    place = scales.index(value)
+    if not 0 < place < len(scales) - 1:
+        return value
+    left, middle, right = (curve[scale] for scale in scales[place - 1 : place + 2])
+    below, above = (math.log(scales[place + side] / value) for side in (-1, 1))
+    slopes = (left - middle) / below, (right - middle) / above
+    bend = (slopes[1] - slopes[0]) / (above - below)
+    if not (left > middle < right and math.isfinite(bend) and bend > 0):
+        return value
+    return value * math.exp(-0.5 * (slopes[0] - bend * below) / bend)
 
 
 def _improve(values: list[float], i: int, factor: float):

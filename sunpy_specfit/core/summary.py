@@ -1,8 +1,9 @@
-"""Small views of a result: the table that is printed, and covariances by pairs of names."""
+"""Small views of a result: what is printed of it, and covariances by pairs of names."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 
 import astropy.units as u
 import numpy as np
@@ -11,7 +12,7 @@ from ndcube import NDCube
 
 from .status import Status
 
-__all__ = ["CovarianceView", "summary_table"]
+__all__ = ["CovarianceView", "as_html", "as_text", "summary_table"]
 
 
 class CovarianceView:
@@ -73,6 +74,23 @@ def summary_table(
     table["median"].format = table["median sigma"].format = ".5g"
     table["% converged"].format = ".1f"
     return table
+
+
+def as_text(result) -> str:
+    """What a result prints: of which model on how large a map, and its table."""
+    return "\n".join([_title(result), *result.summary().pformat(max_lines=-1, max_width=-1)])
+
+
+def as_html(result) -> str:
+    """The same for a notebook."""
+    table = "\n".join(result.summary().pformat(html=True, max_lines=-1, max_width=-1))
+    return f"<p>{escape(_title(result))}</p>\n{table}"
+
+
+def _title(result) -> str:
+    model = " and ".join(repr(model) for model in result._layout.models)
+    shape = " x ".join(map(str, result._canvases[0].shape))
+    return f"FitResult of {model} on a map of {shape} pixels"
 
 
 def _median(values: np.ndarray) -> float:

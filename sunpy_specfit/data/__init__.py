@@ -2,6 +2,7 @@
 
 from .atomic_line import AtomicLine
 from .dem_scene import DEMScene, dem_scene
+from .hinode_sp import hinode_sp
 from .lines import line, list_lines
 from .milne_eddington import milne_eddington_cube
 from .synthetic import gaussian_cube, spectral_wcs
@@ -16,6 +17,7 @@ __all__ = [
     "ZeemanPattern",
     "dem_scene",
     "gaussian_cube",
+    "hinode_sp",
     "line",
     "list_lines",
     "milne_eddington_cube",

@@ -246,7 +246,7 @@ def test_the_scale_that_is_found_is_nearly_the_best(prior):
     assert error(automatic) < 0.5 * error(specfit.fit(cube, line()))
     entry = automatic.meta["prior_scales"][f"{prior.name}:velocity"]
     assert entry["unit"] == "km / s"
-    assert entry["tried"][int(np.argmin(entry["error_of_prediction"]))] == pytest.approx(entry["scale"])
+    assert entry["tried"][int(np.argmin(entry["error_of_prediction"]))] == pytest.approx(entry["scale"], rel=0.16)
 
 
 def test_scales_do_not_depend_on_the_map_size_or_a_crop_of_wavelengths():

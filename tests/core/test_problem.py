@@ -87,20 +87,6 @@ def test_the_adjoint_is_the_transpose():
     assert left == pytest.approx(right, rel=1e-10)
 
 
-def test_a_shared_number_stands_once_in_the_flat_vector():
-    problem = make(specfit.Gaussian(REST).share("width") + specfit.Polynomial(0))
-    flat = problem.flatten(numbers(problem))
-    assert flat.numel() == 3 * problem.n_pixels + 1
-    direction = torch.randn(flat.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    maps = torch.randn((4, problem.n_pixels), generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    assert float((problem.unflatten(direction) * maps).sum()) == pytest.approx(
-        float((direction * problem.reduce(maps)).sum())
-    )
-    lower, _ = problem.flat_bounds()
-    assert lower.shape == flat.shape
-    assert lower[-1] == 0
-
-
 def test_a_block_does_not_depend_on_how_the_map_is_cut():
     cube = gaussian_cube((9, 11), signal_to_noise=6, seed=5)
     model = specfit.Gaussian(REST) + specfit.Polynomial(0)

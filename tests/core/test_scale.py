@@ -88,7 +88,7 @@ def test_the_scale_found_is_as_good_as_the_best(index, error, order):
     assert rms(result["first"].data - truth) < min(rms(uniform_filter(own, n) - truth) for n in range(1, 30)) * 1.15
     assert entry["chosen_by"] == "SURE"
     assert entry["tried"] == sorted(entry["tried"])
-    assert entry["tried"][int(np.argmin(entry["error_of_prediction"]))] == pytest.approx(entry["scale"])
+    assert entry["tried"][int(np.argmin(entry["error_of_prediction"]))] == pytest.approx(entry["scale"], rel=0.16)
 
 
 def test_the_estimate_of_the_risk_is_that_of_the_closed_form():
@@ -281,4 +281,7 @@ def test_groups_are_searched_at_once_and_to_the_end():
     values, curves = search([1.0, 1.0, 1.0], [[0], [1, 2]], errors)
     np.testing.assert_allclose(np.log(values), [1, 2, -2], atol=0.3)
     assert len(asked) == len(set(asked))
-    assert [min(curve, key=curve.get) for curve in curves] == values
+    # The curves are parabolas along the logarithm of a scale alone, so that each ends in its place between the steps.
+    np.testing.assert_allclose(np.log(values[0]), 1, atol=1e-6)
+    for curve, value in zip(curves, values, strict=True):
+        assert abs(np.log(value / min(curve, key=curve.get))) <= np.log(10) / 16

@@ -71,6 +71,10 @@ MODELS = [
         specfit.WeakField("Fe I 6302.5", linear="both", offset=True, crosstalk=True, stokes_sign={"U": -1}),
         {"cube": weak_field_cube((8, 8), line="Fe I 6302.5", n_wavelengths=29, dtype=np.float64), "fit": False},
     ),
+    (
+        specfit.WeakField("Fe I 6302.5", linear=None, crosstalk=True),
+        {"cube": weak_field_cube((8, 8), line="Fe I 6302.5", n_wavelengths=29, dtype=np.float64), "fit": False},
+    ),
     (specfit.MilneEddington(["Fe I 6301.5", "Fe I 6302.5"]), {"cube": milne_eddington_cube((8, 8), dtype=np.float64)}),
     (specfit.Gaussian(195.119 * u.AA, label="a") + specfit.Gaussian(195.179 * u.AA, label="b"), {}),
 ]

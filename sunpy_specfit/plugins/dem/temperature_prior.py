@@ -20,12 +20,14 @@ __all__ = ["TemperaturePrior", "usual_shape"]
 # Where the search for a scale begins: the natural logarithm of a DEM (or parts of its level).
 _FIRST = 1.0
 # The common mean is a broader curve than what departs from it, dex.
-_MEAN_LENGTH = 0.5
+_MEAN_LENGTH = 0.3
+# By how much the level of the mean may be off, a natural logarithm.
+_LEVEL = 1.0
 # Mean and scale are learned in turn.
 _ROUNDS = 2
 _STEPS = 3
-# What pixels say of their own scatter counts so much, the smooth curve's the rest.
-_SCATTER_STEPS, _TRUST = 3, 0.8
+# Then how each bin scatters, with the mean.
+_SCATTER_STEPS = 8
 # The least that a linear prior lets a bin vary, in parts of the largest.
 _LEAST = 0.003
 
@@ -54,8 +56,8 @@ class TemperaturePrior(Prior):
     scale : float or "auto"
         By how much the curve typically departs from its mean (one sigma): a natural logarithm, 0.7 for a factor of two
         (of the forms without logarithm: a part of the mean). ``"auto"`` takes it from the data by ``criterion``; on the
-        logarithm, of 32 pixels or more, then also how much each bin scatters, with which others (four parts in five of
-        C are what the pixels say of themselves, the fifth stays with the smooth curve).
+        logarithm, of 32 pixels or more, then also how much each bin scatters, with which others (what the pixels say
+        of themselves counts by their number, the smooth curve as much as one pixel a bin).
     length : float
         Over what distance in log10 T the departure changes, in dex.
     order : {0, 1, 2, "gaussian"}
@@ -160,36 +162,37 @@ class TemperaturePrior(Prior):
         level = known_level if known_level is not None else evidence.level(np.exp(shape))
         # The mean is learned as that of logarithms, for it is positive whatever the form.
         spread = self.mean_spread**2 * correlation(log_temperature, _MEAN_LENGTH, "gaussian")
-        spread = torch.as_tensor(spread + 1e-4 * np.eye(len(shape)))
+        spread = torch.as_tensor(spread + _LEVEL**2 + 1e-4 * np.eye(len(shape)))
         first = torch.as_tensor(shape + np.log(level))
         mean, uncertain, learned = first, torch.zeros_like(spread), None
 
-        def of_logarithm(scale: float) -> BoundGaussian:
-            own = torch.as_tensor(self._covariance(log_temperature, scale)) + self.level_spread**2 + uncertain
-            if self.covariance is not None and logarithm:
-                own = torch.as_tensor(self._covariance(log_temperature, scale))
-            if learned is not None:
-                own = learned + uncertain
+        def of_logarithm(scale: float, error=0.0) -> BoundGaussian:
+            own = torch.as_tensor(self._covariance(log_temperature, scale))
+            if self.covariance is None or not logarithm:
+                own = (own + self.level_spread**2 if learned is None else learned) + error
             return BoundGaussian(self.quantity, mean, own, logarithm=True)
 
         automatic = isinstance(self.scale, str) and self.covariance is None
         scale, curve = (_FIRST if automatic else self.scale if self.covariance is None else 1.0), {}
         learns_mean = isinstance(self.mean, str) and self.mean_spread > 0
-        if learns_mean and not evidence.tells_mean:
-            uncertain = spread
+        alone = learns_mean and not evidence.tells_mean
+        if alone:
+            uncertain, learns_mean = spread, False
+        trial = partial(of_logarithm, error=uncertain)
         for _ in range(_ROUNDS):
-            if learns_mean and evidence.tells_mean:
+            if learns_mean:
                 for _ in range(_STEPS):
-                    mean, uncertain = evidence.mean(of_logarithm(scale), first, spread)
-            if automatic and (logarithm or learns_mean):
-                scale, curve = evidence.choose(of_logarithm, scale, self.criterion)
-        if logarithm and automatic and learns_mean and evidence.tells_mean:
+                    mean, uncertain = evidence.mean(trial(scale), first, spread)
+            if automatic and (logarithm or learns_mean or alone):
+                scale, curve = evidence.choose(trial, scale, self.criterion)
+        if logarithm and automatic and learns_mean:
             smooth = torch.as_tensor(self._covariance(log_temperature, scale)) + self.level_spread**2
+            # What pixels say of their own scatter counts by their number, the smooth curve as much as one a bin.
+            trust = len(evidence.pixels) / (len(evidence.pixels) + len(shape))
             for _ in range(_SCATTER_STEPS):
-                found = evidence.scatter(of_logarithm(scale))
-                learned = _TRUST * found + (1 - _TRUST) * smooth
-                mean, uncertain = evidence.mean(of_logarithm(scale), first, spread)
-        bound = of_logarithm
+                learned = trust * evidence.scatter(trial(scale)) + (1 - trust) * smooth
+                mean, uncertain = evidence.mean(trial(scale), first, spread)
+        bound = partial(of_logarithm, error=uncertain)
         if not logarithm:
             # In parts of each pixel's level: bins vary by a part of their mean, and a little where that is nothing.
             typical = (mean - mean.max()).exp()

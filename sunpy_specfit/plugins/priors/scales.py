@@ -78,14 +78,20 @@ class ScaledPrior(Prior):
         Raises
         ------
         ValueError
-            If a scale is still automatic: `sunpy_specfit.fit` chooses those.
+            If a scale is still automatic: `sunpy_specfit.fit` chooses those; if it is an array.
         """
         found = {}
         for name, unit in units.items():
             scale = self.given_scale(name)
             if isinstance(scale, str):
                 raise ValueError(f"the scale of {type(self).__name__} on {name!r} is still {scale!r}: fit() chooses it")
-            found[name] = float(in_unit(scale, unit, name, "scale", positive=True))
+            number = in_unit(scale, unit, name, "scale", positive=True)
+            if number.ndim:
+                raise ValueError(
+                    f"{type(self).__name__} has one scale for {name!r}, found {number.size}: give each quantity "
+                    f'its own, as a mapping, scale={{"{name}": ...}}'
+                )
+            found[name] = float(number)
         return found
 
 

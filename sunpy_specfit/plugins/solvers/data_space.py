@@ -83,7 +83,7 @@ class DataSpace(Solver):
         if not problem.is_linear:
             return f"data_space needs a model that is linear in all that is free, and Gaussian noise; {instead}"
         layout = problem.layout
-        one = len(problem.terms) == 1 and problem.terms[0].frame.is_identity and problem._simple
+        one = len(problem.terms) == 1 and problem.terms[0].frame.is_identity and problem.simple
         if (
             not one
             or layout.free_keys != (layout.resolve(own[0].quantity),)

@@ -11,6 +11,7 @@ from types import ModuleType
 import numpy as np
 import torch
 
+from .attenuation import share_of_noise
 from .normal_equations import Shape
 
 __all__ = ["EvenModes", "compiled_loops", "fit_compiled", "fit_longitudinal", "fit_transverse"]
@@ -69,7 +70,10 @@ def fit_longitudinal(
     amplitude = torch.where(matrix > 0, product.sum(0) / matrix, 0.0)
     # 1 / (1 + θ² w σ²): how much less than the weight of V's own noise a mode deserves.
     share = torch.mul(noise, amplitude.square_() * weight).add_(1.0).reciprocal_()
-    return tuple(weight * v.mul_(share).sum(0) for v in (misfit, squared, product))
+    constant, matrix, vector = (weight * v.mul_(share).sum(0) for v in (misfit, squared, product))
+    kept = 1 - share_of_noise(weight * share.mul_(noise).sum(0), matrix)
+    least = torch.where(matrix > 0, vector.square() / matrix, 0.0)
+    return constant + least * (1 / kept - 1).square_(), matrix * kept.square(), vector * kept
 
 
 def fit_transverse(
@@ -95,11 +99,12 @@ def fit_transverse(
     squared = weight * shape.squared
     right = weight * (shape.values * data).sum(1)
     total = weight * data.square().sum((0, 1))
-    theta = torch.where(squared > 0, right / squared, 0.0)
+    kept_share = 1 - share_of_noise(weight * shape.total_noise, squared)
+    theta = torch.where(squared > 0, right / (squared * kept_share), 0.0)
     length = theta.square().sum(0)
     spread = shape.variance.reshape(1) * weight**2 * shape.pulled_back(shape.values).square().sum(0)
     growth = 1 + length * torch.where(squared > 0, spread / squared, 0.0)
-    vector = right / growth
+    vector = right * kept_share / growth
     matrix = torch.stack(
         [
             squared - spread * theta[0].square() / growth,
@@ -107,10 +112,12 @@ def fit_transverse(
             squared - spread * theta[1].square() / growth,
         ]
     )
+    matrix *= kept_share.square()
     # What is left of Q and U has the noise of the shape in it too: weighed as a whole.
     samples = 2 * kept.sum(0)
     excess = length * weight * shape.total_noise
-    misfit = (total - (theta * right).sum(0)).clamp_min(0) * samples / (samples + excess).clamp_min(1e-30)
+    misfit = (total - 2 * (theta * right).sum(0) + length * squared).clamp_min(0)
+    misfit = misfit * samples / (samples + excess).clamp_min(1e-30)
     return misfit + (theta * vector).sum(0), matrix, vector
 
 
@@ -148,7 +155,7 @@ def fit_compiled(
     wing, core : tuple of `torch.Tensor`
         Factor, and where the wing begins or the core ends; ``(n, 1)``.
     modes : tuple of `torch.Tensor`
-        Modes ``(n, m)``, what takes I to the shape among them, ``(m, n)``, and their noise, ``(m, 1)``.
+        Modes ``(n, m)``, what takes I to the shape among them, ``(m, n)``, and their noise, ``(m,)``.
     signs : tuple of int
         Of Q, U and V.
     samples : int
@@ -162,7 +169,7 @@ def fit_compiled(
     matrix = torch.cat(derivatives)
     products, n, pixels = torch.cat([matrix, mode_shape]), len(x), data.shape[-1]
     noise = (variance.reshape(1) * matrix.square().sum(1)).numpy()
-    mode_noise = (variance.reshape(1) * mode_noise[:, 0]).numpy()
+    mode_noise = (variance.reshape(1) * mode_noise).numpy()
     rows = [row[:, 0].contiguous().numpy() for row in (x, *wing, *core)]
     light, center = data.contiguous().numpy(), center.contiguous().numpy()
     one, own = weight.numpy()[0], variance.numpy().reshape(-1)[0]
@@ -172,7 +179,7 @@ def fit_compiled(
     filled = [value.numpy() for value in found]
     # The same memory for all pieces, so that it stays in the cache.
     most = min(_TOGETHER, pixels)
-    sums = np.empty((9, most), light.dtype)
+    sums = np.empty((10, most), light.dtype)
     memory = data.new_empty((len(products) + len(vectors.T) + n) * most)
     for start in range(0, pixels, most):
         some = min(most, pixels - start)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from .attenuation import MOST
+
 __all__ = ["add_up", "put_together"]
 
 # Pixels at a time, whose sums stay in the innermost cache.
@@ -39,8 +41,8 @@ def add_up(start, derived, mode_data, light, x, center, outer, wing, inner, core
         ``(m,)``: the variance of each mode of the shape of V.
     weight : number
     sums : `numpy.ndarray`
-        ``(9, some or more)``, to be filled: shape², shape · data and data² of V, each mode with the share of its
-        weight that it deserves; shape², shape · Q, shape · U, Q² + U², the samples, and the noise of the shape.
+        ``(10, some or more)``, to be filled: shape², shape · Q, shape · U, Q² + U², the samples, and the noise of the
+        shape; shape², shape · data, data² and noise of V, each mode with the share of its weight that it deserves.
     """
     n, modes, pixels = len(x), len(mode_noise), derived.shape[1]
     parts = len(derived) - modes
@@ -49,10 +51,11 @@ def add_up(start, derived, mode_data, light, x, center, outer, wing, inner, core
     for first in range(0, pixels, _AT_ONCE):
         last = min(first + _AT_ONCE, pixels)
         # One by one: only of rows that are cut out so does the compiler know that they are contiguous.
-        v_shape, v_both, v_data = sums[0, first:last], sums[1, first:last], sums[2, first:last]
-        shape2, shape_q, shape_u = sums[3, first:last], sums[4, first:last], sums[5, first:last]
-        total, count, spread = sums[6, first:last], sums[7, first:last], sums[8, first:last]
-        for row in (v_shape, v_both, v_data, shape2, shape_q, shape_u, total, count, spread):
+        shape2, shape_q, shape_u = sums[0, first:last], sums[1, first:last], sums[2, first:last]
+        total, count, spread = sums[3, first:last], sums[4, first:last], sums[5, first:last]
+        v_shape, v_both = sums[6, first:last], sums[7, first:last]
+        v_data, v_noise = sums[8, first:last], sums[9, first:last]
+        for row in (shape2, shape_q, shape_u, total, count, spread, v_shape, v_both, v_data, v_noise):
             row[:] = zero
         # With all modes alike for a first amplitude, then with the weight that each deserves.
         for mode in range(modes):
@@ -73,6 +76,7 @@ def add_up(start, derived, mode_data, light, x, center, outer, wing, inner, core
                 v_shape[p] += share * s[p] * s[p]
                 v_both[p] += share * s[p] * v[p]
                 v_data[p] += share * v[p] * v[p]
+                v_noise[p] += share * own
         for j in range(n):
             middle = center[j if len(center) > 1 else 0, start + first : start + last]
             q, u = light[0, j, start + first : start + last], light[1, j, start + first : start + last]
@@ -113,7 +117,7 @@ def add_up(start, derived, mode_data, light, x, center, outer, wing, inner, core
 
 @_compiled
 def put_together(start, sums, pulled_back, weight, variance, signs, samples, constant, matrix, vector, valid):
-    """The quadratic of b_los, b_q and b_u from the sums of `add_up`; see `even_noise.fit_transverse` for the formulas.
+    """The quadratic of b_los, b_q and b_u from the sums of `add_up`; `even_noise` has the formulas.
 
     Parameters
     ----------
@@ -133,7 +137,7 @@ def put_together(start, sums, pulled_back, weight, variance, signs, samples, con
     """
     pixels, kind = pulled_back.shape[1], sums.dtype.type
     squares = np.empty(_AT_ONCE, sums.dtype)
-    zero, one, tiny = kind(0), kind(1), kind(1e-30)
+    zero, one, two, tiny, most = kind(0), kind(1), kind(2), kind(1e-30), kind(MOST)
     sign_q, sign_u, sign_v = signs
     for first in range(0, pixels, _AT_ONCE):
         last = min(first + _AT_ONCE, pixels)
@@ -143,9 +147,10 @@ def put_together(start, sums, pulled_back, weight, variance, signs, samples, con
             row = pulled_back[j, first:last]
             for p in range(last - first):
                 squares[p] += row[p] * row[p]
-        v_shape, v_both, v_data = sums[0, first:last], sums[1, first:last], sums[2, first:last]
-        shape2, shape_q, shape_u = sums[3, first:last], sums[4, first:last], sums[5, first:last]
-        total, count, spread = sums[6, first:last], sums[7, first:last], sums[8, first:last]
+        shape2, shape_q, shape_u = sums[0, first:last], sums[1, first:last], sums[2, first:last]
+        total, count, spread = sums[3, first:last], sums[4, first:last], sums[5, first:last]
+        v_shape, v_both = sums[6, first:last], sums[7, first:last]
+        v_data, v_noise = sums[8, first:last], sums[9, first:last]
         begin, end = start + first, start + last
         los, lq, qq = matrix[0, begin:end], matrix[1, begin:end], matrix[2, begin:end]
         lu, qu, uu = matrix[3, begin:end], matrix[4, begin:end], matrix[5, begin:end]
@@ -154,18 +159,25 @@ def put_together(start, sums, pulled_back, weight, variance, signs, samples, con
         for p in range(last - first):
             squared, right0, right1 = weight * shape2[p], weight * shape_q[p], weight * shape_u[p]
             inverse = one / squared if squared > zero else zero
-            theta0, theta1 = right0 * inverse, right1 * inverse
+            extra = weight * spread[p]
+            kept = one - min(extra * inverse, most)
+            theta0, theta1 = right0 * inverse / kept, right1 * inverse / kept
             length = theta0 * theta0 + theta1 * theta1
             wide = variance * weight * weight * squares[p]
             shrink = one / (one + length * wide * inverse)
-            qq[p] = squared - wide * theta0 * theta0 * shrink
-            qu[p] = -sign_q * sign_u * wide * theta0 * theta1 * shrink
-            uu[p] = squared - wide * theta1 * theta1 * shrink
-            right_q[p], right_u[p] = sign_q * right0 * shrink, sign_u * right1 * shrink
+            qq[p] = (squared - wide * theta0 * theta0 * shrink) * kept * kept
+            qu[p] = -sign_q * sign_u * wide * theta0 * theta1 * shrink * kept * kept
+            uu[p] = (squared - wide * theta1 * theta1 * shrink) * kept * kept
+            right_q[p], right_u[p] = sign_q * right0 * kept * shrink, sign_u * right1 * kept * shrink
             explained = theta0 * right0 + theta1 * right1
-            twice = kind(2) * count[p]
-            left = max(weight * total[p] - explained, zero) * twice / max(twice + length * weight * spread[p], tiny)
-            lowest[p] = left + explained * shrink + weight * v_data[p]
-            los[p], right_v[p] = weight * v_shape[p], sign_v * weight * v_both[p]
-            lq[p], lu[p] = zero, zero
+            twice = two * count[p]
+            left = max(weight * total[p] - two * explained + length * squared, zero)
+            found = left * twice / max(twice + length * extra, tiny) + explained * kept * shrink
+            squared, right0 = weight * v_shape[p], weight * v_both[p]
+            inverse = one / squared if squared > zero else zero
+            kept = one - min(weight * v_noise[p] * inverse, most)
+            los[p], right_v[p] = squared * kept * kept, sign_v * right0 * kept
+            back = one / kept - one
+            lowest[p] = found + weight * v_data[p] + right0 * right0 * inverse * back * back
             used[p] = np.int64(samples + twice)
+            lq[p], lu[p] = zero, zero

@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 
 from ...numerics import packed
+from .attenuation import restored
 
 __all__ = ["Modes", "Shape", "fit_shape", "fit_shapes", "is_even"]
 
@@ -96,6 +97,7 @@ def fit_shape(shape: Shape, others: list[torch.Tensor], data: torch.Tensor, weig
         ``(n, pixels)``; the weight may be expanded from ``(1, 1)``.
     """
     constant, matrix, vector, solution = _plain(shape, others, data, weight)
+    noise = _attenuating(shape, others, weight)
     strong = (solution[0].square() * _largest(weight) * shape.most_noise > _NEGLIGIBLE).nonzero()[:, 0]
     modes = None if others or not len(strong) else Modes.of(shape, weight)
     easy = (
@@ -107,12 +109,14 @@ def fit_shape(shape: Shape, others: list[torch.Tensor], data: torch.Tensor, weig
         w = weight[:, :1].expand(-1, len(index)) if is_even(weight) else weight.index_select(-1, index)
         own = [c if c.shape[-1] == 1 else c.index_select(-1, index) for c in others]
         part = shape.select(index), own, data.index_select(-1, index), w, solution[0, index]
-        matrix[:, index], vector[:, index], constant[index] = fit(*part)
-    return constant, matrix, vector
+        matrix[:, index], vector[:, index], constant[index], own_noise = fit(*part)
+        if _are_exact(others):
+            noise[index] = own_noise
+    return restored(constant, matrix, vector, noise)[:3]
 
 
 def _fit_in_full(shape: Shape, others, data, weight, amplitude):
-    """Matrix, vector and constant with each pixel's whole covariance, in double."""
+    """Matrix, vector, constant and the noise's part of the matrix with each pixel's whole covariance, in double."""
     n, pixels = data.shape
     kernel = sum(
         factor.double()[:, None] * m.double()[..., None] for factor, m in shape.operators
@@ -127,10 +131,12 @@ def _fit_in_full(shape: Shape, others, data, weight, amplitude):
     covariance += torch.diag_embed(torch.where(used, 1 / weight.double().T.clamp_min(1e-300), 1.0))
     columns = [shape.values, *(c.expand(n, pixels) for c in others), data]
     right = torch.stack([torch.where(used, c.double().T, 0.0) for c in columns], -1)  # (pixels, n, k + 1)
-    half = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), right, upper=False)
+    factor = torch.linalg.cholesky(covariance)
+    half = torch.linalg.solve_triangular(factor, right, upper=False)
     gram = (half.mT @ half).to(data)
     k = len(columns) - 1
-    return packed.pack(gram[:, :k, :k]), gram[:, :k, k].T, gram[:, k, k]
+    noise = torch.cholesky_solve(torch.where(both, spread, 0.0), factor).diagonal(dim1=1, dim2=2).sum(-1).to(data)
+    return packed.pack(gram[:, :k, :k]), gram[:, :k, k].T, gram[:, k, k], noise
 
 
 def fit_shapes(shapes: list[Shape], others: list[torch.Tensor], data: list[torch.Tensor], weights: list[torch.Tensor]):
@@ -154,7 +160,10 @@ def fit_shapes(shapes: list[Shape], others: list[torch.Tensor], data: list[torch
     constant, matrix, vector : `torch.Tensor`
         Of the numbers of all sets of data, one set after the other.
     """
-    parts = [_plain(shape, others, y, w) for shape, y, w in zip(shapes, data, weights, strict=True)]
+    parts = []
+    for shape, y, w in zip(shapes, data, weights, strict=True):
+        *quadratic, kept = restored(*_plain(shape, others, y, w)[:3], _attenuating(shape, others, w))
+        parts.append((*quadratic, packed.solve(*quadratic[1:]), kept))
     m = len(others) + 1
     constant = sum(part[0] for part in parts)
     vector = torch.cat([part[2] for part in parts])
@@ -177,7 +186,8 @@ def fit_shapes(shapes: list[Shape], others: list[torch.Tensor], data: list[torch
         part, own = shape.select(index), here[number * m : (number + 1) * m]
         w = w[:, :1].expand(-1, len(index)) if is_even(w) else w.index_select(-1, index)
         mine, variance = [part.values, *columns], part.variance
-        moved += [own[0] * part.pulled_back(w * c) for c in mine]
+        kept = parts[number][4].index_select(-1, index)
+        moved += [own[0] * kept * part.pulled_back(w * c) for c in mine]
         residual = y.index_select(-1, index) - sum(a * c for a, c in zip(own, mine, strict=True))
         misfit = misfit + _dot(w * residual / (1 + own[0].square() * part.noise * w), residual)
     spread = torch.stack([(variance * a * b).sum(0) for i, a in enumerate(moved) for b in moved[: i + 1]])
@@ -199,6 +209,16 @@ def _plain(shape: Shape, others, data, weight) -> tuple[torch.Tensor, ...]:
         return constant, matrix[None], vector[None], torch.where(matrix > 0, vector / matrix, 0.0)[None]
     matrix, vector, constant = packed.normal_equations([shape.values, *others], weight, data)
     return constant, matrix, vector, packed.solve(matrix, vector)
+
+
+def _attenuating(shape: Shape, others, weight) -> torch.Tensor:
+    """Σ w var(s), ``(pixels,)``; zero beside another noisy shape, whose noise is the same and would have its share."""
+    noise = (weight * shape.noise).sum(0)
+    return noise if _are_exact(others) else torch.zeros_like(noise)
+
+
+def _are_exact(others: list[torch.Tensor]) -> bool:
+    return all(column.numel() == 1 for column in others)
 
 
 def is_even(weight: torch.Tensor) -> bool:
@@ -257,7 +277,7 @@ class Modes:
         return cls(shape, used, even) if bool(used.any()) else None
 
     def fit(self, shape: Shape, others, data: torch.Tensor, weight: torch.Tensor, amplitude: torch.Tensor):
-        """Matrix, vector and constant with the weights that an amplitude ``(pixels,)`` of the shape gives the modes.
+        """Matrix, vector, constant and noise with the weights that an amplitude ``(pixels,)`` of the shape gives modes.
 
         Without other shapes; the weight is the same in all samples in use.
         """
@@ -265,4 +285,4 @@ class Modes:
         s, y = (self.vectors.T @ (v if bool(self.used.all()) else v[self.used]) for v in (shape.values, data))
         w = weight / (1 + amplitude.square() * weight * self.values)
         weighted = w * s
-        return _dot(weighted, s)[None], _dot(weighted, y)[None], _dot(w * y, y)
+        return _dot(weighted, s)[None], _dot(weighted, y)[None], _dot(w * y, y), (w * self.values).sum(0)

@@ -34,9 +34,13 @@ def field_quadratic(
     **inputs,
 ):
     """Constant, matrix, vector and the number of samples of a `WeakField`; see `Model.quadratic`."""
-    lone = slope.shape[-1] == 1 and not (model.offset or model.crosstalk)
-    even = lone and is_even(weight) and variance.numel() == 1
-    if even and x.shape[-1] == 1 and (loops := compiled_loops(data)) is not None:
+    modes = {"modes": modes, "mode_slope": mode_slope, "mode_noise": mode_noise}
+    regular = variance.numel() == 1 and slope.shape[-1] == 1 and not (model.offset or model.crosstalk)
+    if model.linear is None:
+        if regular and is_even(weight):
+            return *_even_circular(model, intensity, data, weight[0, :1], variance, **modes), _count(own, data)
+        return _circular_alone(model, data, weight, intensity, variance, slope, splitting, own)
+    if regular and is_even(weight) and x.shape[-1] == 1 and (loops := compiled_loops(data)) is not None:
         parts = constants_of(model.linear, squared_splitting, own, core, wing)
         return fit_compiled(
             loops,
@@ -51,7 +55,7 @@ def field_quadratic(
             center=center,
             wing=parts[0],
             core=parts[1],
-            modes=(modes[..., 0], mode_slope[..., 0], mode_noise),
+            modes=tuple(v[..., 0] for v in modes.values()),
             signs=tuple(model.sign(s) for s in "QUV"),
             samples=int(own.sum()),
         )
@@ -60,11 +64,10 @@ def field_quadratic(
     # Where each pixel has a grid of its own, the noise of the derivative is that on the mean grid.
     matrices = slope.mean(-1), bend.mean(-1)
     across = Shape([(f, m, d) for f, m, d in zip(factors, matrices, derived, strict=True) if f is not None], variance)
-    if even:
-        matrices = {"modes": modes, "mode_slope": mode_slope, "mode_noise": mode_noise}
-        return _even(model, across, intensity, data, own, kept, weight[0, 0, :1], **matrices)
+    if regular and is_even(weight):
+        return _even(model, across, intensity, data, own, kept, weight[0, 0, :1], **modes)
     lengthwise = Shape([(-splitting * own, matrices[0], derived[0])], variance)
-    others = ([torch.ones_like(x[:1, :1])] if model.offset else []) + ([intensity] if model.crosstalk else [])
+    others = _nuisances(model, intensity)
     q, u, v = data
     # Outside its part the formula for Q and U is not used, and is zero: so must the data be.
     q, u, v = q * kept, u * kept, v * own
@@ -77,16 +80,37 @@ def field_quadratic(
     return *_assembled(model, linear, circular), valid
 
 
-def _even(model, across, intensity, data, own, kept, weight, *, modes, mode_slope, mode_noise):
+def _circular_alone(model, data, weight, intensity, variance, slope, splitting, own):
+    """From V, where Q and U are not asked for."""
+    shape = Shape([(-splitting * own * model.sign("V"), slope.mean(-1), times(slope, intensity))], variance)
+    weight = weight if bool(own.all()) else weight * own
+    fit = fit_shape(shape, _nuisances(model, intensity), data * own, weight)
+    return *fit, _count(weight > 0, data)
+
+
+def _count(counted, data) -> torch.Tensor:
+    """The number of samples in each pixel, ``(pixels,)``."""
+    return counted.sum(0).long().expand(data.shape[-1])
+
+
+def _nuisances(model, intensity) -> list[torch.Tensor]:
+    return ([torch.ones_like(intensity[:1, :1])] if model.offset else []) + ([intensity] if model.crosstalk else [])
+
+
+def _even(model, across, intensity, data, own, kept, weight, **modes):
     """Where all samples have one noise."""
     constant, matrix, vector = fit_transverse(across, data[:2], kept, weight)
     sign = torch.tensor([model.sign(s) for s in "QU"]).to(vector)[:, None]
     linear = constant, torch.cat([matrix[:1], matrix[1:2] * sign[0] * sign[1], matrix[2:]]), vector * sign
-    constant, matrix, vector = fit_longitudinal(
-        mode_slope[..., 0] @ intensity, modes[..., 0].T @ data[2], weight, across.variance * mode_noise
-    )
-    circular = constant, matrix[None], model.sign("V") * vector[None]
+    circular = _even_circular(model, intensity, data[2], weight, across.variance, **modes)
     return *_assembled(model, linear, circular), (own.sum(0) + 2 * kept.sum(0)).long()
+
+
+def _even_circular(model, intensity, data, weight, variance, *, modes, mode_slope, mode_noise):
+    constant, matrix, vector = fit_longitudinal(
+        mode_slope[..., 0] @ intensity, modes[..., 0].T @ data, weight, variance * mode_noise
+    )
+    return constant, matrix[None], model.sign("V") * vector[None]
 
 
 def _assembled(model, linear, circular) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -51,9 +51,9 @@ class WeakField(PolarizedModel):
     lines : str, `~sunpy_specfit.data.AtomicLine`, or sequence of these
         By name, as in `sunpy_specfit.data.list_lines`, or made by hand. Several are fitted jointly with one field; each
         sample belongs to the line nearest to it, and does not count where that is another known one.
-    linear : {"wing", "core", "both"}
+    linear : {"wing", "core", "both"} or None
         Which samples tell b_q and b_u. The wing's formula has the wrong sign at the line's centre, and the core's away
-        from it, so each is used in its own part only.
+        from it, so each is used in its own part only. None fits b_los alone, from cubes that need I and V only.
     core_width : `~astropy.units.Quantity`, optional
         How far the core reaches to either side of the centre, and where the wing begins. By default the Doppler width
         of the mean profile, with half a sample to either side of it that counts in neither.
@@ -122,10 +122,7 @@ class WeakField(PolarizedModel):
 
     name = "wfa"
     references = ("10.1007/1-4020-2415-0", "10.3847/1538-4357/aae087")
-    stokes = "QUV"
-    smooth = ("b_los", "b_q", "b_u")
     losses = ("gaussian",)
-    derived: Mapping[str, u.UnitBase] = {"b_trans": u.G, "azimuth": u.deg}
     periods: Mapping[str, float] = {"azimuth": 180.0}
 
     b_los = Parameter(u.G, default=0.0, description="field along the line of sight, positive towards the observer")
@@ -149,7 +146,7 @@ class WeakField(PolarizedModel):
         self,
         lines: str | AtomicLine | Sequence[str | AtomicLine],
         *,
-        linear: str = "wing",
+        linear: str | None = "wing",
         core_width: u.Quantity | None = None,
         medium: str | None = None,
         offset: bool = False,
@@ -186,9 +183,9 @@ class WeakField(PolarizedModel):
                 )
         self.place_lines()
 
-    def _check(self, linear: str) -> None:
-        if linear not in ("wing", "core", "both"):
-            raise ValueError(f"WeakField: linear is 'wing', 'core' or 'both', found {linear!r}")
+    def _check(self, linear: str | None) -> None:
+        if linear not in ("wing", "core", "both", None):
+            raise ValueError(f"WeakField: linear is 'wing', 'core', 'both' or None, found {linear!r}")
         if self.derivative not in METHODS:
             raise ValueError(
                 f"WeakField: derivative is one of {', '.join(map(repr, METHODS))}; found {self.derivative!r}"
@@ -212,8 +209,21 @@ class WeakField(PolarizedModel):
         """Of the first line; windows in km/s count from it."""
         return self._rests[0]
 
+    @property
+    def stokes(self) -> str:
+        return "V" if self.linear is None else "QUV"
+
+    @property
+    def smooth(self) -> tuple[str, ...]:
+        return ("b_los",) if self.linear is None else ("b_los", "b_q", "b_u")
+
+    @property
+    def derived(self) -> Mapping[str, u.UnitBase]:
+        return {} if self.linear is None else {"b_trans": u.G, "azimuth": u.deg}
+
     def declare(self) -> Mapping[str, Parameter]:
-        return dict(super().declare()) | self.nuisances()
+        fields = super().declare()
+        return {name: fields[name] for name in self.smooth} | self.nuisances()
 
     @property
     def linear_parameters(self) -> tuple[str, ...]:
@@ -227,6 +237,11 @@ class WeakField(PolarizedModel):
         known = self._known(observation, intensity)
         x = np.asarray(observation.x, float)
         mean = x if x.ndim == 1 else x.mean(1)
+        if len(np.unique(mean)) < len(mean):
+            raise ValueError(
+                f"{len(mean) - len(np.unique(mean))} wavelengths occur more than once: the derivative of I needs each "
+                "once; average those samples, or cut them out of the cube"
+            )
         unit = observation.spectral_unit
         rests = np.array([rest.to_value(unit) for rest in self._rests])
         owner = assign_samples(mean, rests, [one.name for one in self._atomic], self._foreign(mean, rests, unit))
@@ -237,7 +252,9 @@ class WeakField(PolarizedModel):
         centers, edges, strengths = [], [], []
         for number, one in enumerate(self._atomic):
             own = (owner == number) & known
-            own = own & used if (own & used).sum() >= 3 else own
+            self._check_window(one, own & used, own)
+            # Where a window holds one side of the line only, the line's centre is not in it.
+            own = own & used if mean[own & used].min() <= rests[number] <= mean[own & used].max() else own
             window = LineWindow(mean[own], rests[number], intensity[torch.as_tensor(np.flatnonzero(own))])
             centers.append(window.center + shift.mean(0))
             # In whole quarters of a sample, so that one pixel more or less in the mean hardly ever moves an edge.
@@ -282,10 +299,18 @@ class WeakField(PolarizedModel):
         return np.array([p for p in places if x.min() <= p <= x.max() and np.abs(p - rests).min() > _APART * p])
 
     def _transverse_factor(self, one: AtomicLine) -> float:
-        # With b_q and b_u held fixed, a line needs no second-order factor.
-        if all(self.parameters[name].fixed for name in ("b_q", "b_u")):
+        # Without b_q and b_u, or with both held fixed, a line needs no second-order factor.
+        if self.linear is None or all(self.parameters[name].fixed for name in ("b_q", "b_u")):
             return 0.0
         return one.G
+
+    @staticmethod
+    def _check_window(one: AtomicLine, used: np.ndarray, known: np.ndarray) -> None:
+        if used.sum() < 3:
+            raise ValueError(
+                f"the window or mask leaves {used.sum()} of the {known.sum()} samples of {one.name}; expected three or "
+                "more: take in more of the line, or leave the line out of the model"
+            )
 
     @staticmethod
     def _known(observation, intensity: torch.Tensor) -> np.ndarray:
@@ -335,6 +360,8 @@ class WeakField(PolarizedModel):
 
     def weigh(self, x, weight, *, center, squared_splitting, own, core, wing, **inputs):
         """Samples of other lines do not count, and Q and U only where their formula holds."""
+        if self.linear is None:
+            return weight * own
         kept = factors_of(self.linear, x, center, squared_splitting, own, core, wing)[-1]
         return torch.cat([weight[:2] * kept, weight[2:] * own])
 
@@ -344,8 +371,8 @@ class WeakField(PolarizedModel):
         self,
         x,
         b_los,
-        b_q,
-        b_u,
+        b_q=None,
+        b_u=None,
         *,
         intensity,
         slope,
@@ -358,23 +385,22 @@ class WeakField(PolarizedModel):
         wing,
         **inputs,
     ):
-        *factors, _ = factors_of(self.linear, x, center, squared_splitting, own, core, wing)
-        first, second = times(slope, intensity), times(bend, intensity)
-        across = sum(f * d for f, d in zip(factors, (first, second), strict=True) if f is not None)
-        kernels = {
-            "q": across * self.sign("Q"),
-            "u": across * self.sign("U"),
-            "v": -splitting * own * first * self.sign("V"),
-        }
+        first = times(slope, intensity)
+        shapes = {"v": (b_los, -splitting * own * first)}
+        if self.linear is not None:
+            *factors, _ = factors_of(self.linear, x, center, squared_splitting, own, core, wing)
+            derivatives = first, times(bend, intensity)
+            across = sum(f * d for f, d in zip(factors, derivatives, strict=True) if f is not None)
+            shapes = {"q": (b_q, across), "u": (b_u, across)} | shapes
         light = []
-        for s, field in (("q", b_q), ("u", b_u), ("v", b_los)):
-            one = field * kernels[s]
+        for s, (field, shape) in shapes.items():
+            one = field * shape * self.sign(s.upper())
             if self.offset:
                 one = one + inputs[f"offset_{s}"]
             if self.crosstalk:
                 one = one + inputs[f"crosstalk_{s}"] * intensity
             light.append(one)
-        return torch.stack(light)
+        return torch.stack(light) if len(light) > 1 else light[0]
 
     def linearize(self, x, **inputs):
         """The light and its derivatives, which are the light of each parameter alone."""
@@ -391,7 +417,9 @@ class WeakField(PolarizedModel):
 
     # -- what follows -------------------------------------------------------------------------------
 
-    def derive(self, b_q, b_u, **parameters):
+    def derive(self, b_q=None, b_u=None, **parameters):
+        if self.linear is None:
+            return {}
         azimuth = torch.rad2deg(0.5 * torch.atan2(b_u, b_q)) + self.reference_angle
         return {"b_trans": (b_q.square() + b_u.square()).sqrt().sqrt(), "azimuth": torch.remainder(azimuth, 180.0)}
 
@@ -405,12 +433,16 @@ class WeakField(PolarizedModel):
         return {"b_trans": b_trans, "azimuth": azimuth}
 
     def flag(self, values, sigma, *, strongest, flat) -> torch.Tensor:
-        linear = _significance(values, sigma)
-        seen = linear >= _LINEAR**2
-        across = torch.where(seen, (values["b_q"].square() + values["b_u"].square()).sqrt(), 0.0)
-        strong = values["b_los"].square() + across > strongest.square()
-        absent = (values["b_los"].abs() < _DETECTED * sigma["b_los"]) & (linear < _DETECTED**2)
-        bits = torch.where(seen, int(Status.AMBIGUOUS), int(Status.NO_LINEAR_SIGNAL)).to(torch.int32)
+        squared = values["b_los"].square()
+        absent = values["b_los"].abs() < _DETECTED * sigma["b_los"]
+        bits = torch.zeros_like(absent, dtype=torch.int32)
+        if self.linear is not None:
+            linear = _significance(values, sigma)
+            seen = linear >= _LINEAR**2
+            squared = squared + torch.where(seen, (values["b_q"].square() + values["b_u"].square()).sqrt(), 0.0)
+            absent = absent & (linear < _DETECTED**2)
+            bits = torch.where(seen, int(Status.AMBIGUOUS), int(Status.NO_LINEAR_SIGNAL)).to(torch.int32)
+        strong = squared > strongest.square()
         for where, flag in (
             (strong, Status.STRONG_FIELD),
             (absent, Status.NO_POLARIZATION),

@@ -132,6 +132,11 @@ def test_a_function_is_told_when_it_returns_the_wrong_shape():
         (lambda: specfit.Smooth("velocity", order=3), ValueError, "order is 1"),
         (lambda: specfit.Smooth("velocity", scale=-1 * KMS).bind({"velocity": KMS}, GRID), ValueError, "positive"),
         (lambda: specfit.Smooth("velocity").bind({"velocity": KMS}, GRID), ValueError, "still 'auto'"),
+        (
+            lambda: specfit.Smooth("velocity", scale=[1, 2] * KMS).bind({"velocity": KMS}, GRID),
+            ValueError,
+            "has one scale",
+        ),
         (lambda: specfit.Smooth("velocity", scale=1 * u.s).bind({"velocity": KMS}, GRID), u.UnitConversionError, "km"),
         (lambda: specfit.Ridge("velocity", scale="car"), ValueError, "a Quantity"),
         (lambda: specfit.TotalVariation("velocity", softness=0), ValueError, "softness"),

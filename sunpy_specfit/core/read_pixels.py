@@ -1,0 +1,100 @@
+"""Some pixels of a problem as tensors: samples, weights, what models take as given, and what is held fixed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from .pixels import PixelBlock, TermData
+from .quantities import Quantities
+from .status import Status
+
+if TYPE_CHECKING:
+    from .problem import Problem
+
+__all__ = ["read_pixels"]
+
+
+def read_pixels(
+    problem: Problem, index: slice | np.ndarray, dtype: torch.dtype, *, compressed: bool = False
+) -> PixelBlock:
+    """Some pixels with all their samples, and the priors that do not couple them.
+
+    Parameters
+    ----------
+    problem : `Problem`
+    index : slice or `numpy.ndarray`
+        Flat pixel numbers.
+    dtype : `torch.dtype`
+    compressed : bool
+        Whether quadratics are to be made of them: these want the data's own weights, not the models'.
+    """
+    data, loaded_terms, flags = [], [], None
+    for term in problem.terms:
+        frame = term.frame
+        loaded = term.observation.block(
+            index,
+            dtype=dtype,
+            device=problem.device,
+            origin=frame.origin,
+            scale=frame.scale,
+            data_scale=frame.data_scale,
+        )
+        auxiliary = [term.auxiliary_of(i, index, dtype, problem.device) for i in range(len(term.auxiliary))]
+        loaded_terms.append((term, loaded, auxiliary))
+        flags = loaded.flags if flags is None else flags | loaded.flags
+    base = problem.base if problem.base.shape[-1] == 1 else problem.base[..., index]
+    base = base.to(dtype=dtype, device=problem.device)
+    # What is held fixed, and what models take as given, must be known for a pixel to be fitted.
+    inputs = [value for _, _, own in loaded_terms for one in own for value in one.values()]
+    unknown = [bad for bad in map(_unknown, [base, *inputs]) if bad is not None]
+    if unknown:
+        unknown = torch.stack(unknown).any(0)
+        flags = torch.where(unknown, flags | int(Status.BAD_DATA), flags)
+        base = _mended(base)
+    for term, loaded, auxiliary in loaded_terms:
+        if torch.is_tensor(unknown):
+            auxiliary = [{name: _mended(value) for name, value in one.items()} for one in auxiliary]
+            loaded = replace(loaded, weight=torch.where(unknown, 0.0, loaded.weight))
+        weight = loaded.weight
+        for component, own in zip(term.model.components, auxiliary, strict=True):
+            if component.weigh is not None and not compressed:
+                weight = component.weigh(loaded.x, weight, **own)
+        usable = None if term.observation.noise is None else (weight > 0).to(weight)
+        data.append(TermData(term, loaded.x, loaded.data, weight, usable, auxiliary))
+    priors = [
+        (prior.select(index), Quantities(problem.layout, names, problem.physical_auxiliary).select(index))
+        for prior, names in problem.priors
+        if not prior.couples_pixels
+    ]
+    return PixelBlock(
+        terms=data,
+        transform=problem.transform.to(dtype),
+        base=base,
+        lower=problem.lower.to(dtype),
+        upper=problem.upper.to(dtype),
+        flags=flags,
+        loss=problem.loss_name,
+        priors=priors,
+        simple=problem.simple,
+        angles=problem.layout.angles(),
+        memo=problem.memo,
+    )
+
+
+def _unknown(value: torch.Tensor) -> torch.Tensor | None:
+    """Which pixels lack some number of a map ``(..., pixels)``; None if none does, or if all pixels share it."""
+    if value.shape[-1] == 1 or bool(torch.isfinite(value.sum())):
+        return None
+    return ~torch.isfinite(value).reshape(-1, value.shape[-1]).all(0)
+
+
+def _mended(value: torch.Tensor) -> torch.Tensor:
+    """A map with the median in place of what is not finite, so that models and their derivatives stay so."""
+    if _unknown(value) is None:
+        return value
+    known = torch.where(torch.isfinite(value), value, torch.nan)
+    return torch.where(torch.isfinite(value), value, known.nanmedian(-1, keepdim=True).values.nan_to_num())
