@@ -117,7 +117,7 @@ def _fit_block(problem, solver, block, piece, init, previous, n_starts, outcome)
     """Fit one block and write what comes out of it."""
     index = np.arange(piece.start, piece.stop)
     status, valid, worth = _triage(block)
-    outcome.n_valid[index] = valid.cpu().numpy()
+    outcome.n_valid[piece] = valid.cpu().numpy()
     if not bool(worth.all()):
         kept = worth.cpu().numpy()
         outcome.status[index[~kept]] = status.cpu().numpy()[~kept]
