@@ -15,9 +15,9 @@ _NEAR = 1.0
 
 
 def rest_at_kinks(here: Curvature, suspects: torch.Tensor) -> tuple[Curvature, torch.Tensor]:
-    """Put to rest those of some pixels that a kink holds, with the vector pointing where all but the kink would have it.
+    """Put to rest those of some pixels that a kink holds, the vector pointing where all but the kink would have it.
 
-    With the length's slope k, and g that of the rest of the objective by the vector's components, a vector that vanishes
+    With the length's slope k, and g that of the rest of the objective by the components, a vector that vanishes
     is the best one where |g| ≤ k: no linearisation tells this, for its slope is g ± k on either side. Two of them,
     on opposite sides, do.
 
@@ -76,4 +76,3 @@ def _at_rest(here: Curvature, chart: BoundChart, index: torch.Tensor) -> tuple[t
     matrix = here.block_matrix()[:, index]
     near = (step * packed.matvec(matrix, step)).sum(0) < _NEAR**2
     return found, (size > 0) & (size <= kink) & (near | (length <= 2 * chart.chart.shortest))
-

@@ -148,8 +148,8 @@ class Model(Configurable):
     to draws. The covariance is a function of two names, as that of `flag`."""
 
     chart: Chart | None = None
-    """Optional: other numbers for some of the parameters, in which light and priors bend less, such as the components of
-    a vector given by its length and angles. Solvers of coupled maps take their steps in them."""
+    """Optional: other numbers for some of the parameters, in which light and priors bend less, such as the components
+    of a vector given by its length and angles. Solvers of coupled maps take their steps in them."""
 
     gather = None
     """Optional: one cube from what users have, ``gather(data, *, uncertainty, mask) -> (data, uncertainty, mask)``,
