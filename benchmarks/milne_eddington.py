@@ -23,21 +23,17 @@ from pathlib import Path
 import astropy.units as u
 import numpy as np
 import torch
-from astropy.nddata import StdDevUncertainty
 from averages import best, weighted_boxcar
-from ndcube import NDCube
+from hinode_slit import SIGMA, real
 from table import Table, header, race
 
 import sunpy_specfit as specfit
-from sunpy_specfit.core.observation import Observation
 from sunpy_specfit.core.setup import build_problem
 from sunpy_specfit.core.start import find_starts
-from sunpy_specfit.data import milne_eddington_cube, stokes_wcs
+from sunpy_specfit.data import milne_eddington_cube
 
 LINES = ["Fe I 6301.5", "Fe I 6302.5"]
 X = 6300.88 + 0.0215 * np.arange(112)
-# Of real data, per Stokes parameter: that of I is what a Milne-Eddington atmosphere leaves, not noise.
-SIGMA = (6e-3, 3e-4, 3e-4, 3e-4)
 
 
 def model(**options):
@@ -209,79 +205,6 @@ def coupled(options) -> list[Table]:
         add(f"{name}: smooth over pixel by pixel", rows["smooth"] / rows["alone"], form="{:.3f}", **goal)
         table.note(f"{name}: the best boxcar ({box}) over pixel by pixel", rows[box] / rows["alone"], "{:.3f}")
     return [table]
-
-
-def real(options) -> list[Table]:
-    """The quiet Sun as Hinode saw it, along one slit."""
-    cube, stored = slit(options.folder)
-    # The file's wavelengths are rounded to half a milliångström, as the other code's known figures have them.
-    result = specfit.fit(cube, model(compiled=options.compiled), spectral_axis=stored)
-    squared = misfit(result, cube)
-    ours = {"all": squared.mean((0, 1)).ravel(), **dict(zip("IQUV", squared.mean(1)[:, 0], strict=True))}
-    peer = options.peer and options.peer.invert_slit(cube, stored.to_value(u.AA), starts=6)
-    # Known to the digits given: half a digit more is the same.
-    known = peer or {"all": 2.305, "I": 4.45, "Q": 1.155, "U": 1.115, "V": 1.865}
-    table = Table("real: Hinode/SP slit, 1024 pixels, nine parameters; medians over the pixels of chi-squared a sample")
-    for name, values in ours.items():
-        goal = 1.001 * float(np.median(known[name])) if peer else known[name]
-        table.quality(f"{name}; goal: pyMilne's", float(np.median(values)), at_most=goal, form="{:.4f}")
-    result = specfit.fit(cube, model())
-    ours["even"] = misfit(result, cube).mean((0, 1)).ravel()
-    table.note("all, with even wavelengths", float(np.median(ours["even"])), "{:.4f}")
-    table.note("median field strength (G)", np.median(result["field_strength"].data), "{:.1f}")
-    table.note("largest |B_los| (G)", np.abs(result["b_los"].data).max(), "{:.1f}")
-    table.note("pixels that did not converge", float(np.mean((result.status.data & 1) == 0)), "{:.2%}")
-    worst = np.argsort(ours["even"])[-100:]
-    local = specfit.fit(cube, model(stray_light="mean"))
-    better = misfit(local, cube)
-    table.note("the hundred worst: median chi-squared", np.median(ours["even"][worst]), "{:.2f}")
-    table.note("the same, with mean stray light", np.median(better.mean((0, 1)).ravel()[worst]), "{:.2f}")
-    table.note("all pixels, with mean stray light", np.median(better.mean((0, 1))), "{:.4f}")
-    if options.plot:
-        plot_worst(cube, {"one atmosphere": result, "and stray light": local}, ours["even"], options.plot)
-    return [table]
-
-
-def misfit(result, cube) -> np.ndarray:
-    """Chi-squared of each sample."""
-    return (result.residual().data / cube.uncertainty.array) ** 2
-
-
-def slit(folder: Path) -> tuple[NDCube, u.Quantity]:
-    """The slit as a map of one row, on even wavelengths, and those that the file gives."""
-    stored = np.load(folder / "hinode_sp_20070227_slit.npz")
-    data = stored["stokes"].transpose(0, 2, 1)[:, :, None, :].astype(np.float32)
-    sigma = np.broadcast_to(np.array(SIGMA, np.float32)[:, None, None, None], data.shape)
-    wcs = stokes_wcs((1, data.shape[-1]), stored["wave_A"] * u.AA)
-    cube = NDCube(data, wcs=wcs, unit=u.dimensionless_unscaled, uncertainty=StdDevUncertainty(sigma))
-    return cube, stored["wave_A"] * u.AA
-
-
-def wavelengths(cube) -> np.ndarray:
-    """In Å."""
-    seen = Observation.from_cube(cube)
-    return (seen.x * seen.spectral_unit).to_value(u.AA)
-
-
-def plot_worst(cube, results, chi2, path) -> None:
-    """Data and fits of the eight worst pixels."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    import matplotlib.pyplot as plt
-
-    worst = np.argsort(chi2)[::-1][:8]
-    x = wavelengths(cube)
-    figure, axes = plt.subplots(len(worst), 4, figsize=(15, 2.1 * len(worst)), sharex=True, layout="constrained")
-    light = {name: result.model().data for name, result in results.items()}
-    for row, pixel in zip(axes, worst, strict=True):
-        for s, axis in enumerate(row):
-            axis.plot(x, cube.data[s, :, 0, pixel], "k.", ms=3)
-            for name, values in light.items():
-                axis.plot(x, values[s, :, 0, pixel], lw=1, label=name)
-            axis.set_title(f"{'IQUV'[s]}, pixel {pixel}, chi² {chi2[pixel]:.0f}" if s == 0 else "IQUV"[s], fontsize=8)
-    axes[0, 0].legend(fontsize=7)
-    figure.savefig(path, dpi=80)
 
 
 # -- speed -----------------------------------------------------------------------------------------------------------

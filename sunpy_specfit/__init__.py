@@ -1,6 +1,8 @@
 """Maps of physical parameters from solar spectra, by differentiable programming."""
 
 from .core.comparison import Comparison, compare
+from .core.disambiguation import disambiguate
+from .core.disambiguator import Disambiguator, FieldMaps
 from .core.fit import fit
 from .core.hooks import hookimpl
 from .core.medium import MediumWarning
@@ -16,9 +18,10 @@ from .core.status import Status
 from .core.velocity_reference import velocity_reference
 from .core.warnings import SpecfitPluginWarning, SpecfitWarning
 from .plugins.dem import DEM, Isothermal, TemperaturePrior, TemperatureResponse, plot_dem, temperature_resolution
+from .plugins.disambiguation import AcuteAngle
 from .plugins.external import ExternalModel
 from .plugins.gaussian import Gaussian, Polynomial, Voigt, from_eispac_template, options_from_eispac_template
-from .plugins.milne_eddington import MilneEddington
+from .plugins.milne_eddington import MilneEddington, two_atmospheres
 from .plugins.noise import CountNoise
 from .plugins.priors import Hinge, Penalty, Ridge, Smooth, Sparse, TotalVariation
 from .plugins.solvers import (
@@ -36,6 +39,7 @@ from .plugins.wfa import WeakField
 __all__ = [
     "DEM",
     "LBFGS",
+    "AcuteAngle",
     "Adam",
     "Auxiliary",
     "ClosedForm",
@@ -43,7 +47,9 @@ __all__ = [
     "CountNoise",
     "DataSpace",
     "DataSpaceMap",
+    "Disambiguator",
     "ExternalModel",
+    "FieldMaps",
     "FitResult",
     "GaussNewton",
     "Gaussian",
@@ -74,6 +80,7 @@ __all__ = [
     "Voigt",
     "WeakField",
     "compare",
+    "disambiguate",
     "fit",
     "from_eispac_template",
     "hookimpl",
@@ -81,5 +88,6 @@ __all__ = [
     "options_from_eispac_template",
     "plot_dem",
     "temperature_resolution",
+    "two_atmospheres",
     "velocity_reference",
 ]

@@ -11,9 +11,6 @@ from .pixels import PixelBlock, TermData, chosen
 
 __all__ = ["CompressedBlock", "compress"]
 
-# Wavelengths times pixels worked on at a time.
-_CHUNK = 2**17
-
 
 @dataclass(frozen=True)
 class CompressedBlock(PixelBlock):
@@ -107,13 +104,9 @@ class CompressedBlock(PixelBlock):
 
 
 def compress(block: PixelBlock) -> CompressedBlock:
-    """A block of linear models as quadratics, worked out piece by piece in the processor's cache."""
-    size = max(1, block.n_pixels if block.device.type != "cpu" else _CHUNK // block.terms[0].data.shape[-2])
-    pieces = [block.select(slice(i, i + size)) for i in range(0, block.n_pixels, size)]
-    parts = [(*_quadratic(piece), _peak(piece)) for piece in pieces]
-    rows = (torch.cat(rows, -1) if len(parts) > 1 else rows[0] for rows in zip(*parts, strict=True))
-    constant, matrix, vector, valid, peak = rows
-    return CompressedBlock.of(block, constant=constant, matrix=matrix, vector=vector, valid=valid, peak=peak)
+    """A block of linear models as quadratics."""
+    constant, matrix, vector, valid = _quadratic(block)
+    return CompressedBlock.of(block, constant=constant, matrix=matrix, vector=vector, valid=valid, peak=_peak(block))
 
 
 def _peak(block: PixelBlock) -> torch.Tensor:
@@ -121,7 +114,8 @@ def _peak(block: PixelBlock) -> torch.Tensor:
     if any(data.weight.stride(-1) or data.weight.stride(-2) for data in block.terms):
         return block.signal
     largest = [
-        torch.stack(torch.aminmax(data.data)).abs().amax() * data.weight.flatten()[0].sqrt() for data in block.terms
+        torch.stack(torch.aminmax(data.data)).abs().amax() * data.weight[(0,) * data.weight.ndim].sqrt()
+        for data in block.terms
     ]
     return torch.stack(largest).amax().expand(block.n_pixels)
 

@@ -59,6 +59,8 @@ class Propagation:
         self.transform = np.asarray(transform, float)
         self.auxiliary = [dict(inputs) for inputs in auxiliary]
         self._derived: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
+        # Azimuths that something beside the data says to turn by 180 degrees: key -> bool (pixels,).
+        self.turned: dict[str, np.ndarray] = {}
 
     def remember(self, derived: Mapping[str, tuple[np.ndarray, np.ndarray | None]]) -> None:
         """Take ``(value, sigma)`` of derived quantities from elsewhere, as from a file, instead of computing them."""
@@ -82,6 +84,7 @@ class Propagation:
             self.transform,
             [{k: v if v.shape[-1] == 1 else take(v) for k, v in inputs.items()} for inputs in self.auxiliary],
         )
+        part.turned = {key: take(turned) for key, turned in self.turned.items()}
         part.remember({key: (take(value), take(sigma)) for key, (value, sigma) in self._derived.items()})
         return part
 

@@ -78,6 +78,20 @@ class Curvature:
         self.coupling = Coupling(problem, free)
         self.gradient = problem.reduce(self.coupling.gradient - self.vector)
 
+    def elsewhere(self, index: torch.Tensor, own: torch.Tensor) -> Curvature:
+        """The curvature with some pixels at other numbers ``(k, some)``; only their light is computed.
+
+        Parameters
+        ----------
+        index : `torch.Tensor`
+            The pixels' numbers. Not for problems that mix pixels.
+        """
+        found = self.problem.whole().select(index).linearize(own, priors=False)
+        free, parts = self.free.clone(), (self._parts[0].clone(), self._parts[1].matrix.clone(), self._parts[2].clone())
+        for mine, its in zip((free, *parts), (own, *found), strict=True):
+            mine[..., index] = its
+        return Curvature(self.problem, free, data=(parts[0], DenseBlocks(parts[1]), parts[2]))
+
     def replace_pixels(self, other: Curvature, where: torch.Tensor) -> Curvature:
         """The curvature at these numbers, with those of another place in some pixels; no light is computed again.
 

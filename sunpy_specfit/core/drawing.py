@@ -74,7 +74,7 @@ class Drawing:
             ``(pixels,)`` or shaped as the map; with ``leading`` ``(k, ..., pixels)``.
         unit : `~astropy.units.Unit`
         sigma, mask : `numpy.ndarray`, optional
-            As ``values``.
+            As ``values``; none of them is copied.
         leading : sequence of (str, `~astropy.units.Quantity`)
             Name and values of each world axis in front, ``(k,)``.
         """
@@ -83,7 +83,7 @@ class Drawing:
         def shaped(array):
             return None if array is None else np.asarray(array).reshape(*lead, *self._grid.shape)
 
-        errors = None if sigma is None else StdDevUncertainty(shaped(sigma))
+        errors = None if sigma is None else StdDevUncertainty(shaped(sigma), copy=False)
         contents = {"data": shaped(values), "unit": unit, "uncertainty": errors, "mask": shaped(mask), "meta": {}}
         if not self._axes.grid:
             return NDCube(wcs=with_tables(plain_wcs(), leading), **contents)

@@ -117,7 +117,7 @@ def _fit_block(problem, solver, block, piece, init, previous, n_starts, outcome)
     """Fit one block and write what comes out of it."""
     index = np.arange(piece.start, piece.stop)
     status, valid, worth = _triage(block)
-    outcome.n_valid[index] = valid.cpu().numpy()
+    outcome.n_valid[piece] = valid.cpu().numpy()
     if not bool(worth.all()):
         kept = worth.cpu().numpy()
         outcome.status[index[~kept]] = status.cpu().numpy()[~kept]
@@ -246,14 +246,21 @@ def neighbourly_start(problem: Problem, free: torch.Tensor) -> torch.Tensor:
     """
     if problem.mixes_pixels or not problem.coupled_priors():
         return free
+    for chart in problem.charts:
+        free = chart.settled(free)
     shape = problem.grid.shape
-    median = np.stack(
-        [median_filter(row.reshape(shape), size=[min(n, 5) for n in shape]).reshape(-1) for row in free.cpu().numpy()]
-    )
-    median = torch.as_tensor(median).to(free)
+    size = [min(n, 5) for n in shape]
+
+    def medians(rows) -> torch.Tensor:
+        found = [median_filter(row.reshape(shape), size=size).reshape(-1) for row in rows.cpu().numpy()]
+        return torch.as_tensor(np.stack(found)).to(free)
+
+    median = medians(free)
+    for chart in problem.charts:
+        median = chart.replaced(median, chart.inverse(*medians(torch.stack(chart.forward(*free[chart.columns])))))
     _, _, stiffness = problem.coupled_quadratic(median)
     own, of_median = problem.whole().objective(free), problem.whole().objective(median)
-    apart = 0.5 * (stiffness * (free - median).square()).sum(0)
+    apart = 0.5 * (stiffness * problem.step_between(median, free).square()).sum(0)
     return torch.where(of_median < own + apart, median, free)
 
 

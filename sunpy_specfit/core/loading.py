@@ -15,6 +15,7 @@ from importlib.metadata import EntryPoint
 
 import pluggy
 
+from .disambiguator import Disambiguator
 from .hooks import PROJECT, PluginHooks
 from .model import Model
 from .names import unknown_name
@@ -25,7 +26,14 @@ from .solver import Solver
 
 __all__ = ["KINDS", "Record", "canonical", "check_class", "load", "new_record"]
 
-KINDS = {"model": Model, "operator": Operator, "prior": Prior, "solver": Solver, "noise": Noise}
+KINDS = {
+    "model": Model,
+    "operator": Operator,
+    "prior": Prior,
+    "solver": Solver,
+    "noise": Noise,
+    "disambiguator": Disambiguator,
+}
 """What a class is good for, read from its base."""
 
 RESERVED = {"auto", "sum", "instrumented"}

@@ -12,6 +12,7 @@ import astropy.units as u
 import torch
 
 from .arguments import Configurable
+from .chart import Chart
 from .constraints import constraint_calls, with_bounds
 from .names import component_keys, unknown_name
 from .operator import Operator
@@ -145,6 +146,10 @@ class Model(Configurable):
     """Optional: those errors where they are known without draws,
     ``spread(values, sigma, covariance) -> {name: (pixels,)}``, for pixels that are far from linear; NaN leaves a pixel
     to draws. The covariance is a function of two names, as that of `flag`."""
+
+    chart: Chart | None = None
+    """Optional: other numbers for some of the parameters, in which light and priors bend less, such as the components
+    of a vector given by its length and angles. Solvers of coupled maps take their steps in them."""
 
     gather = None
     """Optional: one cube from what users have, ``gather(data, *, uncertainty, mask) -> (data, uncertainty, mask)``,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from .blocks import DenseBlocks
+from .chart import bind_charts
 from .compressed import CompressedBlock, compress
 from .coupling import Coupling
 from .flat import FlatVector
@@ -77,6 +78,7 @@ class Problem:
         self.memo: dict = {}
         self.simple = rows == free and self.layout.is_selection
         self.physical_auxiliary = self._collect_auxiliary()
+        self.charts = bind_charts(self.layout)
 
     def _tensor(self, value) -> torch.Tensor:
         return torch.as_tensor(value, dtype=self.dtype, device=self.device)
@@ -288,6 +290,22 @@ class Problem:
     def flat_bounds(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Bounds of the flat vector."""
         return self._flat.spread(self.lower), self._flat.spread(self.upper)
+
+    # -- steps -------------------------------------------------------------------------------------
+
+    def moved(self, free: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+        """The place that a step leads to, all ``(k, pixels)``: their sum, or where a model's `Chart` has it."""
+        found = free + step
+        for chart in self.charts:
+            found[chart.columns] = chart.moved(free, step)[chart.columns]
+        return found
+
+    def step_between(self, start: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
+        """The step by which `moved` leads from one place to another, all ``(k, pixels)``."""
+        step = end - start
+        for chart in self.charts:
+            step[chart.columns] = chart.step_between(start, end)
+        return step
 
     # -- view 2: matrix-free, whole maps ---------------------------------------------------------
 

@@ -51,7 +51,7 @@ class Registry:
 
         Parameters
         ----------
-        kind : {"model", "operator", "prior", "solver", "noise"}
+        kind : {"model", "operator", "prior", "solver", "noise", "disambiguator"}
             What it is.
         name : str
             The registered name, or ``"distribution:name"`` where several distributions claim one name.

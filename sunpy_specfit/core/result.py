@@ -148,10 +148,12 @@ class FitResult(Mapping):
         # Copies, so that whoever changes a map does not change what other maps are made from.
         return self._map(value.copy(), self._unit(key), None if sigma is None else sigma.copy(), of=(key,))
 
-    def _value(self, key: str) -> np.ndarray:
-        """The numbers of a quantity, a velocity's from its zero point."""
-        value, zero_point = self._propagation.value(key), self._zero_point(key)
-        return value - zero_point if zero_point else value
+    def _value(self, key: str, draws: np.ndarray | None = None) -> np.ndarray:
+        """The numbers of a quantity: velocities from their zero point, azimuths turned where `disambiguate` did so."""
+        numbers = self._propagation.value(key) if draws is None else draws
+        zero_point, turned = self._zero_point(key), self._propagation.turned.get(key)
+        numbers = numbers if turned is None else numbers + 180.0 * turned
+        return numbers - zero_point if zero_point else numbers
 
     def _zero_point(self, key: str) -> float:
         """What `velocity_reference` subtracts, in km/s; only velocities have one."""
@@ -193,8 +195,8 @@ class FitResult(Mapping):
     @property
     def status(self) -> NDCube:
         """Flags of `~sunpy_specfit.Status`, combined by bits."""
-        status = self._propagation.with_undefined(self._status, but=_NO_VALUE)
-        return self._canvases[0].map_cube(status, u.dimensionless_unscaled)
+        whole = self._propagation.with_undefined(self._status, but=_NO_VALUE)
+        return self._canvases[0].map_cube(whole, u.dimensionless_unscaled)
 
     @property
     def covariance(self) -> CovarianceView:
@@ -343,8 +345,6 @@ class FitResult(Mapping):
 
         return plot_spectrum(self if data is None else self.with_data(data), pixel, **options)
 
-    # -- draws -----------------------------------------------------------------------------------
-
     def sample(self, n: int, seed: int = 0) -> dict[str, u.Quantity]:
         """Draw maps from what is known after the fit.
 
@@ -378,7 +378,7 @@ class FitResult(Mapping):
         """
         draws = draw_maps(self._propagation, self._sampler, self._status, n, seed)
         shape = self._canvases[0].shape
-        maps = {key: draws[key] - self._zero_point(key) for key in self}
+        maps = {key: self._value(key, draws[key]) for key in self}
         return {
             key: u.Quantity(m.reshape(*m.shape[:-1], *shape), self._unit(key), copy=False) for key, m in maps.items()
         }

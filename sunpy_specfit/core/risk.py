@@ -122,7 +122,7 @@ class _Trial:
     def _curvature(self, vector, step) -> Curvature:
         """About a step that the maps have already taken."""
         rest = vector if step is None else vector - self.blocks.matvec(step)
-        free = self.free if step is None else self.free + step
+        free = self.free if step is None else self.problem.moved(self.free, step)
         return Curvature(self.problem, free, data=(torch.zeros_like(vector[0]), self.blocks, rest))
 
     def respond(self, vector: torch.Tensor, start: torch.Tensor | None = None) -> torch.Tensor:

@@ -54,6 +54,7 @@ def save(result, path) -> None:
         "transform": propagation.transform,
         "derived": [[key, propagation.value(key), propagation.sigma(key)] for key in layout.derived],
         "auxiliary": to_plain(propagation.auxiliary),
+        "turned": [[key, turned] for key, turned in propagation.turned.items()],
         "chi2": result._chi2,
         "dof": result._dof,
         "status": result._status,
@@ -120,6 +121,7 @@ def load(cls, path, model=None):
         result._propagation.remember(
             {key: (_array(value), _array(sigma)) for key, value, sigma in contents["derived"] if key in layout.derived}
         )
+        result._propagation.turned = {key: np.array(turned) for key, turned in contents.get("turned", ())}
         result._surroundings = _surroundings(contents.get("surroundings"), layout, result._propagation.transform)
         return result
 

@@ -1,4 +1,4 @@
-"""Synthetic scenes, line data and access to sample data."""
+"""Synthetic scenes, line data, and files of instruments."""
 
 from .atomic_line import AtomicLine
 from .dem_scene import DEMScene, dem_scene

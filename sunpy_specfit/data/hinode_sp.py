@@ -91,11 +91,13 @@ def hinode_sp(
     if normalize not in (None, "quiet Sun", "pixel"):
         raise ValueError(f"normalize is 'quiet Sun', 'pixel' or None, found {normalize!r}")
     slits = sorted(map(read_slit, find_files(files)), key=lambda slit: slit[0]["DATE_OBS"])
-    headers, columns = [header for header, _ in slits], [stokes for _, stokes in slits]
+    headers, columns = map(list, zip(*slits, strict=True))
+    del slits
     standing, places = _placed(headers, columns)
     data = np.full((places[-1] + 1, *columns[0].shape), np.nan, np.float32)
-    for place, column in zip(places, columns, strict=True):
-        data[place] = column
+    for number, place in enumerate(places):
+        # Let go of one by one: a large raster fills gigabytes.
+        data[place], columns[number] = columns[number], None
     known = np.isfinite(data[..., 0, 0])
     intensity = continuum(data[..., 0, :])
     torn = known & (np.abs(np.diff(data[..., 0, :], axis=-1)).max(-1) > _TORN)

@@ -108,7 +108,9 @@ def color_limits(values: np.ndarray, name: str, unit: u.UnitBase) -> tuple[float
     bare = name.rpartition(".")[2]
     finite = values[np.isfinite(values)]
     if bare == "azimuth" and unit.is_equivalent(u.deg):
-        return 0.0, (180 * u.deg).to_value(unit), "twilight"
+        # Disambiguated azimuths go all the way round.
+        around = (180 * u.deg).to_value(unit)
+        return 0.0, 2 * around if finite.size and finite.max() > around else around, "twilight"
     if not finite.size:
         return 0.0, 1.0, "viridis"
     low, high = (float(v) for v in np.percentile(finite, (1, 99)))

@@ -61,9 +61,10 @@ def test_of_linear_maps(drawing, how):
         pulls.append((result["c0"].data - truth) / sigma)
         spreads.append(result.sample(50)["c0"].value.std(0) / sigma)
     one, two = shares(pulls)
-    assert one == pytest.approx(68, abs=4)
-    # That a scale found from one map has an error of its own is not in the errors.
-    assert two == pytest.approx(95, abs=2 if how == "known" else 3)
+    # A scale found from one map as small as these is off by a sixth, typically (that of SURE's lowest place even with
+    # an exact trace), which the errors leave out: of five maps' mean it leaves three per cent.
+    assert one == pytest.approx(68, abs=4 if how == "known" else 9)
+    assert two == pytest.approx(95, abs=2 if how == "known" else 5)
     assert np.mean(spreads) == pytest.approx(1, abs=0.02)
 
 

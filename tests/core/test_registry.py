@@ -358,7 +358,7 @@ def test_names_are_lower_case_identifiers(name):
     ("cls", "message"),
     [
         (other_noise("auto"), "means something else here"),
-        (int, "should derive from one of Model, Operator, Prior, Solver, Noise; it derives from 0"),
+        (int, "should derive from one of Model, Operator, Prior, Solver, Noise, Disambiguator; it derives from 0"),
         (type("Both", (ReadNoise, Model), {"name": "both"}), "derives from 2 of them"),
         (type("Half", (Prior,), {"name": "half"}), "Half is abstract: write its 'bind' and its 'quantities'"),
         (ReadNoise(), "not a class: return the class itself"),

@@ -208,6 +208,14 @@ def test_a_raster_is_inverted_to_what_it_was_made_of(tmp_path):
     assert away.std() < 0.03
     assert abs(np.median(away)) < 1.0
     assert np.median(result["source_gradient"].data / truth["source_gradient"]) == pytest.approx(level, rel=0.02)
+    seen = []
+    specfit.disambiguate(
+        result, lambda field: seen.append(field) or np.zeros((6, 12), bool), stokes_reference=0 * u.deg
+    )
+    # Steps go west, the slit north, about 970 arcsec the solar radius.
+    frame = seen[0].frame
+    assert frame.steps * 970 == pytest.approx(np.array([[0, 0.1476], [0.1585, 0]]), abs=2e-3)
+    assert frame.vertical[:2] * 970 == pytest.approx([-120 + 2.5 * 0.1476, 310], rel=0.01)
     assert [set(kinds) for kinds in result["velocity"].array_axis_physical_types] == [
         {"custom:pos.helioprojective.lon", "custom:pos.helioprojective.lat", "time"},
         {"custom:pos.helioprojective.lon", "custom:pos.helioprojective.lat"},

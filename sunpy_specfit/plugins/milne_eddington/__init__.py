@@ -2,8 +2,9 @@
 
 from ...core.hooks import hookimpl
 from .milne_eddington import MilneEddington
+from .pair import two_atmospheres
 
-__all__ = ["MilneEddington"]
+__all__ = ["MilneEddington", "two_atmospheres"]
 
 
 @hookimpl

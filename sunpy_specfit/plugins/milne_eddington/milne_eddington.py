@@ -16,9 +16,10 @@ from ...data import AtomicLine, line
 from . import compiled
 from .absorption import Line
 from .atmosphere import NAMES, stokes, stokes_jacobian
+from .components import CHART, components
 from .inputs import prepared
 from .observed import Observed
-from .start import drawn_anew, projected, start_values
+from .start import beside, drawn_anew, leaked, projected, start_values
 
 __all__ = ["MilneEddington"]
 
@@ -54,6 +55,9 @@ class MilneEddington(PolarizedModel):
     stray_light : {"local", "mean"}, `~astropy.units.Quantity` or array, optional
         Light without a field that fills the rest of a pixel, which adds the parameter ``filling_factor``: the mean of
         the pixels around, the mean of the map, or profiles ``(n,)`` or ``(n, *map)`` in the data's unit.
+    part : {"first", "second"}, optional
+        One of two atmospheres that share a pixel, which adds the parameter ``filling_factor``: its part of the light.
+        `sunpy_specfit.two_atmospheres` puts two together.
     macroturbulence : bool
         Whether the light is broadened by a Gaussian distribution of velocities, with ``macroturbulence`` its most
         probable speed. Needs evenly spaced wavelengths.
@@ -143,6 +147,8 @@ class MilneEddington(PolarizedModel):
     splitting = Auxiliary("spectral")
     doppler = Auxiliary("spectral")
 
+    chart = CHART
+
     smooth = (
         "b_los",
         "b_q",
@@ -160,6 +166,7 @@ class MilneEddington(PolarizedModel):
         lines: str | AtomicLine | Sequence[str | AtomicLine],
         *,
         stray_light=None,
+        part: str | None = None,
         macroturbulence: bool = False,
         mu: float | np.ndarray = 1.0,
         scale_width: bool = False,
@@ -174,6 +181,7 @@ class MilneEddington(PolarizedModel):
     ):
         self.lines = lines
         self.stray_light = stray_light
+        self.part = part
         self.macroturbulence = bool(macroturbulence)
         self.mu = mu
         self.scale_width = bool(scale_width)
@@ -197,6 +205,7 @@ class MilneEddington(PolarizedModel):
         signs = [self.sign(name) for name in "QUV"]
         self._observed = Observed(
             macroturbulence=self.macroturbulence,
+            partial=part is not None,
             stray=stray_light is not None,
             offset=self.offset,
             crosstalk=self.crosstalk,
@@ -209,6 +218,10 @@ class MilneEddington(PolarizedModel):
             raise ValueError(
                 f"MilneEddington: stray_light is 'local', 'mean' or profiles of I, found {self.stray_light!r}"
             )
+        if self.part not in (None, "first", "second"):
+            raise ValueError(f"MilneEddington: part is 'first', 'second' or None, found {self.part!r}")
+        if self.part is not None and self.stray_light is not None:
+            raise ValueError("MilneEddington: two atmospheres fill the pixel, so that no stray light has room in it")
         if not (np.all(np.isfinite(self.mu)) and np.all(np.asarray(self.mu) > 0) and np.all(np.asarray(self.mu) <= 1)):
             raise ValueError(f"MilneEddington: mu is a cosine between 0 and 1, found {self.mu!r}")
         self.check_polarization()
@@ -259,15 +272,19 @@ class MilneEddington(PolarizedModel):
         declared = dict(super().declare())
         low, high = (self.rest_wavelength * width / _SPEED_OF_LIGHT for width in _WIDTHS)
         declared["doppler_width"] = declared["doppler_width"].replace(lower=low, upper=high)
-        if self.stray_light is not None:
+        if self._is_partial:
             declared["filling_factor"] = Parameter(
-                None, lower=0.0, upper=1.0, description="the part of the pixel that is magnetic"
+                None, lower=0.0, upper=1.0, description="the part of the pixel that this atmosphere fills"
             )
         if self.macroturbulence:
             declared["macroturbulence"] = Parameter(
                 _KM_S, lower=0.0, upper=6.0, description="most probable speed of motions that broaden the light"
             )
         return declared | self.nuisances()
+
+    @property
+    def _is_partial(self) -> bool:
+        return self.stray_light is not None or self.part is not None
 
     @property
     def linear_parameters(self) -> tuple[str, ...]:
@@ -277,7 +294,11 @@ class MilneEddington(PolarizedModel):
     @property
     def derived(self) -> Mapping[str, u.UnitBase]:
         found = {"b_los": u.G, "b_trans": u.G, "b_q": u.G**2, "b_u": u.G**2}
-        return found if self.stray_light is None else {**found, "flux_density": u.G}
+        return {**found, "flux_density": u.G} if self._is_partial else found
+
+    def remarks(self) -> dict[str, str]:
+        known = {"pixel": "each pixel's own", "quiet Sun": "the mean one of the quiet Sun"}.get(self.normalization)
+        return super().remarks() | ({"continuum": f"the data were divided by {known}"} if known else {})
 
     # -- from the data -----------------------------------------------------------------------------
 
@@ -292,21 +313,26 @@ class MilneEddington(PolarizedModel):
         return prepared(self, observation, [one.name for one in self._atomic], self._rests)
 
     def start_values(self, x, data, weight, **inputs):
-        return self._started(x, data, weight, inputs, lambda found: found)
+        return self._started(x, data, weight, inputs, lambda found: beside(found) if self.part == "second" else found)
 
     def restart_values(self, x, data, weight, values, attempt, draws, **inputs):
         """The start that the data give, with what they tell badly drawn anew: the field, or the rest with it."""
+        if self.part == "second":
+            return self._started(x, data, weight, inputs, lambda found: beside(found, attempt, draws))
         return self._started(x, data, weight, inputs, lambda found: drawn_anew(found, values, attempt, draws))
 
     def _started(self, x, data, weight, inputs, change):
         if self._observed.signs != (1, 1, 1):
             data = torch.stack([data[0], *(d * s for d, s in zip(data[1:], self._observed.signs, strict=True))])
+        leaks = leaked(data, weight, self.offset, self.crosstalk)
+        data = leaks.without(data)
         lines = {name: inputs[name] for name in ("rest", "splitting", "doppler")}
         found = change(start_values(x, data, weight, self._factors, **lines))
         given = {name: inputs[name] for name in ("mu", "compiled") if name in inputs}
         found = projected(self._magnetic, x, data, weight, found, {**lines, **given})
         found["azimuth"] = torch.remainder(found["azimuth"] + self.reference_angle, 180.0)
         ones = torch.ones_like(found["azimuth"])
+        found |= leaks.by_name()
         usual = {"filling_factor": 0.8, "macroturbulence": 0.5}
         return {name: found.get(name, ones * usual.get(name, 0.0)) for name in self._declared}
 
@@ -358,16 +384,10 @@ class MilneEddington(PolarizedModel):
     # -- what follows -------------------------------------------------------------------------------
 
     def derive(self, field_strength, inclination, azimuth, **others):
-        angle, twice = inclination * _RADIAN, 2 * _RADIAN * azimuth
-        along, across = field_strength * torch.cos(angle), field_strength * torch.sin(angle)
-        square = across.square()
-        found = {
-            "b_los": along,
-            "b_trans": across,
-            "b_q": square * torch.cos(twice),
-            "b_u": square * torch.sin(twice),
-        }
-        if self.stray_light is not None:
+        along, b_q, b_u = components(field_strength, inclination, azimuth)
+        across = field_strength * torch.sin(inclination * _RADIAN)
+        found = {"b_los": along, "b_trans": across, "b_q": b_q, "b_u": b_u}
+        if self._is_partial:
             found["flux_density"] = others["filling_factor"] * along
         return found
 
@@ -381,13 +401,13 @@ class MilneEddington(PolarizedModel):
             + (by_angle * sigma["inclination"]).square()
             + 2 * by_strength * by_angle * covariance("field_strength", "inclination")
         )
-        along = (strength * by_strength).abs()
         bits = torch.zeros_like(strength, dtype=torch.int32)
         for where, flag in (
             (blurred <= 0.5 / _LINEAR, Status.AMBIGUOUS),
             (~(blurred <= 0.5 / _LINEAR), Status.NO_LINEAR_SIGNAL),
             (
-                ~(blurred <= 0.5 / _DETECTED) & (along < _DETECTED * variance.clamp_min(0).sqrt()),
+                ~(blurred <= 0.5 / _DETECTED)
+                & ((strength * by_strength).abs() < _DETECTED * variance.clamp_min(0).sqrt()),
                 Status.NO_POLARIZATION,
             ),
         ):

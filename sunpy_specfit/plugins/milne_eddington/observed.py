@@ -21,25 +21,24 @@ class Observed:
 
     Parameters
     ----------
-    macroturbulence, stray, offset, crosstalk : bool
-        Which parts there are; they come in this order.
+    macroturbulence, partial, stray, offset, crosstalk : bool
+        Which of these there are; they come in this order. Partial light fills a part of the pixel, and stray light the
+        rest of it.
     signs : sequence of int
         Of Q, U and V in the data.
-    widest : float
-        The largest macroturbulence in km/s, which sets how far its kernel reaches.
     """
 
     def __init__(
-        self, *, macroturbulence=False, stray=False, offset=False, crosstalk=False, signs=(1, 1, 1), widest=0.0
+        self, *, macroturbulence=False, partial=False, stray=False, offset=False, crosstalk=False, signs=(1, 1, 1)
     ):
-        self.macroturbulence, self.stray, self.offset, self.crosstalk = macroturbulence, stray, offset, crosstalk
+        self.macroturbulence, self.partial, self.stray = macroturbulence, partial or stray, stray
+        self.offset, self.crosstalk = offset, crosstalk
         self.signs = tuple(signs)
-        self.widest = widest
 
     @property
     def plain(self) -> bool:
         """Whether the light is observed as it is."""
-        return not (self.macroturbulence or self.stray or self.offset or self.crosstalk) and self.signs == (1, 1, 1)
+        return not (self.macroturbulence or self.partial or self.offset or self.crosstalk) and self.signs == (1, 1, 1)
 
     def light(self, light: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """What is observed of the light ``(4, n[, pixels])``."""
@@ -63,8 +62,8 @@ class Observed:
             columns["macroturbulence"] = self._broadened(light, slope)
             light = self._broadened(light, kernel)
         intensity = light[:1]
-        if self.stray:
-            foreign = inputs["stray_light"]
+        if self.partial:
+            foreign = inputs["stray_light"] if self.stray else torch.zeros_like(intensity)
             columns = {name: self._mixed(column, inputs) for name, column in columns.items()}
             columns["filling_factor"] = torch.cat([light[:1] - foreign, light[1:]])
             intensity = inputs["filling_factor"] * intensity + (1 - inputs["filling_factor"]) * foreign
@@ -80,7 +79,7 @@ class Observed:
         return self._signed(self._disturbed(light, inputs)), columns
 
     def _mixed(self, light, inputs):
-        return light * inputs["filling_factor"] if self.stray else light
+        return light * inputs["filling_factor"] if self.partial else light
 
     def _crossed(self, light, inputs):
         if not self.crosstalk:

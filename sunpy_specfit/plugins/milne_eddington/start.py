@@ -7,9 +7,11 @@ field from Q and U projected on the second derivative of I (Landi Degl'Innocenti
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
-__all__ = ["drawn_anew", "projected", "start_values"]
+__all__ = ["beside", "drawn_anew", "leaked", "projected", "start_values"]
 
 # Strength and damping of a usual photospheric line, and its area over its depth in Doppler widths.
 _STRENGTH, _DAMPING, _BROAD = 10.0, 0.3, 4.5
@@ -18,6 +20,9 @@ _FIELDS, _TILT = (20.0, 4000.0), 8.0
 _FASTEST = 30.0  # km/s
 # Between what the others are drawn: the last two themselves, the first two as factors.
 _MORE_OR_LESS, _WIDER_OR_NARROWER, _STRENGTHS, _DAMPINGS = (0.3, 3.0), (0.4, 1.2), (2.0, 60.0), (0.03, 1.5)
+
+# Of a second atmosphere: its field strength (G) and how far its velocity is off (km/s).
+_SECOND_FIELDS, _APART = (150.0, 2000.0), (0.5, 6.0)
 
 
 def start_values(x, data, weight, factors, rest, splitting, doppler) -> dict[str, torch.Tensor]:
@@ -84,6 +89,41 @@ def start_values(x, data, weight, factors, rest, splitting, doppler) -> dict[str
     }
 
 
+class Leaks(NamedTuple):
+    """Offsets of Q, U and V, and the parts of I in them: three times ``(pixels,)``."""
+
+    offset: tuple[torch.Tensor, ...]
+    crosstalk: tuple[torch.Tensor, ...]
+
+    def without(self, data: torch.Tensor) -> torch.Tensor:
+        """The data ``(4, n, pixels)`` without them."""
+        parts = zip(data[1:], self.offset, self.crosstalk, strict=True)
+        return torch.stack([data[0], *(one - offset - part * data[0] for one, offset, part in parts)])
+
+    def by_name(self) -> dict[str, torch.Tensor]:
+        """As the model's parameters."""
+        kinds = {"offset": self.offset, "crosstalk": self.crosstalk}
+        return {f"{kind}_{s}": one for kind, parts in kinds.items() for s, one in zip("quv", parts, strict=True)}
+
+
+def leaked(data, weight, offset: bool, crosstalk: bool) -> Leaks:
+    """What is in Q, U and V in the continuum, which has no polarisation of its own.
+
+    There it does not tell offsets from crosstalk: where both may be it is taken for crosstalk.
+    """
+    good = (weight > 0).all(0)
+    count = max(1, len(data[0]) // 8)
+    highest = torch.where(good, data[0], -torch.inf).topk(count, dim=0)
+    known = torch.isfinite(highest.values)
+    total = known.sum(0).clamp_min(1)
+    level = (torch.where(known, highest.values, 0.0).sum(0) / total).clamp_min(torch.finfo(data.dtype).tiny)
+    mean = [torch.where(known, one.gather(0, highest.indices), 0.0).sum(0) / total for one in data[1:]]
+    nothing = tuple(torch.zeros_like(level) for _ in mean)
+    if crosstalk:
+        return Leaks(nothing, tuple(one / level for one in mean))
+    return Leaks(tuple(mean) if offset else nothing, nothing)
+
+
 def drawn_anew(start, found, attempt: int, draws) -> dict[str, torch.Tensor]:
     """Another start for a poor fit.
 
@@ -109,6 +149,21 @@ def drawn_anew(start, found, attempt: int, draws) -> dict[str, torch.Tensor]:
         "doppler_width": start["doppler_width"] * _between(*_WIDER_OR_NARROWER, width),
         "line_strength": _between(*_STRENGTHS, strength) * ones,
         "damping": _between(*_DAMPINGS, damping) * ones,
+    }
+
+
+def beside(start, attempt: int = -1, draws=(0.5, 0.5, 0.5, 0.5)) -> dict[str, torch.Tensor]:
+    """A start for a second atmosphere in the pixel: other field, other velocity, and in turn the other polarity."""
+    field, velocity, tilt, *_ = draws
+    way = 1.0 if attempt % 4 in (3, 0) else -1.0
+    low, high = _FIELDS
+    strength = _between(*_SECOND_FIELDS, field) * torch.ones_like(start["field_strength"])
+    turned = 180.0 - start["inclination"] if attempt % 2 == 0 else start["inclination"]
+    return {
+        **start,
+        "field_strength": torch.maximum(strength, 1.5 * start["field_strength"]).clamp(low, high),
+        "inclination": (90.0 + (turned - 90.0) * _between(*_MORE_OR_LESS, tilt)).clamp(_TILT, 180 - _TILT),
+        "velocity": start["velocity"] + way * _between(*_APART, velocity),
     }
 
 

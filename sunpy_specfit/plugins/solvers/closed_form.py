@@ -54,10 +54,11 @@ class ClosedForm(Solver):
         _, matrix, vector = problem.linearize(free)
         solve = packed.factorize(matrix)
         free = free + solve(vector)
-        # A second time, to remove what single precision left.
-        _, _, vector = problem.linearize(free)
-        free = free + solve(vector)
+        # A second time, to remove what single precision left. Of so short a step the quadratic tells all.
+        objective, _, vector = problem.linearize(free)
+        step = solve(vector)
+        objective = objective - 0.5 * (step * vector).sum(0)
         status = torch.full_like(free[0], int(Status.CONVERGED), dtype=torch.int32)
-        quadratic = problem.linearize(free)
-        status[~torch.isfinite(quadratic[0])] = int(Status.FAILED)
+        status[~torch.isfinite(objective)] = int(Status.FAILED)
+        quadratic, free = (objective, matrix, torch.zeros_like(vector)), free + step
         return Solution(free=free, status=status, quadratic=quadratic, info={"iterations": 1}, final=True)

@@ -360,7 +360,8 @@ class _LogSystem:
             energy = torch.where(better, there, energy)
             done = better & (promised * (1 + damping) <= tolerance**2) & (shorten == 1)
             # A step that gains nothing more than round-off is the last.
-            done |= promised * (1 + damping) <= (tolerance * 0.1) ** 2
+            unseen = eps * (energy + (residual * system.data).abs().sum(0))
+            done |= promised * (1 + damping) <= unseen.clamp_min((tolerance * 0.1) ** 2)
             done |= damping > 1e8
             calmer = torch.where(damping > 0.05, damping * 0.3, 0.0)
             firmer = (damping * torch.where(better, 2.0, 8.0)).clamp_min(0.5)

@@ -7,6 +7,7 @@ import math
 import torch
 
 from ...core.curvature import Curvature
+from ...core.kink import rest_at_kinks
 from ...core.prior import BoundPrior
 from ...core.solver import Solution, Solver
 from ...core.status import Status
@@ -80,15 +81,22 @@ class GaussNewton(Solver):
         products, iterations = 0, 0
         quadratic = problem.is_linear and all(prior.is_quadratic for prior, _ in problem.priors)
         length = torch.full_like(damping, torch.inf if not problem.is_linear else 0.0)
+        resting, watch = torch.zeros_like(here.free, dtype=torch.bool), _has_kinks(problem)
         while iterations < self.max_iterations:
             iterations += 1
+            if watch:
+                before = resting.any(0)
+                here, resting = rest_at_kinks(here, before | (damping > 0))
+                damping[resting.any(0) & ~before] = 0.0
+                flat = problem.flatten(here.free)
             held = ((flat <= lower) & (here.gradient > 0)) | ((flat >= upper) & (here.gradient < 0))
+            held = held | resting.reshape(-1) if watch else held
             # Far from the end a rough step serves as well as an exact one; at the end a small part of sigma is enough.
             near = bool((length < 1.0).all())  # where all is linear, from the beginning
             step, spent = self._step(here, held, damping, 1e-6 if near else 1e-2)
             products += spent
-            trial = inside(flat + step)
-            step = problem.unflatten(trial - flat)
+            step = problem.unflatten(inside(flat + step) - flat)
+            trial = inside(problem.flatten(problem.moved(problem.unflatten(flat), step)))
             length = self._length(here, step) * (1 + damping)
             if near and not bool((length > self.tolerance).any()):
                 flat, here = self._better(problem, flat, here, trial)
@@ -169,3 +177,9 @@ class GaussNewton(Solver):
         """The last short step, where it helps."""
         there = Curvature(problem, problem.unflatten(trial))
         return (trial, there) if there.objective <= here.objective else (flat, here)
+
+
+def _has_kinks(problem) -> bool:
+    """Whether there are vectors that may vanish, in pixels of their own."""
+    alone = not problem.mixes_pixels and not bool(problem.shared.any())
+    return alone and any(chart.chart.vector for chart in problem.charts)

@@ -12,10 +12,10 @@ import torch
 
 from ...numerics import packed
 
-__all__ = ["restored", "share_of_noise"]
+__all__ = ["MOST", "restored", "share_of_noise"]
 
 # No more than this part of what the data say of the shape is ever taken for noise.
-_MOST = 0.5
+MOST = 0.5
 
 
 def share_of_noise(noise: torch.Tensor, squared: torch.Tensor) -> torch.Tensor:
@@ -26,7 +26,7 @@ def share_of_noise(noise: torch.Tensor, squared: torch.Tensor) -> torch.Tensor:
     noise, squared : `torch.Tensor`
         ``(pixels,)``.
     """
-    return torch.where(squared > 0, noise / squared, 0.0).clamp_(0.0, _MOST)
+    return torch.where(squared > 0, noise / squared, 0.0).clamp_(0.0, MOST)
 
 
 def restored(
@@ -52,7 +52,7 @@ def restored(
     unit[0] = 1.0
     column = packed.solve(matrix, unit)  # the first column of the inverse
     first, spread = (column * vector).sum(0), column[0]
-    noise = noise.minimum(_MOST / spread.clamp_min(torch.finfo(spread.dtype).tiny))
+    noise = noise.minimum(MOST / spread.clamp_min(torch.finfo(spread.dtype).tiny))
     share = noise * spread
     # How far the solution moves along that column, and what the misfit grows by.
     moved = noise * first / (1 - share)

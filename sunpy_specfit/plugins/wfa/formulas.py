@@ -5,7 +5,22 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import hardshrink
 
-__all__ = ["factors_of", "times"]
+__all__ = ["constants_of", "factors_of", "times"]
+
+
+def constants_of(linear: str, squared_splitting, own, core, wing):
+    """The factors of `factors_of` without the distance from the centre, and where they hold.
+
+    Returns
+    -------
+    wing, core : tuple of `torch.Tensor`
+        ``(n, 1)``: what stands over the distance, and where it begins; the factor, and how far it reaches. What is not
+        used begins at infinity, or reaches nowhere.
+    """
+    begins = wing if linear != "core" else torch.full_like(wing, torch.inf)
+    reaches = core if linear != "wing" else torch.full_like(core, -1.0)
+    begins, reaches = torch.where(own > 0, begins, torch.inf), torch.where(own > 0, reaches, -1.0)
+    return (0.75 * squared_splitting, begins), (-0.25 * squared_splitting, reaches)
 
 
 def factors_of(linear: str, x, center, squared_splitting, own, core, wing):

@@ -176,6 +176,7 @@ OPTIONS = [
     {"mu": 0.6, "scale_width": True, "stokes_sign": {"V": -1, "U": -1}, "stokes_reference": 20 * u.deg},
     {"stray_light": np.linspace(0.8, 0.9, 112)},
     {"macroturbulence": True},
+    {"part": "first", "macroturbulence": True},
     {"offset": True, "crosstalk": True},
     {"stray_light": np.linspace(0.8, 0.9, 112), "macroturbulence": True, "offset": True, "crosstalk": True},
 ]

@@ -1,0 +1,133 @@
+"""Other numbers for the same thing, in which a model bends less: steps of whole maps are taken in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from .layout import Layout
+
+__all__ = ["BoundChart", "Chart", "bind_charts"]
+
+Numbers = tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """As many numbers as there are parameters, which say the same, and in which a step may be long.
+
+    Length and angles of a vector are what is asked for, and poor company on the way: where the vector is short, a small
+    step of its components turns it right round, and where it vanishes the angles have no slope. A Gauss-Newton step
+    is the same in either; only how far it can be followed is not.
+
+    Attributes
+    ----------
+    parameters : tuple of str
+        Of the model, one number each.
+    forward : callable
+        Takes the parameters, ``(pixels,)`` each, in physical units, inside and outside of their bounds, and returns the
+        other numbers; its derivative is needed.
+    inverse : callable
+        The way back, to a place where ``forward`` has a derivative of full rank: next to one that has not, if need be.
+    vector : tuple of int
+        Which of the other numbers are the components of a vector whose length the light feels: where it vanishes there
+        is a kink, and the best fit may be right there.
+    shortest : float
+        What length of that vector, to `inverse`, stands for none.
+    pointing : tuple of str
+        The parameters that nothing is known of where it vanishes.
+    """
+
+    parameters: tuple[str, ...]
+    forward: Callable[..., Numbers]
+    inverse: Callable[..., Numbers]
+    vector: tuple[int, ...] = ()
+    shortest: float = 0.0
+    pointing: tuple[str, ...] = ()
+
+
+class BoundChart:
+    """A chart for some of a problem's free numbers, in the internal frame.
+
+    Parameters
+    ----------
+    chart : `Chart`
+    columns : sequence of int
+        Which of the free numbers.
+    factors, offsets : sequence of float
+        physical = factor * internal + offset.
+    """
+
+    def __init__(self, chart: Chart, columns: Sequence[int], factors: Sequence[float], offsets: Sequence[float]):
+        self.chart, self.columns = chart, list(columns)
+        self.pointing = [columns[chart.parameters.index(name)] for name in chart.pointing]
+        self._factors, self._offsets = factors, offsets
+
+    def forward(self, *own: torch.Tensor) -> Numbers:
+        """The chart's numbers for internal ones."""
+        return self.chart.forward(
+            *(f * value + o for f, o, value in zip(self._factors, self._offsets, own, strict=True))
+        )
+
+    def inverse(self, *numbers: torch.Tensor) -> Numbers:
+        """Internal numbers for the chart's."""
+        found = self.chart.inverse(*numbers)
+        return tuple((value - o) / f for f, o, value in zip(self._factors, self._offsets, found, strict=True))
+
+    def settled(self, free: torch.Tensor) -> torch.Tensor:
+        """The same maps ``(k, pixels)``, next to places without slope if not right there."""
+        return self.replaced(free, self.inverse(*self.forward(*free[self.columns])))
+
+    def moved(self, free: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+        """The place that a step leads to from ``free``, both ``(k, pixels)``, along straight lines of the chart."""
+        numbers, slopes = self._along(free, step[self.columns])
+        return self.replaced(
+            free + step, self.inverse(*(number + slope for number, slope in zip(numbers, slopes, strict=True)))
+        )
+
+    def slopes(self, free: torch.Tensor) -> torch.Tensor:
+        """Derivatives of the chart's numbers by the free ones, ``(numbers, columns, pixels)``."""
+        own = free[self.columns]
+        ones = torch.eye(len(own), dtype=own.dtype, device=own.device)[..., None].expand(-1, -1, own.shape[-1])
+        return torch.stack([torch.stack(self._along(free, one)[1]) for one in ones], 1)
+
+    def step_between(self, start: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
+        """Of the chart's columns ``(columns, pixels)``, what leads from one place ``(k, pixels)`` to another."""
+        numbers = zip(self.forward(*end[self.columns]), self.forward(*start[self.columns]), strict=True)
+        apart = torch.stack([there - here for there, here in numbers])
+        return torch.linalg.solve(self.slopes(start).movedim(-1, 0), apart.T[..., None])[..., 0].T.to(start)
+
+    def replaced(self, free: torch.Tensor, own: Numbers) -> torch.Tensor:
+        """Maps ``(k, pixels)`` with other numbers in the chart's columns."""
+        free = free.clone()
+        free[self.columns] = torch.stack(own).to(free)
+        return free
+
+    def _along(self, free: torch.Tensor, step: torch.Tensor) -> tuple[Numbers, Numbers]:
+        return torch.func.jvp(self.forward, tuple(free[self.columns]), tuple(step))
+
+
+def bind_charts(layout: Layout) -> list[BoundChart]:
+    """The charts of all components whose parameters are free and in no relation to others."""
+    factor, offset = layout.scales()
+    found = []
+    for component, keys in zip(layout.components, layout.keys, strict=True):
+        chart = component.chart
+        if chart is None or not all(_alone(layout, keys[name]) for name in chart.parameters):
+            continue
+        rows = [layout.rows[keys[name]].start for name in chart.parameters]
+        columns = [layout.columns[keys[name]].start for name in chart.parameters]
+        found.append(BoundChart(chart, columns, factor[rows].tolist(), offset[rows].tolist()))
+    return found
+
+
+def _alone(layout: Layout, key: str) -> bool:
+    """Whether a parameter is free in each pixel, and nothing is tied to it."""
+    if key not in layout.columns:
+        return False
+    column = layout.columns[key].start
+    return not layout.shared[column] and sum(layout.transform[:, column] != 0) == 1
