@@ -145,4 +145,16 @@ class BoundSmooth(BoundPrior):
                 drawn[name] = one if slopes[name] is None else slopes[name] * one
             return drawn
 
-        return Quadratic(gradient, matvec, diagonal, cosine, noise)
+        return Quadratic(gradient, matvec, diagonal, cosine, noise, of_logarithm=self._of_logarithm(maps))
+
+    def _of_logarithm(self, maps):
+        if not self.logarithm:
+            return None
+
+        def product(scale):
+            return lambda logarithms: self.stiffness.product(logarithms).div_(scale**2)
+
+        return {
+            name: (product(scale), self.stiffness.diagonal(maps[name]) / scale**2)
+            for name, scale in self.scales.items()
+        }
