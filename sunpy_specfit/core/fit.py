@@ -204,7 +204,7 @@ def _fit_jointly(cubes, models, priors, solver, *, init, progress, **options) ->
         init=values,
         follow=frames,
         progress=progress,
-        local=_local_solver(problem) if solver.whole_map else None,
+        local=solver.starter(problem) or _local_solver(problem) if solver.whole_map else None,
     )
     _warn_where_nothing_is_usable(outcome.status)
     meta = _provenance(problem, models, solver, priors, time.perf_counter() - begin)

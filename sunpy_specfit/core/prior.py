@@ -165,6 +165,9 @@ class Quadratic:
     within : dict of str to (`torch.Tensor`, `torch.Tensor`), optional
         For a vector quantity whose numbers are joined within a pixel: slope ``(k, pixels)`` and matrix ``(k, k)`` of
         the curvature diag(slope) matrix diag(slope), of which ``diagonal`` tells only a part.
+    of_logarithm : dict of str to (callable, `torch.Tensor`), optional
+        Where the energy is ½ gᵀ A g of the natural logarithm g of a quantity: A times maps ``(..., pixels)``, and the
+        diagonal of A, ``(pixels,)``.
     """
 
     gradient: dict[str, torch.Tensor]
@@ -173,6 +176,7 @@ class Quadratic:
     cosine: Mapping[str, CosineCurvature] | None = None
     noise: Callable[[torch.Generator], dict[str, torch.Tensor]] | None = None
     within: Mapping[str, tuple[torch.Tensor, torch.Tensor]] | None = None
+    of_logarithm: Mapping[str, tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor]] | None = None
 
 
 def separable_quadratic(prior: BoundPrior, maps: Maps) -> Quadratic:

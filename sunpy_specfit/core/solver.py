@@ -82,6 +82,10 @@ class Solver(Configurable):
         """None if it can solve each pixel of the problem by itself, else the reason; couplings are not looked at."""
         return None
 
+    def starter(self, problem) -> Solver | None:
+        """The per-pixel solver whose answer this one, of whole maps, starts from; None leaves the choice."""
+        return None
+
     def accepts(self, problem) -> str | None:
         """None if it can solve the problem, else the reason why not, as a sentence that says what to use instead."""
         return None

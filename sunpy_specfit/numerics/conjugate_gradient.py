@@ -40,6 +40,7 @@ def conjugate_gradient(
     error: float = 0.0,
     max_iterations: int = 500,
     x0: torch.Tensor | None = None,
+    split: bool = False,
 ) -> Solved:
     """Solve A x = b.
 
@@ -60,6 +61,9 @@ def conjugate_gradient(
     max_iterations : int
     x0 : `torch.Tensor`, optional
         Where to start; zero by default.
+    split : bool
+        Whether ``matvec`` is A x less M x, with M the inverse of the preconditioner: M times the directions then
+        follows from the residuals, and is never worked out. Without ``x0``.
 
     Returns
     -------
@@ -85,6 +89,7 @@ def conjugate_gradient(
     r = b.clone() if x0 is None else b - matvec(x)
     z = preconditioner(r)
     p = z.clone()
+    mp = r.clone() if split else None
     rz = _dot(r, z)
     size = _dot(b, preconditioner(b)) if x0 is not None else rz
     goal = size.clamp_min(0) * tolerance**2
@@ -94,6 +99,8 @@ def conjugate_gradient(
     while iterations < max_iterations and bool(active.any()):
         iterations += 1
         ap = matvec(p)
+        if mp is not None:
+            ap = ap.add_(mp)
         curvature = _dot(p, ap)
         active &= curvature > 0
         alpha = torch.where(active, rz / torch.where(active, curvature, 1.0), 0.0)
@@ -107,6 +114,8 @@ def conjugate_gradient(
         beta = torch.where(active, renewed / torch.where(active, rz, 1.0), 0.0)
         rz = torch.where(active, renewed, rz)
         p.mul_(beta).add_(z)
+        if mp is not None:
+            mp.mul_(beta).add_(r)
         active &= rz > goal
         if len(gains) >= 2 * _WINDOW:
             active &= _left(gains) > error**2

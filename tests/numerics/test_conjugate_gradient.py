@@ -81,3 +81,13 @@ def test_stops_when_the_error_that_is_left_is_as_small_as_asked(condition):
     assert float(error(solved.x).max()) < 2 * goal
     exactly = conjugate_gradient(lambda v: v @ a, b, tolerance=1e-9, max_iterations=5000)
     assert solved.iterations < 0.7 * exactly.iterations
+
+
+def test_a_split_matrix_has_the_same_solution_in_as_many_steps():
+    a, b = system(condition=100.0)
+    diagonal = a.diagonal()
+    options = {"preconditioner": lambda v: v / diagonal, "tolerance": 1e-10}
+    whole = conjugate_gradient(lambda v: v @ a, b, **options)
+    split = conjugate_gradient(lambda v: v @ a - diagonal * v, b, split=True, **options)
+    torch.testing.assert_close(split.x, whole.x)
+    assert abs(split.iterations - whole.iterations) <= 1

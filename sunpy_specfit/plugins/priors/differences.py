@@ -50,13 +50,17 @@ class Differences:
 
     def transpose(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         """Dᵀ d, ``(..., pixels)``."""
-        total = 0
+        lead = parts[0].shape[: parts[0].ndim - len(self.shape)]
+        total = parts[0].new_zeros((*lead, *self.shape))
         for (weight, dims), part in zip(self.parts, parts, strict=True):
-            for dim in reversed(dims):
-                end = part.new_zeros([1 if i == part.ndim + dim else n for i, n in enumerate(part.shape)])
-                part = -part.diff(dim=dim, prepend=end, append=end)
-            total = total + (part if weight == 1.0 else weight * part)
-        return total.reshape(*total.shape[: total.ndim - len(self.shape)], -1)
+            for dim in reversed(dims[1:]):
+                part = _add_transposed(part, dim, None)
+            part = part if weight == 1.0 else weight * part
+            if dims:
+                _add_transposed(part, dims[0], total)
+            else:
+                total += part
+        return total.reshape(*lead, -1)
 
     def energy(self, maps: torch.Tensor) -> torch.Tensor:
         """|D q|², summed over all maps."""
@@ -91,3 +95,13 @@ class Differences:
                 part = part * own.reshape([-1 if i == len(self.shape) + dim else 1 for i in range(len(self.shape))])
             total = total + part
         return total.reshape(-1)
+
+
+def _add_transposed(part: torch.Tensor, dim: int, total: torch.Tensor | None) -> torch.Tensor:
+    """Add the transpose of a difference along one axis, in place: what fresh memory costs is more than the sums."""
+    n = part.shape[dim]
+    if total is None:
+        total = part.new_zeros([n + 1 if i == part.ndim + dim else size for i, size in enumerate(part.shape)])
+    total.narrow(dim, 1, n).add_(part)
+    total.narrow(dim, 0, n).sub_(part)
+    return total

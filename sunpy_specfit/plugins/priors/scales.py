@@ -9,7 +9,10 @@ import numpy as np
 
 from ...core.prior import Prior
 
-__all__ = ["ScaledPrior", "check_names", "check_scale", "in_unit"]
+__all__ = ["FLOOR", "ScaledPrior", "check_names", "check_scale", "in_unit"]
+
+# The smallest number that a logarithm is taken of; its inverse squared is finite in float32.
+FLOOR = 1e-15
 
 
 def in_unit(value, unit: u.UnitBase, name: str, what: str, *, positive: bool = False) -> np.ndarray:

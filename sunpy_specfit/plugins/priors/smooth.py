@@ -11,12 +11,9 @@ from ...core.grid import Grid
 from ...core.prior import BoundPrior, CosineCurvature, Quadratic
 from .differences import Differences
 from .fractional import FractionalLaplacian
-from .scales import ScaledPrior, check_names, check_scale
+from .scales import FLOOR, ScaledPrior, check_names, check_scale
 
 __all__ = ["Smooth"]
-
-# The smallest number that a logarithm is taken of; its inverse squared is finite in float32.
-_FLOOR = 1e-15
 
 
 class Smooth(ScaledPrior):
@@ -109,7 +106,7 @@ class BoundSmooth(BoundPrior):
     def energy(self, maps) -> torch.Tensor:
         total = 0
         for name, scale in self.scales.items():
-            q = maps[name].clamp_min(_FLOOR).log() if self.logarithm else maps[name]
+            q = maps[name].clamp_min(FLOOR).log() if self.logarithm else maps[name]
             total = total + self.stiffness.energy(q / scale)
         return 0.5 * total
 
@@ -119,7 +116,7 @@ class BoundSmooth(BoundPrior):
         for name, scale in self.scales.items():
             q, slopes[name] = maps[name], None
             if self.logarithm:
-                floored = q.clamp_min(_FLOOR)
+                floored = q.clamp_min(FLOOR)
                 slopes[name] = torch.where(q >= floored, 1 / floored, 0.0)
                 q = floored.log()
             own = self.stiffness.product(q) / scale**2
@@ -145,4 +142,16 @@ class BoundSmooth(BoundPrior):
                 drawn[name] = one if slopes[name] is None else slopes[name] * one
             return drawn
 
-        return Quadratic(gradient, matvec, diagonal, cosine, noise)
+        return Quadratic(gradient, matvec, diagonal, cosine, noise, of_logarithm=self._of_logarithm(maps))
+
+    def _of_logarithm(self, maps):
+        if not self.logarithm:
+            return None
+
+        def product(scale):
+            return lambda logarithms: self.stiffness.product(logarithms).div_(scale**2)
+
+        return {
+            name: (product(scale), self.stiffness.diagonal(maps[name]) / scale**2)
+            for name, scale in self.scales.items()
+        }

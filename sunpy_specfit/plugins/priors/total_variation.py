@@ -9,7 +9,7 @@ import torch
 
 from ...core.grid import Grid
 from ...core.prior import BoundPrior, Quadratic
-from .scales import ScaledPrior, check_names, check_scale
+from .scales import FLOOR, ScaledPrior, check_names, check_scale
 
 __all__ = ["TotalVariation"]
 
@@ -34,11 +34,15 @@ class TotalVariation(ScaledPrior):
         Whether one length takes the gradients of all quantities together, each over its scale: then their edges fall on
         the same places. For parts of one vector, such as ``b_q`` and ``b_u``, whose axes are anybody's choice; an
         automatic scale is then one for all.
+    logarithm : bool
+        Of the natural logarithm, for positive quantities that range over decades, such as a DEM; the scale is then a
+        plain number. A fitted quantity needs a lower bound of zero or above.
 
     Raises
     ------
     ValueError
-        If scale or softness is not positive, or the map has no such axis.
+        If scale or softness is not positive, the map has no such axis, or the logarithm is asked for of a fitted
+        quantity that may be negative.
     astropy.units.UnitConversionError
         If the scale's unit does not fit the quantity's.
 
@@ -59,7 +63,15 @@ class TotalVariation(ScaledPrior):
     references = ("10.1016/0167-2789(92)90242-F", "10.3934/ipi.2008.2.455")
     couples_pixels = True
 
-    def __init__(self, *names: str, scale="auto", axes="space", softness: float = 0.1, joint: bool = False):
+    def __init__(
+        self,
+        *names: str,
+        scale="auto",
+        axes="space",
+        softness: float = 0.1,
+        joint: bool = False,
+        logarithm: bool = False,
+    ):
         check_names("TotalVariation", names)
         check_scale("TotalVariation", scale, automatic=True)
         if not softness > 0:
@@ -69,10 +81,17 @@ class TotalVariation(ScaledPrior):
         self.axes = axes
         self.softness = softness
         self.joint = bool(joint)
+        self.logarithm = bool(logarithm)
+
+    @property
+    def positive_only(self) -> bool:
+        """Whether the quantities have to be positive."""
+        return self.logarithm
 
     def bind(self, units: Mapping[str, u.UnitBase], grid: Grid) -> BoundPrior:
-        axes = grid.axes(self.axes)
-        return BoundTotalVariation(self.numbers(units), grid.shape, axes, self.softness, joint=self.joint)
+        numbers = self.numbers(dict.fromkeys(units, u.dimensionless_unscaled) if self.logarithm else units)
+        axes, options = grid.axes(self.axes), {"joint": self.joint, "logarithm": self.logarithm}
+        return BoundTotalVariation(numbers, grid.shape, axes, self.softness, **options)
 
 
 class BoundTotalVariation(BoundPrior):
@@ -80,8 +99,18 @@ class BoundTotalVariation(BoundPrior):
 
     couples_pixels = True
 
-    def __init__(self, scales: Mapping[str, float], shape, axes, softness: float, *, joint: bool = False):
+    def __init__(
+        self,
+        scales: Mapping[str, float],
+        shape,
+        axes,
+        softness: float,
+        *,
+        joint: bool = False,
+        logarithm: bool = False,
+    ):
         self.scales, self.shape, self.softness, self.joint = scales, tuple(shape), softness, joint
+        self.logarithm = logarithm
         self.dims = [axis - len(self.shape) for axis in axes]
 
     def _image(self, q: torch.Tensor) -> torch.Tensor:
@@ -100,10 +129,18 @@ class BoundTotalVariation(BoundPrior):
             total = total - inner.diff(dim=dim, prepend=end, append=end)
         return total.reshape(*total.shape[: total.ndim - len(self.shape)], -1)
 
+    def _seen(self, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | float]:
+        """The map whose gradient is meant, and its slope with the quantity."""
+        if not self.logarithm:
+            return q, 1.0
+        floored = q.clamp_min(FLOOR)
+        return floored.log(), torch.where(q >= floored, 1 / floored, 0.0)
+
     def _lengths(self, maps) -> dict[str, torch.Tensor]:
         """The length that each quantity's gradient has a share in."""
         squares = {
-            name: sum((d / scale).square() for d in self._gradient(maps[name])) for name, scale in self.scales.items()
+            name: sum((d / scale).square() for d in self._gradient(self._seen(maps[name])[0]))
+            for name, scale in self.scales.items()
         }
         if self.joint:
             # A vector quantity counts with all its rows.
@@ -125,8 +162,13 @@ class BoundTotalVariation(BoundPrior):
             for name, scale in self.scales.items()
         }
 
+        seen = {name: self._seen(maps[name]) for name in self.scales}
+
+        def pulled(name, q):
+            return self._transpose([weights[name] * d for d in self._gradient(q)])
+
         def matvec(v):
-            return {name: self._transpose([weights[name] * d for d in self._gradient(v[name])]) for name in self.scales}
+            return {name: slope * pulled(name, slope * v[name]) for name, (_, slope) in seen.items()}
 
         diagonal = {}
         for name, weight in weights.items():
@@ -135,7 +177,7 @@ class BoundTotalVariation(BoundPrior):
                 inner = weight.narrow(dim, 0, self.shape[dim] - 1)
                 total.narrow(dim, 0, self.shape[dim] - 1).add_(inner)
                 total.narrow(dim, 1, self.shape[dim] - 1).add_(inner)
-            diagonal[name] = total.reshape(maps[name].shape)
+            diagonal[name] = total.reshape(maps[name].shape) * seen[name][1] ** 2
 
         def noise(generator):
             drawn = {}
@@ -144,7 +186,8 @@ class BoundTotalVariation(BoundPrior):
                     torch.randn(weight.shape, generator=generator, dtype=weight.dtype, device=weight.device)
                     for _ in self.dims
                 ]
-                drawn[name] = self._transpose([weight.sqrt() * one for one in white])
+                drawn[name] = seen[name][1] * self._transpose([weight.sqrt() * one for one in white])
             return drawn
 
-        return Quadratic(matvec({name: maps[name] for name in self.scales}), matvec, diagonal, noise=noise)
+        gradient = {name: slope * pulled(name, q) for name, (q, slope) in seen.items()}
+        return Quadratic(gradient, matvec, diagonal, noise=noise)

@@ -11,13 +11,18 @@ from ...core.status import Status
 from ...numerics import data_space
 from ...numerics.conjugate_gradient import conjugate_gradient
 from .data_space import DataSpace
+from .neighbours import Neighbours
 
 __all__ = ["DataSpaceMap"]
 
 # No step changes a logarithm by more than this.
 _LONGEST = 4.0
-# Each step is found to this part of itself.
-_EXACT = 0.03
+# Each step is found to this part of itself; the next ones improve on it.
+_EXACT = 0.15
+# Where no more than this part of the pixels has still to converge, they take steps by themselves.
+_FEW = 0.05
+# Each pixel's own solution, where it starts, need be no better than this: steps at the most, sigma.
+_START_ITERATIONS, _START_TOLERANCE = 8, 0.3
 # Pixels worked on at a time.
 _PIXELS = 2048
 
@@ -52,7 +57,7 @@ class DataSpaceMap(Solver):
     preference = 70
     factored = True
 
-    def __init__(self, *, max_iterations: int = 30, tolerance: float = 5e-2):
+    def __init__(self, *, max_iterations: int = 30, tolerance: float = 2e-2):
         self.max_iterations = max_iterations
         self.tolerance = tolerance
 
@@ -74,31 +79,39 @@ class DataSpaceMap(Solver):
                 return f"data_space_map knows priors on {quantity!r} itself only; {instead}"
         return None
 
+    def starter(self, problem) -> Solver:
+        # Neighbours move each pixel anyway.
+        return DataSpace(max_iterations=_START_ITERATIONS, tolerance=_START_TOLERANCE)
+
     def solve(self, problem, start: torch.Tensor) -> Solution:
         here = _Place.of(problem, start[0])
         status = torch.full((problem.n_pixels,), int(Status.MAX_ITERATIONS), dtype=torch.int32)
         damping, iterations, products = 0.0, 0, 0
-        length = torch.full_like(here.z[0], torch.inf)
+        length, few = torch.full_like(here.z[0], torch.inf), None
         while iterations < self.max_iterations:
             iterations += 1
-            step, spent = here.step(damping)
+            step, spent = here.step(damping, few)
             products += spent
             longest = (here.root @ step).abs().amax(0)
             step = step * (_LONGEST / longest.clamp_min(1e-30)).clamp_max(1.0)
-            there = here.moved(step)
+            there = here.moved(step, few)
             if there.energy <= here.energy + 1e-12 * abs(here.energy):
-                length = step.square().sum(0) + here.seen(step).square().sum(0)
+                moved = step.square().sum(0) + here.seen(step, few).square().sum(0)
+                length[slice(None) if few is None else few] = moved
                 here, damping = there, damping * 0.2 if damping > 1e-2 else 0.0
-                if bool((length <= self.tolerance**2).all()):
+                left = (length > self.tolerance**2).nonzero()[:, 0]
+                if not len(left):
                     break
+                few = left if len(left) <= _FEW * len(length) else None
             else:
-                damping = max(4 * damping, 0.3)
+                damping, few = max(4 * damping, 0.3), None
                 if damping > 1e6:
                     break
         status[length <= self.tolerance**2] = int(Status.CONVERGED)
         root = here.in_medium()
-        factor = data_space.gram(here.factor_of(root))
-        leverage = len(here.response) - data_space.trace_inverse(data_space.cholesky(factor))
+        leverage = torch.empty_like(length)
+        for part, factor in here.factors(root):
+            leverage[part] = len(factor) - data_space.trace_inverse(data_space.cholesky(data_space.gram(factor)))
         covariance = FactoredCovariance(
             response=here.response.numpy(),
             root=root.numpy(),
@@ -114,18 +127,18 @@ class DataSpaceMap(Solver):
 class _Place:
     """The objective, its slope and its curvature at some z ``(r, pixels)``."""
 
-    def __init__(self, problem, prior, response, data, weight, z):
-        self.problem, self.prior, self.response = problem, prior, response
+    def __init__(self, problem, neighbours, prior, response, data, weight, z):
+        self.problem, self.neighbours, self.prior, self.response = problem, neighbours, prior, response
         self.data, self.weight, self.z = data, weight, z
         self.root = prior.root
-        self.free = (prior.mean[:, None] + self.root @ z).exp()
-        residual = data - response @ self.free
-        self.residual = residual * weight.sqrt()
-        coupled = sum(float(p.energy({names[0]: self.free}).sum()) for p, names in problem.coupled_priors())
-        self.energy = 0.5 * float(self.residual.square().sum() + z.square().sum()) + coupled
+        logarithm = torch.addmm(prior.mean[:, None], self.root, z)
+        self.free = logarithm.exp()
+        self.residual = (data - response @ self.free).mul_(weight)
+        coupled, self.slope = neighbours.at(self.free, logarithm)
+        misfit = (self.residual.square() / weight.clamp_min(1e-300)).sum()
+        self.energy = 0.5 * float(misfit + z.square().sum()) + coupled
         if not self.energy < float("inf"):
             self.energy = float("inf")
-        self._quadratics = None
 
     @classmethod
     def of(cls, problem, free) -> _Place:
@@ -134,78 +147,72 @@ class _Place:
         _, columns = problem.whole().select(slice(0, 1)).jacobian(free[:, :1])
         response = torch.stack([column[:, 0] for column in columns], 1).double().cpu()
         inverse = torch.linalg.pinv(prior.root)
-        z = inverse @ (free.double().cpu().clamp_min(1e-300).log() - prior.mean[:, None])
-        return cls(problem, prior, response, term.data.double().cpu(), term.weight.double().cpu(), z)
+        free = free.double().cpu()
+        z = inverse @ (free.clamp_min(1e-300).log() - prior.mean[:, None])
+        data, weight = term.data.double().cpu(), term.weight.double().cpu()
+        return cls(problem, Neighbours(problem, free), prior, response, data, weight, z)
 
-    def moved(self, step: torch.Tensor) -> _Place:
-        return _Place(self.problem, self.prior, self.response, self.data, self.weight, self.z + step)
+    def moved(self, step: torch.Tensor, few: torch.Tensor | None) -> _Place:
+        """The place a step away, of all pixels or of a few."""
+        known = (self.problem, self.neighbours, self.prior, self.response, self.data, self.weight)
+        return _Place(*known, self.z + step if few is None else self.z.index_add(1, few, step))
 
-    def factor_of(self, root: torch.Tensor, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-        """H ``(m, r, pixels)`` for some root of the prior's covariance."""
-        moved = self.response[:, :, None].to(dtype) * self.free.to(dtype)
-        return torch.matmul(root.T.to(dtype), moved).mul_(self.weight.sqrt().to(dtype)[:, None])
+    def factors(self, root: torch.Tensor, few: torch.Tensor | None = None):
+        """H ``(m, r, pixels)`` for some root of the prior's covariance, piece by piece, in the root's precision."""
+        free, weight = (self.free, self.weight) if few is None else (self.free[:, few], self.weight[:, few])
+        response = self.response[:, :, None].to(root)
+        for part in (slice(i, i + _PIXELS) for i in range(0, free.shape[1], _PIXELS)):
+            moved = response * free[:, part].to(root)
+            yield part, torch.matmul(root.T, moved).mul_(weight[:, part].sqrt().to(root)[:, None])
 
-    def seen(self, step: torch.Tensor) -> torch.Tensor:
+    def seen(self, step: torch.Tensor, few: torch.Tensor | None) -> torch.Tensor:
         """What a step changes in the data, in sigma."""
-        return self.weight.sqrt() * (self.response @ (self.free * (self.root @ step)))
+        free, weight = (self.free, self.weight) if few is None else (self.free[:, few], self.weight[:, few])
+        return weight.sqrt() * (self.response @ (free * (self.root @ step)))
 
-    @property
-    def quadratics(self):
-        if self._quadratics is None:
-            self._quadratics = [
-                (p.quadratic({names[0]: self.free}), names[0]) for p, names in self.problem.coupled_priors()
-            ]
-        return self._quadratics
+    def step(self, damping: float, few: torch.Tensor | None) -> tuple[torch.Tensor, int]:
+        """The Gauss-Newton step, and the products with the curvature that it took; of a few pixels each by itself.
 
-    def step(self, damping: float) -> tuple[torch.Tensor, int]:
-        """The Gauss-Newton step, and the products with the curvature that it took."""
-        shape, shared = self.z.shape, self._shared_root()
-        # A preconditioner in single precision is as good as any.
-        factor = self.factor_of(self.root @ shared, torch.float32)
-        lower = data_space.cholesky(data_space.gram(factor, damping))
-        asked = self.response.T @ (self.residual * self.weight.sqrt())
-        gradient = self.z - self.root.T @ (self.free * asked)
-        for quadratic, name in self.quadratics:
-            gradient = gradient + self.root.T @ (self.free * quadratic.gradient[name])
-
-        # In z = shared · v the prior and what neighbours hold are of unit curvature, on the average. Single precision
-        # is enough for a step: how far it leads is measured in double.
-        root = (self.root @ shared).float()
-        # Each piece is read twice while it is in the processor's cache.
+        In z = shared · v the prior and what neighbours hold are of unit curvature, on the average. Single precision is
+        enough for a step: how far it leads is measured in double.
+        """
+        shared = self._shared_root()
+        root, own = (self.root @ shared).float(), slice(None) if few is None else few
+        asked = (self.response.T @ self.residual[:, own]).mul_(self.free[:, own])
+        gradient = self.z[:, own] + self.root.T @ (self.slope[:, own] - asked)
+        right = -(shared.T @ gradient).float()
+        # The preconditioner is 1 + Hᵀ H of each pixel, the inverse of which is 1 - Kᵀ K.
         pieces = [
-            (part, factor[..., part].contiguous(), lower[:, part].contiguous())
-            for part in (slice(i, i + _PIXELS) for i in range(0, shape[1], _PIXELS))
+            (part, data_space.whiten(data_space.cholesky(data_space.gram(factor, damping)), factor))
+            for part, factor in self.factors(root, few)
         ]
-        own = (shared.T @ shared + damping * torch.eye(len(shared), dtype=shared.dtype)).float()
-        free = self.free.float()
-        quadratics = [(p.quadratic({n[0]: free}), n[0]) for p, n in self.problem.coupled_priors()]
-
-        def product(v):
-            v = v.reshape(shape)
-            moved = free * (root @ v)
-            held = torch.zeros_like(moved)
-            for quadratic, name in quadratics:
-                held += quadratic.matvec({name: moved})[name]
-            out = torch.addmm(own @ v, root.T, held.mul_(free))
-            for part, few, _ in pieces:
-                out[:, part] += data_space.pull(few, (few * v[:, part]).sum(1))
-            return out.reshape(-1)
+        shape = right.shape
 
         def precondition(v):
             out = v.reshape(shape).clone()
-            for part, few, lower in pieces:
-                out[:, part] -= data_space.pull(few, data_space.solve(lower, (few * out[:, part]).sum(1)))
+            for part, factor in pieces:
+                here = out[:, part]
+                here.sub_(data_space.pull(factor, (factor * here).sum(1)))
             return out.div_(1 + damping).reshape(-1)
 
-        right = -(shared.T @ gradient).float().reshape(-1)
-        solved = conjugate_gradient(product, right, preconditioner=precondition, tolerance=_EXACT, max_iterations=200)
+        if few is not None:
+            return shared @ precondition(right.reshape(-1)).double().reshape(shape), 0
+        lack = (shared.T @ shared - torch.eye(len(shared), dtype=shared.dtype)).float()
+        held = self.neighbours.curvature(self.free.float(), root)
+
+        def product(v):
+            """The curvature less the preconditioner's."""
+            v = v.reshape(shape)
+            return held(v).addmm_(lack, v).reshape(-1)
+
+        solved = conjugate_gradient(
+            product, right.reshape(-1), preconditioner=precondition, tolerance=_EXACT, max_iterations=200, split=True
+        )
         return shared @ solved.x.double().reshape(shape), solved.iterations
 
     def _shared_root(self) -> torch.Tensor:
         """A root of the inverse of 1 + Bᵀ diag(d) B, d what neighbours hold each number with, on the average."""
-        held = 0.0
-        for quadratic, name in self.quadratics:
-            held = held + (quadratic.diagonal[name] * self.free.square()).mean(1)
+        held = self.neighbours.held(self.free)
         return _inverse_root(torch.eye(len(self.z), dtype=self.z.dtype) + self.root.T @ (held[:, None] * self.root))
 
     def in_medium(self) -> torch.Tensor:
@@ -215,10 +222,14 @@ class _Place:
         is the mean of (a + K λ(q))⁻¹ over all waves, which is that of a pixel by itself with the precision a + P.
         """
         eye = torch.eye(len(self.z), dtype=self.z.dtype)
-        seen = self.factor_of(self.root)[..., self.weight.sum(0) > 0]
-        average = eye + torch.einsum("mrp,msp->rs", seen, seen) / max(seen.shape[-1], 1)
+        average = torch.zeros_like(eye)
+        for _, seen in self.factors(self.root):
+            rows = seen.permute(1, 0, 2).flatten(1)
+            average += rows @ rows.T
+        average = eye + average / max(int((self.weight.sum(0) > 0).sum()), 1)
         coupling, waves = self.root.T @ self.root, 0.0
-        for quadratic, name in self.quadratics:
+        for prior, (name, *_) in self.problem.coupled_priors():
+            quadratic = prior.quadratic({name: self.free})
             told = quadratic.cosine
             if told is not None:
                 waves = waves + told[name].eigenvalues.double()

@@ -7,6 +7,7 @@ from ndcube import NDCube
 
 import sunpy_specfit as specfit
 from sunpy_specfit import Status
+from sunpy_specfit.core.warnings import SpecfitWarning
 
 RATE = u.DN / u.s
 
@@ -247,7 +248,8 @@ def test_frames_of_a_sequence_are_coupled_in_time(response, bins):
 def test_a_map_without_any_data_is_masked_and_no_error(response, bins, images, priors):
     for image in images.values():
         image.data[:] = np.nan
-    result = specfit.fit(images, specfit.DEM(response, bins=bins), priors=priors)
+    with pytest.warns(SpecfitWarning, match="no pixel has a usable sample"):
+        result = specfit.fit(images, specfit.DEM(response, bins=bins), priors=priors)
     assert np.all((result.status.data & Status.MASKED) > 0)
     assert np.isnan(result["dem"].data).all()
     assert np.isnan(result["dem"].uncertainty.array).all()

@@ -179,3 +179,17 @@ def test_a_derived_quantity_that_is_negative_somewhere_is_warned_of():
     cube, line = gaussian_cube((5, 6), seed=1), specfit.Gaussian(195.119 * u.AA)
     with pytest.warns(specfit.SpecfitWarning, match=r"positive quantities, but 'velocity' is not in \d"):
         specfit.fit(cube, line, priors=specfit.Smooth("velocity", scale=0.1, logarithm=True))
+
+
+def test_the_quadratic_in_the_logarithm_is_that_along_the_map():
+    bound = specfit.Smooth("amplitude", scale=0.3, logarithm=True).bind({"amplitude": u.DN}, GRID)
+    generator = torch.Generator().manual_seed(1)
+    q, v = (torch.rand(2, GRID.size, generator=generator, dtype=torch.float64) + 0.5).unbind()
+    told = bound.quadratic({"amplitude": q})
+    product, diagonal = told.of_logarithm["amplitude"]
+    torch.testing.assert_close(product(v) / q, told.matvec({"amplitude": q * v})["amplitude"])
+    torch.testing.assert_close(diagonal / q**2, told.diagonal["amplitude"])
+    assert (
+        specfit.Smooth("amplitude", scale=0.3).bind({"amplitude": u.DN}, GRID).quadratic({"amplitude": q}).of_logarithm
+        is None
+    )

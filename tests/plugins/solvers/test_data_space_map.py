@@ -111,3 +111,38 @@ def test_what_it_does_not_solve_is_refused_with_a_sentence():
         fit(scene, solver="data_space_map")
     with pytest.raises(ValueError, match="priors on 'dem' itself only"):
         fit(scene, specfit.Smooth("emission_measure", scale=1e26), solver="data_space_map")
+
+
+def test_the_last_few_pixels_end_where_whole_steps_end():
+    scene = dem_scene("active_region", (24, 24), seed=5, exposure=0.05)
+    smooth = specfit.Smooth("dem", scale=1.5, logarithm=True)
+    usual = fit(scene, smooth)
+    exact = fit(scene, smooth, solver=specfit.DataSpaceMap(tolerance=1e-4, max_iterations=100))
+    assert np.all(usual.status.data & specfit.Status.CONVERGED)
+    away = np.log(usual["dem"].data / exact["dem"].data) * exact["dem"].data / exact["dem"].uncertainty.array
+    assert np.abs(away).max() < 0.2
+    assert np.sqrt(np.mean(away**2)) < 0.02
+
+
+class Alike(specfit.Prior):
+    """What Smooth does, without saying that it is quadratic in the logarithm."""
+
+    name = "alike"
+    couples_pixels = True
+    quantities = ("dem",)
+
+    def __init__(self, smooth):
+        self.smooth = smooth
+
+    def bind(self, units, grid):
+        bound = self.smooth.bind(units, grid)
+        bound._of_logarithm = lambda maps: None
+        return bound
+
+
+def test_priors_that_do_not_know_of_logarithms_end_in_the_same_place():
+    scene = dem_scene("active_region", (8, 9), seed=5, exposure=0.1)
+    smooth = specfit.Smooth("dem", scale=1.5, logarithm=True)
+    one, other = fit(scene, smooth), fit(scene, Alike(smooth), solver="data_space_map")
+    away = np.log(one["dem"].data / other["dem"].data) * one["dem"].data / one["dem"].uncertainty.array
+    assert np.abs(away).max() < 0.1
