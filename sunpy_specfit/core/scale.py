@@ -24,6 +24,7 @@ from .prior import Prior
 from .problem import Problem
 from .quantities import Quantities
 from .risk import Quadratics, Sure, Thinning
+from .scale_evidence import most_probable, neighbours_apart
 from .scale_search import search
 from .setup import bind_prior, smooth_names
 from .shrinkage import shrink
@@ -76,6 +77,41 @@ class Scales:
         """The problem with all priors."""
         return problem.with_priors([*problem.priors, *self.bound(problem, models, values)[1]])
 
+    @classmethod
+    def named(cls, problem: Problem, priors: Sequence[Prior], value: Callable[[str, bool], float]) -> Scales:
+        """All that are to be chosen; ``value`` tells where to begin, by name and whether of the logarithm."""
+        scales = cls(priors, [], [], [])
+        for number, prior in enumerate(priors):
+            first = len(scales.names)
+            for name in prior.quantities or smooth_names(problem.layout):
+                if not isinstance(prior.given_scale(name), str):
+                    continue
+                key = problem.layout.resolve(name)
+                logarithm = getattr(prior, "logarithm", False)
+                unit = problem.layout.units.get(key, problem.layout.derived.get(key))
+                scales.names.append((number, (name,)))
+                scales.units.append(u.dimensionless_unscaled if logarithm else unit)
+                scales.values.append(value(name, logarithm))
+            if getattr(prior, "joint", False):
+                scales.join(first)
+        return scales
+
+    def told(self, curves: Sequence[Mapping[float, float]], chosen_by: str, criterion: str) -> dict[str, dict]:
+        """What was chosen, and the criterion at each scale that was tried, by prior and quantity."""
+        info: dict[str, dict] = {}
+        for (number, names), unit, value, curve in zip(self.names, self.units, self.values, curves, strict=True):
+            for name in names:
+                key = f"{self.priors[number].name}:{name}"
+                same = sum(k == key or k.startswith(key + ":") for k in info)
+                info[f"{key}:{same + 1}" if same else key] = {
+                    "scale": float(value),
+                    "unit": unit.to_string(),
+                    "chosen_by": chosen_by,
+                    "tried": [s for s, _ in sorted(curve.items())],
+                    criterion: [e for _, e in sorted(curve.items())],
+                }
+        return info
+
 
 def choose_scales(
     problem: Problem,
@@ -127,6 +163,9 @@ def choose_scales(
         )
     free, known = pixel_solution(problem, local, init)
     problem.renew_weights(free)
+    scales = _by_evidence(problem, automatic, models, free, coupled)
+    if scales is not None:
+        return scales
     scales = _first_guess(problem, automatic, models, free, known)
     earlier, curves = None, []
     for _ in range(_ROUNDS):
@@ -144,20 +183,24 @@ def choose_scales(
         scales.values, curves = search(before, [g for g, _ in groups], _by_group(risk, [r for _, r in groups]))
         if all(1 / _SAME < new / old < _SAME for new, old in zip(scales.values, before, strict=True)):
             break
-    priors, _ = scales.bound(problem, models)
-    info: dict[str, dict] = {}
-    for (number, names), unit, value, curve in zip(scales.names, scales.units, scales.values, curves, strict=True):
-        for name in names:
-            key = f"{automatic[number].name}:{name}"
-            same = sum(k == key or k.startswith(key + ":") for k in info)
-            info[f"{key}:{same + 1}" if same else key] = {
-                "scale": float(value),
-                "unit": unit.to_string(),
-                "chosen_by": risk.name,
-                "tried": [s for s, _ in sorted(curve.items())],
-                "error_of_prediction": [e for _, e in sorted(curve.items())],
-            }
-    return priors, info
+    return scales.bound(problem, models)[0], scales.told(curves, risk.name, "error_of_prediction")
+
+
+def _by_evidence(problem, automatic, models, free, coupled) -> tuple[list[Prior], dict] | None:
+    """The most probable scales, where the solver knows how probable they make the data."""
+    theta = problem.whole().theta(free)
+
+    def value(name, logarithm):
+        quantities = Quantities(problem.layout, (name,), problem.physical_auxiliary)
+        return neighbours_apart(problem, quantities.linearize(theta, problem.transform)[0][name], logarithm)
+
+    scales = Scales.named(problem, automatic, value)
+    trial = scales.problem(problem, models)
+    if not coupled(trial).tells_evidence(trial):
+        return None
+    found = most_probable(scales.values, lambda values: scales.problem(problem, models, values), coupled, free)
+    scales.values, curves = found
+    return scales.bound(problem, models)[0], scales.told(curves, "evidence", "evidence")
 
 
 def _maps(trial: Problem, solver: Solver, free: torch.Tensor, init: Mapping[str, np.ndarray]) -> torch.Tensor:
@@ -205,23 +248,13 @@ def _groups(scales: Scales, trial: Problem, free, quadratics: Quadratics) -> lis
 
 def _first_guess(problem, automatic, models, free, known) -> Scales:
     """From the spread of neighbours' differences beyond that of the noise."""
-    scales = Scales(automatic, [], [], [])
     covariance, undetermined = packed.inverse(problem.linearize(free)[1].matrix)
     usable = known & ~undetermined.any(0)
-    for number, prior in enumerate(automatic):
-        first = len(scales.names)
-        for name in prior.quantities or smooth_names(problem.layout):
-            if not isinstance(prior.given_scale(name), str):
-                continue
-            key = problem.layout.resolve(name)
-            logarithm = getattr(prior, "logarithm", False)
-            unit = problem.layout.units.get(key, problem.layout.derived.get(key))
-            scales.names.append((number, (name,)))
-            scales.units.append(u.dimensionless_unscaled if logarithm else unit)
-            scales.values.append(_spread(problem, name, free, covariance, usable, logarithm))
-        if getattr(prior, "joint", False):
-            scales.join(first)
-    return scales
+
+    def value(name, logarithm):
+        return _spread(problem, name, free, covariance, usable, logarithm)
+
+    return Scales.named(problem, automatic, value)
 
 
 def _spread(problem, name: str, free, covariance, usable, logarithm: bool) -> float:

@@ -86,6 +86,14 @@ class Solver(Configurable):
         """The per-pixel solver whose answer this one, of whole maps, starts from; None leaves the choice."""
         return None
 
+    def tells_evidence(self, problem) -> bool:
+        """Whether `evidence` is known: automatic scales are then those of the greatest."""
+        return False
+
+    def evidence(self, problem, start: torch.Tensor) -> tuple[float, torch.Tensor]:
+        """-2 ln of the probability of the data under the priors, up to a constant, and the free numbers' solution."""
+        raise NotImplementedError(f"{type(self).__name__} knows no evidence")
+
     def accepts(self, problem) -> str | None:
         """None if it can solve the problem, else the reason why not, as a sentence that says what to use instead."""
         return None

@@ -8,7 +8,7 @@ from ...core.factored import FactoredCovariance
 from ...core.prior import BoundPrior
 from ...core.solver import Solution, Solver
 from ...core.status import Status
-from ...numerics import data_space
+from ...numerics import data_space, packed
 from ...numerics.conjugate_gradient import conjugate_gradient
 from .data_space import DataSpace
 from .neighbours import Neighbours
@@ -83,9 +83,36 @@ class DataSpaceMap(Solver):
         # Neighbours move each pixel anyway.
         return DataSpace(max_iterations=_START_ITERATIONS, tolerance=_START_TOLERANCE)
 
+    def tells_evidence(self, problem) -> bool:
+        free = torch.ones((problem.n_free, problem.n_pixels), dtype=torch.float64)
+        coupled = [prior.quadratic({name: free}) for prior, (name, *_) in problem.coupled_priors()]
+        return bool(coupled) and all(one.of_logarithm is not None and one.cosine is not None for one in coupled)
+
+    def evidence(self, problem, start: torch.Tensor) -> tuple[float, torch.Tensor]:
+        here = self._search(problem, start[0])[0]
+        return 2 * here.energy + here.log_volume(), here.free.to(problem.device)
+
     def solve(self, problem, start: torch.Tensor) -> Solution:
-        here = _Place.of(problem, start[0])
+        here, length, info = self._search(problem, start[0])
         status = torch.full((problem.n_pixels,), int(Status.MAX_ITERATIONS), dtype=torch.int32)
+        status[length <= self.tolerance**2] = int(Status.CONVERGED)
+        root = here.in_medium()
+        leverage = torch.empty_like(length)
+        for part, factor in here.factors(root):
+            leverage[part] = len(factor) - data_space.trace_inverse(data_space.cholesky(data_space.gram(factor)))
+        covariance = FactoredCovariance(
+            response=here.response.numpy(),
+            root=root.numpy(),
+            scale=here.free.numpy(),
+            weight=here.weight.numpy(),
+            logarithm=True,
+        )
+        free, status, leverage = (value.to(problem.device) for value in (here.free, status, leverage))
+        return Solution(free=free, status=status, covariance=covariance, leverage=leverage, info=info)
+
+    def _search(self, problem, start: torch.Tensor) -> tuple[_Place, torch.Tensor, dict]:
+        """The place of the minimum, the square of each pixel's last step in sigma, and what it took."""
+        here = _Place.of(problem, start)
         damping, iterations, products = 0.0, 0, 0
         length, few = torch.full_like(here.z[0], torch.inf), None
         while iterations < self.max_iterations:
@@ -107,21 +134,7 @@ class DataSpaceMap(Solver):
                 damping, few = max(4 * damping, 0.3), None
                 if damping > 1e6:
                     break
-        status[length <= self.tolerance**2] = int(Status.CONVERGED)
-        root = here.in_medium()
-        leverage = torch.empty_like(length)
-        for part, factor in here.factors(root):
-            leverage[part] = len(factor) - data_space.trace_inverse(data_space.cholesky(data_space.gram(factor)))
-        covariance = FactoredCovariance(
-            response=here.response.numpy(),
-            root=root.numpy(),
-            scale=here.free.numpy(),
-            weight=here.weight.numpy(),
-            logarithm=True,
-        )
-        info = {"iterations": iterations, "products": products}
-        free, status, leverage = (value.to(problem.device) for value in (here.free, status, leverage))
-        return Solution(free=free, status=status, covariance=covariance, leverage=leverage, info=info)
+        return here, length, {"iterations": iterations, "products": products}
 
 
 class _Place:
@@ -216,33 +229,62 @@ class _Place:
         return _inverse_root(torch.eye(len(self.z), dtype=self.z.dtype) + self.root.T @ (held[:, None] * self.root))
 
     def in_medium(self) -> torch.Tensor:
-        """The prior's root with what the neighbours add: B (1 + P)^(-1/2).
+        """The prior's root with what the neighbours add, P: B (1 + P)^(-1/2)."""
+        average = self._average()
+        return self.root @ _inverse_root(torch.eye(len(self.z), dtype=self.z.dtype) + self._medium(average)[0])
+
+    def _average(self) -> torch.Tensor:
+        """What a pixel with data knows of its z by itself, on the average, ``(r, r)``."""
+        average = torch.zeros((len(self.z), len(self.z)), dtype=self.z.dtype)
+        for _, seen in self.factors(self.root):
+            rows = seen.permute(1, 0, 2).flatten(1)
+            average += rows @ rows.T
+        return torch.eye(len(self.z), dtype=self.z.dtype) + average / max(int((self.weight.sum(0) > 0).sum()), 1)
+
+    def _waves(self) -> torch.Tensor:
+        """What the neighbours' curvature multiplies each wave of the map with, ``(waves,)``."""
+        waves = torch.zeros(1, dtype=self.z.dtype)
+        for prior, (name, *_) in self.problem.coupled_priors():
+            quadratic = prior.quadratic({name: self.free})
+            if quadratic.cosine is not None:
+                waves = waves + quadratic.cosine[name].eigenvalues.double().cpu()
+            else:
+                waves = waves + (quadratic.diagonal[name] * self.free.square()).mean()
+        return waves
+
+    def _medium(self, average: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What neighbours add to the precision of a pixel, P, and a pixel's covariance.
 
         In an endless map of pixels with the average precision a, coupled by K λ(q) among waves q, a pixel's covariance
         is the mean of (a + K λ(q))⁻¹ over all waves, which is that of a pixel by itself with the precision a + P.
         """
-        eye = torch.eye(len(self.z), dtype=self.z.dtype)
-        average = torch.zeros_like(eye)
-        for _, seen in self.factors(self.root):
-            rows = seen.permute(1, 0, 2).flatten(1)
-            average += rows @ rows.T
-        average = eye + average / max(int((self.weight.sum(0) > 0).sum()), 1)
-        coupling, waves = self.root.T @ self.root, 0.0
-        for prior, (name, *_) in self.problem.coupled_priors():
-            quadratic = prior.quadratic({name: self.free})
-            told = quadratic.cosine
-            if told is not None:
-                waves = waves + told[name].eigenvalues.double()
-            else:
-                waves = waves + (quadratic.diagonal[name] * self.free.square()).mean()
-        lower = torch.linalg.inv(torch.linalg.cholesky(average))
-        values, vectors = torch.linalg.eigh(lower @ coupling @ lower.T)
-        waves = torch.as_tensor(waves, dtype=self.z.dtype).reshape(-1)
+        waves = self._waves()
         few = waves[torch.linspace(0, len(waves) - 1, min(len(waves), 4096)).long()]
+        lower = torch.linalg.inv(torch.linalg.cholesky(average))
+        values, vectors = torch.linalg.eigh(lower @ (self.root.T @ self.root) @ lower.T)
         share = (1 / (1 + values.clamp_min(0)[:, None] * few)).mean(1)
         covariance = lower.T @ (vectors * share) @ vectors.T @ lower
         added = torch.linalg.inv(covariance) - average
-        return self.root @ _inverse_root(eye + 0.5 * (added + added.T))
+        return 0.5 * (added + added.T), covariance
+
+    def log_volume(self) -> float:
+        """ln det of the curvature over that of the priors alone, in the same medium.
+
+        The waves of the average medium, and for each pixel by how much it differs from the average in it.
+        """
+        average, pixels = self._average(), self.z.shape[1]
+        added, covariance = self._medium(average)
+        eye, joined, waves = torch.eye(len(average), dtype=average.dtype), self.root.T @ self.root, self._waves()
+        lower = torch.linalg.inv(torch.linalg.cholesky(average))
+        total = pixels * torch.logdet(average)
+        for sign, matrix in ((1, lower @ joined @ lower.T), (-1, joined)):
+            values = torch.linalg.eigvalsh(matrix).clamp_min(0)
+            total = total + sign * torch.log1p(values[:, None] * waves.expand(pixels)).sum()
+        total = total + pixels * (torch.logdet(eye + added) + torch.logdet(covariance))
+        for _, factor in self.factors(self.root @ _inverse_root(eye + added)):
+            reciprocal = data_space.cholesky(data_space.gram(factor))[packed.diagonal_index(len(factor))]
+            total = total - 2 * reciprocal.log().sum()
+        return float(total)
 
 
 def _inverse_root(matrix: torch.Tensor) -> torch.Tensor:

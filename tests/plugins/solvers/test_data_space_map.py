@@ -49,6 +49,18 @@ def test_the_whole_map_reaches_the_minimum_that_a_general_optimiser_finds():
     assert objective(found)[0] - best.fun < 0.05
 
 
+def laplacian(side):
+    total = np.zeros((side**2, side**2))
+    for y in range(side):
+        for x in range(side):
+            for other in ((y + 1, x), (y, x + 1)):
+                if max(other) < side:
+                    step = np.zeros(side**2)
+                    step[y * side + x], step[other[0] * side + other[1]] = 1, -1
+                    total += np.outer(step, step)
+    return total
+
+
 def test_errors_shrink_as_those_of_the_dense_curvature_do():
     scene = dem_scene("quiet_sun", (8, 8), seed=2, exposure=0.1)
     result = fit(scene, specfit.Smooth("dem", scale=1.5, logarithm=True))
@@ -56,15 +68,7 @@ def test_errors_shrink_as_those_of_the_dense_curvature_do():
     sigma = result._canvases[0].cube.uncertainty.array.reshape(6, -1)
     dem = result["dem"].data.reshape(12, -1)
     n = dem.shape[1]
-    laplacian = np.zeros((n, n))
-    for y in range(8):
-        for x in range(8):
-            for other in ((y + 1, x), (y, x + 1)):
-                if max(other) < 8:
-                    step = np.zeros(n)
-                    step[y * 8 + x], step[other[0] * 8 + other[1]] = 1, -1
-                    laplacian += np.outer(step, step)
-    hessian = np.kron(laplacian / 1.5**2, np.eye(12)).reshape(n, 12, n, 12)
+    hessian = np.kron(laplacian(8) / 1.5**2, np.eye(12)).reshape(n, 12, n, 12)
     for p in range(n):
         jacobian = model.matrix * dem[:, p] / sigma[:, [p]]
         hessian[p, :, p] += prior.precision.numpy() + jacobian.T @ jacobian
@@ -146,3 +150,35 @@ def test_priors_that_do_not_know_of_logarithms_end_in_the_same_place():
     one, other = fit(scene, smooth), fit(scene, Alike(smooth), solver="data_space_map")
     away = np.log(one["dem"].data / other["dem"].data) * one["dem"].data / one["dem"].uncertainty.array
     assert np.abs(away).max() < 0.1
+
+
+def test_an_automatic_scale_is_that_of_the_greatest_evidence():
+    side = 8
+    scene = dem_scene("active_region", (side, side), seed=3, exposure=0.1)
+    automatic = fit(scene, specfit.Smooth("dem", logarithm=True))
+    told = automatic.meta["prior_scales"]["smooth:dem"]
+    assert told["chosen_by"] == "evidence"
+
+    def dense(scale):
+        """-2 ln evidence by Laplace's approximation, with matrices of all unknowns at once."""
+        result = fit(scene, specfit.Smooth("dem", scale=scale, logarithm=True))
+        model, prior = result._layout.components[0], _temperature_prior(result)
+        cube = result._canvases[0].cube
+        data, sigma = cube.data.reshape(6, -1), cube.uncertainty.array.reshape(6, -1)
+        dem = result["dem"].data.reshape(12, -1)
+        alone = np.kron(np.eye(side**2), prior.precision.numpy())
+        joined = alone + np.kron(laplacian(side) / scale**2, np.eye(12))
+        away = (np.log(dem) - prior.mean.numpy()[:, None]).T.reshape(-1)
+        hessian = joined.reshape(side**2, 12, side**2, 12).copy()
+        for p in range(side**2):
+            jacobian = model.matrix * dem[:, p] / sigma[:, [p]]
+            hessian[p, :, p] += jacobian.T @ jacobian
+        energy = np.sum(((data - model.matrix @ dem) / sigma) ** 2) + away @ joined @ away
+        volume = np.linalg.slogdet(hessian.reshape(joined.shape))[1] - np.linalg.slogdet(joined)[1]
+        return energy + volume
+
+    exact = np.array([dense(scale) for scale in told["tried"]])
+    found = np.array(told["evidence"])
+    best = told["tried"].index(told["scale"])
+    np.testing.assert_allclose(found - found[best], exact - exact[best], rtol=0.1, atol=4)
+    assert exact[best] - exact.min() < 2
