@@ -122,8 +122,10 @@ class _Trial:
     def _curvature(self, vector, step) -> Curvature:
         """About a step that the maps have already taken."""
         rest = vector if step is None else vector - self.blocks.matvec(step)
-        free = self.free if step is None else self.problem.moved(self.free, step)
-        return Curvature(self.problem, free, data=(torch.zeros_like(vector[0]), self.blocks, rest))
+        data = torch.zeros_like(vector[0]), self.blocks, rest
+        if step is None:
+            return Curvature(self.problem, self.free, data=data)
+        return Curvature(self.problem, self.problem.moved(self.free, step), data=data, base=self.free)
 
     def respond(self, vector: torch.Tensor, start: torch.Tensor | None = None) -> torch.Tensor:
         """The step ``(k, pixels)`` to the maps that b makes; ``start`` is a guess."""
