@@ -152,7 +152,14 @@ class FitResult(Mapping):
         """The numbers of a quantity: velocities from their zero point, azimuths turned where `disambiguate` did so."""
         numbers = self._propagation.value(key) if draws is None else draws
         zero_point, turned = self._zero_point(key), self._propagation.turned.get(key)
-        numbers = numbers if turned is None else numbers + 180.0 * turned
+        if turned is not None and draws is not None:
+            # Draws count from 0 to 180 degrees: those of a direction that is decided lie on its side, not opposite.
+            middle = self._propagation.value(key)
+            decided = (self._status & int(Status.AMBIGUOUS)) == 0
+            numbers = np.where(decided, middle + np.remainder(draws - middle + 90.0, 180.0) - 90.0, draws)
+            numbers = np.where(decided, np.remainder(numbers + 180.0 * turned, 360.0), numbers)
+        elif turned is not None:
+            numbers = numbers + 180.0 * turned
         return numbers - zero_point if zero_point else numbers
 
     def _zero_point(self, key: str) -> float:

@@ -99,8 +99,10 @@ def _descend(values: list[float]) -> Asking:
         lowest = min(curve, key=curve.get)
         if curve[lowest] < curve[values[i]] - _GAIN:
             values[i] = lowest
-        values[i] = _between_steps(curve, values[i])
-    return values, curves
+    between = [_between_steps(curve, value) for curve, value in zip(curves, values, strict=True)]
+    here, there = (yield tuple(values)), (yield tuple(between))
+    # Each was sought with the others where they were: together they may be a worse place.
+    return between if there <= here else values, curves
 
 
 def _between_steps(curve: Mapping[float, float], value: float) -> float:

@@ -19,7 +19,7 @@ __all__ = ["hinode_sp"]
 
 # Arcsec between exposures of a slit that stays where it is: a WCS has no use for steps of zero.
 _STANDING = 1e-6
-# From one wavelength to the next no intensity (DN) changes as much, unless numbers wrap.
+# From one wavelength to the next no number of a file changes as much, unless it wraps.
 _TORN = 32768
 # Å by which the lines may lie elsewhere than the header has them.
 _OFF = 0.05
@@ -100,7 +100,7 @@ def hinode_sp(
         data[place], columns[number] = columns[number], None
     known = np.isfinite(data[..., 0, 0])
     intensity = continuum(data[..., 0, :])
-    torn = known & (np.abs(np.diff(data[..., 0, :], axis=-1)).max(-1) > _TORN)
+    torn = known & (np.abs(np.diff(data[..., 0, :], axis=-1)).max(-1) > _TORN * (2 if headers[0]["SPBSHFT"] else 1))
     whole = known & (intensity > 0) & ~torn
     if not whole.any():
         raise ValueError(f"{headers[0]['FILENAME']}: no pixel has a continuum")

@@ -14,6 +14,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,8 @@ _COMPILERS = ("c++", "g++", "clang++")
 _REALS = {torch.float32: "float", torch.float64: "double"}
 # Pixels for which a thread more is worth its start.
 _A_THREAD = 256
+# Seconds for a compiler that does not answer.
+_PATIENCE = 120
 
 _HEAD = """\
 #include <cmath>
@@ -75,6 +78,8 @@ extern "C" void run(const real* numbers, const real* const* pixel, const real* c
 @functools.cache
 def compiler() -> str | None:
     """The path of a C++ compiler that knows vectors (GCC or Clang), or None."""
+    if sys.platform == "win32":  # GCC does not align vectors on the stack there
+        return None
     return next(filter(None, map(shutil.which, _COMPILERS)), None)
 
 
@@ -119,7 +124,7 @@ class Kernel:
     def __init__(self, function: Callable, counts: tuple[int, int, int], dtype: torch.dtype):
         self.dtype = dtype
         source, self._sums, self._rows = _source(function, counts, dtype)
-        library = ctypes.CDLL(str(_built(source)))
+        library = _loaded(source)
         self._run, self._width = library.run, library.width()
 
     def __call__(
@@ -224,7 +229,7 @@ def _source(function: Callable, counts: tuple[int, int, int], dtype: torch.dtype
 def _flags(path: str) -> list[str]:
     arguments = ["-O2", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-w"]
     for native in ("-march=native", "-mcpu=native"):
-        tried = subprocess.run([path, native, "-E", "-x", "c++", os.devnull], capture_output=True, check=False)
+        tried = _run_compiler([path, native, "-E", "-x", "c++", os.devnull])
         if tried.returncode == 0:
             return [*arguments, native]
     return arguments
@@ -234,30 +239,53 @@ def _flags(path: str) -> list[str]:
 def _toolchain(path: str) -> tuple[list[str], str]:
     """Arguments, and what compiler and processor they are for: all macros that are defined."""
     flags = _flags(path)
-    macros = subprocess.run([path, *flags, "-dM", "-E", "-x", "c++", os.devnull], capture_output=True, check=False)
+    macros = _run_compiler([path, *flags, "-dM", "-E", "-x", "c++", os.devnull])
     return flags, macros.stdout.decode(errors="replace")
 
 
+def _loaded(source: str) -> ctypes.CDLL:
+    """The library; made anew where one that is kept cannot be loaded, as by another system that shares the folder."""
+    path = _built(source)
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError:
+        path.unlink(missing_ok=True)
+        return ctypes.CDLL(str(_built(source)))
+
+
+def _run_compiler(arguments: Sequence[str]) -> subprocess.CompletedProcess:
+    try:
+        return subprocess.run(arguments, capture_output=True, check=False, timeout=_PATIENCE)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"{arguments[0]} took more than {_PATIENCE} s") from None
+
+
 def _built(source: str) -> Path:
-    """The path of the library, which is made unless it is there."""
+    """The path of the library, which is made unless it is there whole: its name tells what must be in it."""
     path = compiler()
     if path is None:
         raise RuntimeError("no C++ compiler was found")
     flags, machine = _toolchain(path)
     name = hashlib.sha256("\0".join([source, machine, *flags]).encode()).hexdigest()[:32]
     folder = _folder()
-    library = folder / f"{name}.so"
-    if library.exists():
-        return library
+    for library in folder.glob(f"{name}-*.so"):
+        if library.stem == f"{name}-{_digest(library)}":
+            return library
+        library.unlink(missing_ok=True)  # cut short, and would end this process
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         text, made = Path(temporary, "kernel.cpp"), Path(temporary, "kernel.so")
         text.write_text(source)
-        tried = subprocess.run([path, *flags, str(text), "-o", str(made)], capture_output=True, check=False)
+        tried = _run_compiler([path, *flags, str(text), "-o", str(made)])
         if tried.returncode:
             raise RuntimeError(tried.stderr.decode(errors="replace").strip() or f"{path} failed")
         # At once, for another process may look for it.
+        library = folder / f"{name}-{_digest(made)}.so"
         made.replace(library)
     return library
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 @functools.cache

@@ -64,7 +64,8 @@ def two_atmospheres(
         for part, label in zip(("first", "second"), labels, strict=True)
     )
     known = [name for name in first.parameters if name != "filling_factor"]
-    shared = [*shared, *(["macroturbulence"] if options.get("macroturbulence") and tuple(shared) == _SHARED else [])]
+    shared = (shared,) if isinstance(shared, str) else tuple(shared)
+    shared = [*shared, *(["macroturbulence"] if options.get("macroturbulence") and shared == _SHARED else [])]
     wrong = [name for name in shared if name not in known]
     if wrong:
         raise ValueError(f"two_atmospheres: {', '.join(wrong)} cannot be shared; there are {', '.join(known)}")

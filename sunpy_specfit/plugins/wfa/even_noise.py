@@ -5,12 +5,14 @@ The general case, with the same answers, is in `normal_equations`.
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 from types import ModuleType
 
 import numpy as np
 import torch
 
+from ...core.warnings import SpecfitWarning
 from .attenuation import share_of_noise
 from .normal_equations import Shape
 
@@ -20,6 +22,8 @@ __all__ = ["EvenModes", "compiled_loops", "fit_compiled", "fit_longitudinal", "f
 _WORTH_COMPILING = 2**12
 # Pixels whose samples, and what is made of them, stay in the processor's cache.
 _TOGETHER = 2**11
+# Why the compiled loops are not to be had: what went wrong with the first that were run.
+_failures: list[Exception] = []
 
 
 class EvenModes:
@@ -132,10 +136,23 @@ def _loops() -> ModuleType | None:
 
 def compiled_loops(data: torch.Tensor) -> ModuleType | None:
     """The compiled loops, for data ``(..., pixels)`` that are worth it; None where there are none (no Numba)."""
-    return _loops() if data.device.type == "cpu" and data.shape[-1] >= _WORTH_COMPILING else None
+    if _failures or data.device.type != "cpu" or data.shape[-1] < _WORTH_COMPILING:
+        return None
+    return _loops()
 
 
-def fit_compiled(
+def fit_compiled(loops: ModuleType, *spectra, **inputs) -> tuple[torch.Tensor, ...] | None:
+    """What `_fit_compiled` finds; None, with a warning, where Numba cannot compile or its cache is damaged."""
+    try:
+        return _fit_compiled(loops, *spectra, **inputs)
+    except Exception as error:  # noqa: BLE001 - whatever a compiler or its cache stumbles over, the plain code remains
+        _failures.append(error)
+        reason = str(error).strip().partition("\n")[0]
+        warnings.warn(f"Numba's loops cannot be used, so the plain code is: {reason}", SpecfitWarning, stacklevel=2)
+        return None
+
+
+def _fit_compiled(
     loops, x, data, weight, *, intensity, variance, derivatives, center, wing, core, modes, signs, samples
 ):
     """The quadratic of b_los, b_q and b_u: `fit_transverse` and `fit_longitudinal` at once.

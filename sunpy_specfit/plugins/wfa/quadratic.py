@@ -42,7 +42,7 @@ def field_quadratic(
         return _circular_alone(model, data, weight, intensity, variance, slope, splitting, own)
     if regular and is_even(weight) and x.shape[-1] == 1 and (loops := compiled_loops(data)) is not None:
         parts = constants_of(model.linear, squared_splitting, own, core, wing)
-        return fit_compiled(
+        found = fit_compiled(
             loops,
             x,
             data,
@@ -59,6 +59,8 @@ def field_quadratic(
             signs=tuple(model.sign(s) for s in "QUV"),
             samples=int(own.sum()),
         )
+        if found is not None:
+            return found
     *factors, kept = factors_of(model.linear, x, center, squared_splitting, own, core, wing)
     derived = times(slope, intensity), times(bend, intensity) if factors[1] is not None else None
     # Where each pixel has a grid of its own, the noise of the derivative is that on the mean grid.

@@ -80,8 +80,8 @@ class WeakField(PolarizedModel):
     Fitted: ``b_los`` (G), positive towards the observer; ``b_q``, ``b_u`` (G²).
 
     Derived: ``b_trans`` = (b_q² + b_u²)^¼ (G); ``azimuth`` = ½ atan2(b_u, b_q) (0 to 180 deg, counter-clockwise from +Q
-    to +U). Below four sigma of b_q and b_u their errors are taken from draws, and the status says NO_LINEAR_SIGNAL: the
-    values are then upper limits, for the root of a sum of squares is never small.
+    to +U). Below four sigma of b_q and b_u their errors are those of Rice's law, and the status says NO_LINEAR_SIGNAL:
+    the values are then upper limits, for the root of a sum of squares is never small.
 
     λ0 is the centre of gravity of each pixel's profile, not the rest wavelength.
 

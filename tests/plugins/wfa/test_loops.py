@@ -4,7 +4,7 @@ import pytest
 from astropy.nddata import StdDevUncertainty
 from ndcube import NDCube
 
-from sunpy_specfit import WeakField
+from sunpy_specfit import SpecfitWarning, WeakField
 from sunpy_specfit.core.setup import build_problem
 from sunpy_specfit.data import weak_field_cube
 from sunpy_specfit.plugins.wfa import even_noise, quadratic
@@ -47,3 +47,21 @@ def test_compiled_loops_give_the_quadratics_of_the_plain_code(cube, linear, line
         apart = (own.double() - other.double()).abs() / size.clamp_min(1e-30)
         assert float(apart.amax()) < within
     assert bool((fast[3] == plain[3]).all())
+
+
+def test_where_numba_fails_the_plain_code_is_used_with_a_warning(cube, monkeypatch):
+    model = WeakField("Fe I 6302.5")
+    plain = quadratics(cube, model)
+    monkeypatch.setattr(even_noise, "_WORTH_COMPILING", 1)
+    monkeypatch.setattr(even_noise, "_failures", [])
+
+    class Damaged:
+        @staticmethod
+        def add_up(*arguments):
+            raise EOFError("pickle data was truncated")
+
+    monkeypatch.setattr(even_noise, "_loops", lambda: Damaged)
+    with pytest.warns(SpecfitWarning, match="plain code is: pickle data was truncated"):
+        found = quadratics(cube, model)
+    assert all(bool((own == other).all()) for own, other in zip(found, plain, strict=True))
+    assert even_noise.compiled_loops(plain[0]) is None  # once is enough
