@@ -252,7 +252,7 @@ def speed(options) -> list[Table]:
     for name, value in seconds.items():
         table.note(name, pixels / value, "{:.0f}")
     for name, value in waited.items():
-        table.note(f"seconds until it was there (kept on disk for the next time): {name}", value, "{:.1f}")
+        table.note(f"seconds until it was there (0: for an earlier section): {name}", value, "{:.1f}")
     inversions = {"eager": errors}
     if options.compiled:
         also = found["inversion, compiled"]

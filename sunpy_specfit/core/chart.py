@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
+from ..numerics import packed
+
 if TYPE_CHECKING:
     from .layout import Layout
 
-__all__ = ["BoundChart", "Chart", "bind_charts"]
+__all__ = ["BoundChart", "Chart", "Tangent", "bind_charts"]
 
 Numbers = tuple[torch.Tensor, ...]
 
@@ -111,14 +113,54 @@ class BoundChart:
         return torch.func.jvp(self.forward, tuple(free[self.columns]), tuple(step))
 
 
+class Tangent:
+    """What happens at one place, told by steps from another: derivatives along a step that was taken in charts.
+
+    Parameters
+    ----------
+    charts : sequence of `BoundChart`
+    base, free : `torch.Tensor`
+        Where the steps start from, and where one of them has led to, ``(k, pixels)``.
+    """
+
+    def __init__(self, charts: Sequence[BoundChart], base: torch.Tensor, free: torch.Tensor):
+        self._turns = []
+        for chart in charts:
+            there, here = (chart.slopes(place).movedim(-1, 0) for place in (free, base))
+            self._turns.append((chart.columns, torch.linalg.solve(there, here).permute(1, 2, 0)))
+
+    def columns(self, columns: Sequence[Mapping[str, torch.Tensor]]) -> list[Mapping[str, torch.Tensor]]:
+        """Derivatives by each number of a step, from those by each free number at the place."""
+        found = list(columns)
+        for own, turn in self._turns:
+            for j, column in enumerate(own):
+                found[column] = {
+                    name: sum(turn[i, j] * columns[row][name] for i, row in enumerate(own)) for name in columns[column]
+                }
+        return found
+
+    def quadratic(self, matrix: torch.Tensor, vector: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same of a packed matrix and a vector ``(k, pixels)``."""
+        k = len(vector)
+        whole = torch.eye(k, dtype=vector.dtype, device=vector.device)[..., None].repeat(1, 1, vector.shape[-1])
+        for own, turn in self._turns:
+            rows = torch.as_tensor(own, device=vector.device)
+            whole[rows[:, None], rows] = turn.to(whole)
+        full = whole.permute(2, 0, 1)
+        return packed.pack(full.mT @ packed.unpack(matrix) @ full), torch.einsum("ijp,ip->jp", whole, vector)
+
+
 def bind_charts(layout: Layout) -> list[BoundChart]:
-    """The charts of all components whose parameters are free and in no relation to others."""
+    """The charts of all components whose parameters are free, as declared, and in no relation to others."""
     factor, offset = layout.scales()
     found = []
     for component, keys in zip(layout.components, layout.keys, strict=True):
         chart = component.chart
         if chart is None or not all(_alone(layout, keys[name]) for name in chart.parameters):
             continue
+        declared = component.declare()
+        if any(component.parameters[name] != declared[name] for name in chart.parameters):
+            continue  # within bounds of one's own the numbers may have no other form
         rows = [layout.rows[keys[name]].start for name in chart.parameters]
         columns = [layout.columns[keys[name]].start for name in chart.parameters]
         found.append(BoundChart(chart, columns, factor[rows].tolist(), offset[rows].tolist()))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .chart import Tangent
 from .prior import BoundPrior, Quadratic
 from .quantities import Quantities
 
@@ -40,6 +41,8 @@ class Coupling:
     problem : `Problem`
     free : `torch.Tensor`
         ``(k, pixels)``.
+    tangent : `~sunpy_specfit.core.chart.Tangent`, optional
+        Whose steps derivatives are by; by default they are by the free numbers.
 
     Attributes
     ----------
@@ -51,7 +54,7 @@ class Coupling:
         Free numbers that are coupled to each other.
     """
 
-    def __init__(self, problem: Problem, free: torch.Tensor):
+    def __init__(self, problem: Problem, free: torch.Tensor, tangent: Tangent | None = None):
         theta = problem.whole().theta(free)
         self.gradient, self.diagonal = torch.zeros_like(free), torch.zeros_like(free)
         # For each prior its quadratic, and for each name the free numbers that the quantity depends on.
@@ -61,6 +64,7 @@ class Coupling:
         for prior, names in problem.coupled_priors():
             quantities = Quantities(problem.layout, names, problem.physical_auxiliary)
             maps, columns = quantities.linearize(theta, problem.transform)
+            columns = columns if tangent is None else tangent.columns(columns)
             quadratic = prior.quadratic(maps) or _slope_only(prior, maps)
             slopes = {
                 name: {j: column[name] for j, column in enumerate(columns) if bool((column[name] != 0).any())}

@@ -9,6 +9,7 @@ import torch
 from ..numerics import packed
 from ..numerics.conjugate_gradient import Solved, conjugate_gradient
 from .blocks import DenseBlocks
+from .chart import Tangent
 from .coupling import CosineMap, Coupling
 from .jacobian import MixedJacobian
 from .loss import reweight
@@ -32,6 +33,8 @@ class Curvature:
         ``(k, pixels)``.
     data : tuple, optional
         What `Problem.linearize` gives for the data alone, where it is known, or where other data are to stand for them.
+    base : `torch.Tensor`, optional
+        Where the steps start from that have led to ``free``, and that ``data`` and all vectors are told by.
 
     Attributes
     ----------
@@ -53,10 +56,14 @@ class Curvature:
         free: torch.Tensor,
         *,
         data: tuple[torch.Tensor, DenseBlocks, torch.Tensor] | None = None,
+        base: torch.Tensor | None = None,
     ):
         self.problem, self.free = problem, free
+        tangent = None if base is None or not problem.charts else Tangent(problem.charts, base, free)
         whole = problem.whole()
         prior_objective, prior_matrix, prior_vector = whole.linearize_priors(free)
+        if tangent is not None and whole.priors:
+            prior_matrix, prior_vector = tangent.quadratic(prior_matrix, prior_vector)
         if problem.mixes_pixels:
             residual = problem.residual(free)
             factor = reweight(problem.loss_name, residual.square())
@@ -75,7 +82,7 @@ class Curvature:
             self.objective = float("inf")
         self._prior_blocks = DenseBlocks(prior_matrix) if whole.priors else None
         self.vector = data_vector + prior_vector
-        self.coupling = Coupling(problem, free)
+        self.coupling = Coupling(problem, free, tangent)
         self.gradient = problem.reduce(self.coupling.gradient - self.vector)
 
     def elsewhere(self, index: torch.Tensor, own: torch.Tensor) -> Curvature:

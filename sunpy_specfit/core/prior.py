@@ -85,7 +85,11 @@ class BoundPrior:
 
     couples_pixels: bool = False
     is_quadratic: bool = False
-    """Whether the energy is a quadratic in its maps, everywhere: only then is an automatic scale found by SURE."""
+    """Whether the energy is a quadratic in its maps, everywhere."""
+
+    is_convex: bool = False
+    """Whether the energy is convex in its maps, though no quadratic: only where there is one minimum, which reweighting
+    reaches from anywhere, is an automatic scale found by SURE."""
 
     def energy(self, maps: Maps) -> torch.Tensor:
         """The penalty, ``(pixels,)`` where pixels are not coupled (or scalar): its sum counts."""

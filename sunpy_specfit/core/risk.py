@@ -21,8 +21,10 @@ _ERROR = 2e-3
 # Numbers of different pixels and probes, at the least: the scatter of a trace falls with their root.
 _PROBED = 40_000
 _MOST_PROBES = 8
-# Reweighted quadratics in one trial of a prior that is none itself.
-_REWEIGHTED = 4
+# Of a prior that is no quadratic: reweighted ones in a trial, at the most, and the last step that ends it (sigma).
+_REWEIGHTED, _SETTLED = 15, 3e-3
+# The derivative of such maps is found from a probe of so many sigma.
+_PROBE = 0.1
 # Numbers that correlate by less, or in no more than so many of the pixels, are sought by themselves.
 _RELATED, _FEW = 0.2, 0.01
 # Of the information, this part goes to fitting and the rest to testing.
@@ -64,7 +66,7 @@ class Quadratics:
     def linear(self, problem: Problem) -> bool:
         """Whether the maps of a problem with priors are linear in b: whether the priors are quadratics."""
         draw = torch.randn(self.vector.shape, generator=torch.Generator().manual_seed(self.problem.seed))
-        trial = _Trial(problem, self)
+        trial = _Trial(problem, self.free, self.blocks)
         # Away from the place of the expansion, where even a bent curve is its own parabola.
         trial.respond(self.vector + self.noise(draw))
         return bool(trial.is_quadratic)
@@ -111,22 +113,33 @@ class Quadratics:
 
 
 class _Trial:
-    """Maps for one trial of scales, from b or another vector in its place."""
+    """Maps for one trial of scales, from b or another vector in its place.
 
-    def __init__(self, problem: Problem, quadratics: Quadratics, part: float = 1.0):
-        self.problem, self.free = problem, quadratics.free
-        self.blocks = DenseBlocks(part * quadratics.blocks.matrix) if part != 1.0 else quadratics.blocks
+    Parameters
+    ----------
+    problem : `Problem`
+    free, blocks
+        Where the data are quadratics, and their curvature.
+    linear : bool, optional
+        Whether the maps are linear in b, where that is known.
+    """
+
+    def __init__(self, problem: Problem, free: torch.Tensor, blocks: DenseBlocks, *, linear: bool | None = None):
+        self.problem, self.free, self.blocks, self.is_quadratic = problem, free, blocks, linear
         self._precondition = None
-        self.is_quadratic: bool | None = None
 
     def _curvature(self, vector, step) -> Curvature:
         """About a step that the maps have already taken."""
         rest = vector if step is None else vector - self.blocks.matvec(step)
-        free = self.free if step is None else self.problem.moved(self.free, step)
-        return Curvature(self.problem, free, data=(torch.zeros_like(vector[0]), self.blocks, rest))
+        data = torch.zeros_like(vector[0]), self.blocks, rest
+        if step is None:
+            return Curvature(self.problem, self.free, data=data)
+        return Curvature(self.problem, self.problem.moved(self.free, step), data=data, base=self.free)
 
     def respond(self, vector: torch.Tensor, start: torch.Tensor | None = None) -> torch.Tensor:
         """The step ``(k, pixels)`` to the maps that b makes; ``start`` is a guess."""
+        if self.is_quadratic is False:
+            return self.settle(vector, start)
         curvature = self._curvature(vector, None)
         step = self._solve(curvature, -curvature.gradient, start)
         if self.is_quadratic is None:
@@ -134,21 +147,40 @@ class _Trial:
             left = -there.gradient
             size = _norm(curvature, curvature.gradient)
             self.is_quadratic = _norm(there, left) <= 0.02 * size + 0.02 * vector.shape[-1] ** 0.5
-        for _ in range(0 if self.is_quadratic else _REWEIGHTED - 1):
+        return step if self.is_quadratic else self.settle(vector, step)
+
+    def settle(
+        self, vector: torch.Tensor, step: torch.Tensor | None, error: float = _ERROR, settled: float = _SETTLED
+    ) -> torch.Tensor:
+        """The same by reweighted quadratics, from a step on."""
+        for _ in range(_REWEIGHTED):
             there = self._curvature(vector, step)
             self._precondition = None
-            step = step + self._solve(there, -there.gradient, None)
+            more = self._solve(there, -there.gradient, None, error)
+            step = more if step is None else step + more
+            if self._length(there, more) < settled:
+                break
         return step
 
     def response(self, noise: torch.Tensor, start: torch.Tensor | None = None) -> torch.Tensor:
         """The derivative of the step along some noise of b, where the priors are quadratics."""
         return self._solve(self._curvature(noise, None), self.problem.reduce(noise), start)
 
-    def _solve(self, curvature: Curvature, right, start) -> torch.Tensor:
+    def difference(self, vector: torch.Tensor, step: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """The same where they are none, about the step that b makes: from a small part of the noise."""
+        moved = self.settle(vector + _PROBE * noise, step, _PROBE * _ERROR, _PROBE * _SETTLED)
+        return (moved - step) / _PROBE
+
+    def _solve(self, curvature: Curvature, right, start, error: float = _ERROR) -> torch.Tensor:
         self._precondition = self._precondition or curvature.preconditioner()
         begin = None if start is None else self.problem.flatten(start)
-        found = curvature.solve(right, tolerance=1e-6, error=_ERROR, precondition=self._precondition, start=begin)
+        found = curvature.solve(right, tolerance=1e-6, error=error, precondition=self._precondition, start=begin)
         return self.problem.unflatten(found.x)
+
+    @staticmethod
+    def _length(there: Curvature, step: torch.Tensor) -> float:
+        """In sigma of each pixel's block, the root of the mean square."""
+        return float((step * packed.matvec(there.block_matrix(), step)).sum(0).double().mean().clamp_min(0)) ** 0.5
 
 
 def _norm(curvature: Curvature, flat: torch.Tensor) -> float:
@@ -161,14 +193,16 @@ class Sure:
     """Stein's unbiased estimate of the risk, which for a linear estimate is Mallows' Cp.
 
     (x - x₀)ᵀ A (x - x₀) + 2 tr(∂x/∂x₀) with x₀ the pixels' own solution, up to a constant: the misfit of unseen data,
-    in units of chi². The trace is that along random signs, the same for all trials, so that the curve is smooth. For
-    priors that are quadratics.
+    in units of chi². The trace is that along random signs, the same for all trials, so that the curve is smooth. Of
+    maps that are not linear in the data, the derivative is a difference.
 
     Parameters
     ----------
     quadratics : `Quadratics`
     with_scales : callable
         The problem for a trial of scales.
+    linear : bool
+        Whether the priors are quadratics; else they must be convex.
 
     References
     ----------
@@ -178,8 +212,10 @@ class Sure:
 
     name = "SURE"
 
-    def __init__(self, quadratics: Quadratics, with_scales: Callable[[Sequence[float]], Problem]):
-        self.quadratics, self.with_scales = quadratics, with_scales
+    def __init__(
+        self, quadratics: Quadratics, with_scales: Callable[[Sequence[float]], Problem], *, linear: bool = True
+    ):
+        self.quadratics, self.with_scales, self.linear = quadratics, with_scales, linear
         generator = torch.Generator().manual_seed(quadratics.problem.seed)
         shape = quadratics.vector.shape
         number = min(max(-(-_PROBED // shape[-1]), 1), _MOST_PROBES)
@@ -192,11 +228,14 @@ class Sure:
     def errors(self, values: Sequence[float]) -> torch.Tensor:
         """The part of each free number in the risk, ``(k,)``."""
         vector, blocks = self.quadratics.vector, self.quadratics.blocks
-        trial = _Trial(self.with_scales(values), self.quadratics)
+        trial = _Trial(self.with_scales(values), self.quadratics.free, blocks, linear=self.linear)
         step = self._last[0] = trial.respond(vector, self._last[0])
         total = (step * (blocks.matvec(step) - 2 * vector)).double().sum(-1)
         for number, probe in enumerate(self.probes):
-            moved = self._last[number + 1] = trial.response(probe, self._last[number + 1])
+            if self.linear:
+                moved = self._last[number + 1] = trial.response(probe, self._last[number + 1])
+            else:
+                moved = trial.difference(vector, step, probe)
             total += 2 / len(self.probes) * (probe * moved).double().sum(-1)
         return total
 
@@ -241,7 +280,8 @@ class Thinning:
     def errors(self, values: Sequence[float]) -> torch.Tensor:
         """The part of each free number in the misfit of the test parts, ``(k,)``."""
         problem, total = self.with_scales(values), 0.0
-        respond = self._solver(problem) if self.coupled else _Trial(problem, self.quadratics, _KEPT).respond
+        blocks = DenseBlocks(_KEPT * self.quadratics.blocks.matrix)
+        respond = self._solver(problem) if self.coupled else _Trial(problem, self.quadratics.free, blocks).respond
         for number, (train, test) in enumerate(self._splits):
             step = self._last[number] = respond(train, self._last[number])
             total = total + (step * (self.quadratics.blocks.matvec(step) - 2 * test)).double().sum(-1) / _SPLITS

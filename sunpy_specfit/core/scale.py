@@ -2,7 +2,7 @@
 
 A scale is good where the maps that it makes foretell data that they have not seen. How well they do is known without
 the truth (`sunpy_specfit.core.risk`): by SURE where the noise is Gaussian and known, each pixel determines its numbers
-and the priors are quadratics, else by data thinning. The data enter as each pixel's Gauss-Newton quadratic at a smooth
+and the priors are quadratics or at least convex, else by data thinning. The data enter as each pixel's Gauss-Newton quadratic at a smooth
 first solution, less what is noise of its own, so that a trial of a scale costs a few systems of equations.
 """
 
@@ -215,10 +215,13 @@ def _criterion(trial: Problem, quadratics: Quadratics, with_scales, coupled) -> 
     if coupled(trial).uses_proximal:
         return Thinning(quadratics, with_scales, coupled)
     known = not any(term.observation.noise_origin == "estimated" for term in trial.terms)
+    coupling = [prior for prior, _ in trial.priors if prior.couples_pixels]
     # What is a quadratic about one place need not be one at other scales: priors must say so of themselves.
-    known &= all(prior.is_quadratic for prior, _ in trial.priors if prior.couples_pixels)
-    if trial.loss_name == "gaussian" and known and quadratics.well_posed and quadratics.linear(trial):
-        return Sure(quadratics, with_scales)
+    linear = all(prior.is_quadratic for prior in coupling)
+    convex = all(prior.is_quadratic or prior.is_convex for prior in coupling)
+    if trial.loss_name == "gaussian" and known and quadratics.well_posed and convex:
+        if not linear or quadratics.linear(trial):
+            return Sure(quadratics, with_scales, linear=linear)
     return Thinning(quadratics, with_scales)
 
 

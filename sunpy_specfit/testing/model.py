@@ -108,6 +108,7 @@ def check_model(
     if equivariant:
         _check_locations(scenario, who)
     _check_angles(scenario, who)
+    _check_chart(scenario, who)
     _check_derive(scenario, who)
     _check_starts(scenario, who)
     if fit:
@@ -292,6 +293,21 @@ def _check_angles(scenario: Scenario, who: str) -> None:
                 f"{who}: {name!r} has another light beyond its bounds, by {error:.1e} of the peak: leave out "
                 f"{'beyond=' if parameter.beyond != 'stop' else 'opposite='}, or correct the bounds",
             )
+
+
+def _check_chart(scenario: Scenario, who: str) -> None:
+    """There and back the light is the same, beyond the bounds too."""
+    chart, names = scenario.model.chart, getattr(scenario.model.chart, "parameters", ())
+    unknown = sorted(set(names) - set(scenario.model.parameters))
+    require(not unknown, f"{who}.chart names {unknown}, which are not parameters")
+    for turned in [None, *(n for n in names if scenario.model.parameters[n].beyond == "reflect")] if chart else ():
+        own = {name: scenario.parameters[name] for name in names}
+        if turned is not None:
+            own[turned] = -own[turned]
+        light = scenario.light(**own)
+        back = dict(zip(names, chart.inverse(*chart.forward(*own.values())), strict=True))
+        error = peak(scenario.light(**back) - light) / peak(light)
+        require(error < 1e-9, f"{who}.chart: there and back the light changes by {error:.1e} of the peak")
 
 
 def _check_derive(scenario: Scenario, who: str) -> None:

@@ -328,7 +328,8 @@ class MilneEddington(PolarizedModel):
         data = leaks.without(data)
         lines = {name: inputs[name] for name in ("rest", "splitting", "doppler")}
         found = change(start_values(x, data, weight, self._factors, **lines))
-        found = projected(self._magnetic, x, data, weight, found, {**lines, "mu": inputs["mu"]})
+        given = {name: inputs[name] for name in ("mu", "compiled") if name in inputs}
+        found = projected(self._magnetic, x, data, weight, found, {**lines, **given})
         found["azimuth"] = torch.remainder(found["azimuth"] + self.reference_angle, 180.0)
         ones = torch.ones_like(found["azimuth"])
         found |= leaks.by_name()

@@ -110,7 +110,7 @@ class BoundTotalVariation(BoundPrior):
         logarithm: bool = False,
     ):
         self.scales, self.shape, self.softness, self.joint = scales, tuple(shape), softness, joint
-        self.logarithm = logarithm
+        self.logarithm, self.is_convex = logarithm, not logarithm
         self.dims = [axis - len(self.shape) for axis in axes]
 
     def _image(self, q: torch.Tensor) -> torch.Tensor:
