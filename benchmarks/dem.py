@@ -286,11 +286,22 @@ def temporal() -> None:
         one = scene_of(emission[:, ::step], rng, exposure=0.3, responses=specfit.TemperatureResponse.aia())
         for name, image in one.images.items():
             one.images[name] = type(image)(image.data, wcs=wcs, unit=image.unit, uncertainty=image.uncertainty)
-        known = np.ones(one.total().shape, bool)
-        alone = errors(one, ours(one)["dem"].data, known)
-        smooth = specfit.Smooth("dem", scale=1.2 * step**0.5, logarithm=True, axes="time")
-        coupled = errors(one, ours(one, priors=smooth)["dem"].data, known)
-        print(f"every {12 * step} s:", {k: f"{alone[k]:.3f} -> {coupled[k]:.3f}" for k in alone})
+        fits = {
+            "alone": (),
+            "Smooth": specfit.Smooth("dem", scale=1.2 * step**0.5, logarithm=True, axes="time"),
+            "Smooth, automatic": specfit.Smooth("dem", logarithm=True, axes="time"),
+            "TotalVariation": specfit.TotalVariation(
+                "dem", scale=step**0.5, softness=1.0, joint=True, logarithm=True, axes="time"
+            ),
+        }
+        everywhere, begun = np.ones(one.total().shape, bool), phase[::step] > 2
+        for name, priors in fits.items():
+            dem = ours(one, priors=priors)["dem"].data
+            text = (
+                f"{key} {value:.3f} (after the onset {errors(one, dem, begun)[key]:.3f})"
+                for key, value in errors(one, dem, everywhere).items()
+            )
+            print(f"every {12 * step} s, {name:18s}", *text)
 
 
 def main() -> int:

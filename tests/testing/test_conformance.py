@@ -98,6 +98,10 @@ PRIORS = [
         specfit.TotalVariation("velocity", "width", scale={"velocity": 3 * u.km / u.s, "width": 0.2}, joint=True),
         {"units": UNITS},
     ),
+    (
+        specfit.TotalVariation("width", scale=0.3, logarithm=True, joint=True),
+        {"units": UNITS_OF_WIDTH, "maps": POSITIVE},
+    ),
     (specfit.Sparse("velocity", scale=0.7 * u.km / u.s), {}),
     (specfit.Sparse("velocity", "width", scale={"velocity": 3 * u.km / u.s, "width": 0.2}), {"units": UNITS}),
     (specfit.Sparse("velocity", scale=0.7, wavelet="haar", axes="all"), {"shape": (3, 4, 5), "kinds": SCAN}),

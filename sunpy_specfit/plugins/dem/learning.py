@@ -9,27 +9,30 @@ import numpy as np
 import torch
 
 from ...core import registry
+from ...core.gaussian import BoundGaussian
 from ...core.quantities import Quantities
 from ...numerics import data_space, packed
 
 __all__ = ["Evidence", "sample_pixels"]
 
-# So many pixels tell as much as any.
-_PIXELS = 512
+# So many pixels are asked; half of them for the forms without logarithm, of which less is learned.
+_PIXELS = 1024
 # From fewer pixels than these no common mean is learned: it would be made of each pixel's own data.
 _FEWEST = 32
 # What is learned needs no more exact solutions.
-_ITERATIONS, _TOLERANCE = 12, 0.1
+_ITERATIONS, _TOLERANCE = 30, 0.1
+# Parts of a step towards a better mean that are tried.
+_PARTS = (1.0, 0.4, 0.1)
 # Scales are sought in steps of this factor, between these.
 _STEP, _LEAST, _MOST = 2**0.5, 0.15, 6.0
 # No step changes the logarithm of a mean by more than this.
 _LONGEST = 2.0
 
 
-def sample_pixels(problem) -> np.ndarray:
+def sample_pixels(problem, *, logarithm: bool) -> np.ndarray:
     """Some pixels, evenly spread over the map."""
     n = problem.n_pixels
-    return np.unique(np.linspace(0, n - 1, min(n, _PIXELS)).astype(int))
+    return np.unique(np.linspace(0, n - 1, min(n, _PIXELS if logarithm else _PIXELS // 2)).astype(int))
 
 
 class Evidence:
@@ -52,11 +55,12 @@ class Evidence:
         one = problem.block(slice(0, 1), torch.float64)
         _, columns = one.jacobian(one.nothing()[0])
         self._last: torch.Tensor | None = None
+        self._solved: tuple | None = None
         self.response = torch.stack([column[:, 0] for column in columns], 1).cpu()
 
     def forget(self) -> None:
         """Start from nothing when next asked."""
-        self._last = None
+        self._last = self._solved = None
 
     def own(self, levels: torch.Tensor) -> torch.Tensor:
         """Of numbers for all pixels those of the sample."""
@@ -84,11 +88,14 @@ class Evidence:
 
     def solve(self, prior):
         """The sample's pixels with some prior, from where the last ones ended."""
+        known = self._solved
+        if known is not None and known[0].logarithm == prior.logarithm and _same(known[0], prior):
+            return known[1]
         solver = registry.get("solver", "data_space")(max_iterations=_ITERATIONS, tolerance=_TOLERANCE)
         block = _with_prior(self.block, prior, self.problem)
         start = block.nothing() if self._last is None else self._last[None]
         solution = solver.solve(block, start)
-        self._last = solution.free
+        self._last, self._solved = solution.free, (prior, solution)
         return solution
 
     def mean(self, prior, first: torch.Tensor, spread: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -100,8 +107,8 @@ class Evidence:
         steeper logarithms than its downward ones.
         """
         solution = self.solve(prior)
-        slope, information = torch.zeros_like(first), torch.linalg.inv(spread)
-        slope = slope - information @ (prior.mean - first)
+        known = torch.linalg.inv(spread)
+        information, slope = known, -known @ (prior.mean - first)
         for part, jacobian, lower in self._linearised(solution):
             light = self.response @ solution.free[:, part].cpu()
             residual = self.weight[:, part].sqrt() * (self.data[:, part] - light)
@@ -112,7 +119,18 @@ class Evidence:
         uncertain = torch.linalg.inv(information)
         step = uncertain @ slope
         step = step * min(1.0, _LONGEST / max(float(step.abs().max()), 1e-30))
-        return prior.mean + step, 0.5 * (uncertain + uncertain.T)
+
+        def badness(one) -> float:
+            away = one.mean - first
+            return len(self.pixels) * self.criterion(one, "evidence") + float(away @ known @ away)
+
+        mean, before = prior.mean, badness(prior)
+        for part in _PARTS:
+            trial = BoundGaussian(prior.quantity, prior.mean + part * step, prior.covariance, logarithm=True)
+            if badness(trial) < before:
+                mean = trial.mean
+                break
+        return mean, 0.5 * (uncertain + uncertain.T)
 
     def scatter(self, prior) -> torch.Tensor:
         """The covariance of the pixels' logarithms about a prior's mean, their own uncertainty with it.
@@ -180,6 +198,14 @@ class Evidence:
 def _with_prior(block, prior, problem):
     quantities = Quantities(problem.layout, (prior.quantity,), problem.physical_auxiliary)
     return replace(block, priors=[(prior, quantities)])
+
+
+def _same(prior, other) -> bool:
+    if (prior.level is None) != (other.level is None):
+        return False
+    pairs = [(prior.mean, other.mean), (prior.covariance, other.covariance)]
+    pairs += [(prior.level, other.level)] if prior.level is not None else []
+    return all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
 
 
 def log_determinant(covariance) -> torch.Tensor:

@@ -158,7 +158,7 @@ class TemperaturePrior(Prior):
         log_temperature = np.log10(places.to_value(u.K))
         logarithm = getattr(component, "form", "log") == "log"
         shape, known_level = self._shape(log_temperature, problem.layout.units[key])
-        evidence = Evidence(problem, sample_pixels(problem))
+        evidence = Evidence(problem, sample_pixels(problem, logarithm=logarithm))
         level = known_level if known_level is not None else evidence.level(np.exp(shape))
         # The mean is learned as that of logarithms, for it is positive whatever the form.
         spread = self.mean_spread**2 * correlation(log_temperature, _MEAN_LENGTH, "gaussian")
