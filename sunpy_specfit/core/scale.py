@@ -2,8 +2,9 @@
 
 A scale is good where the maps that it makes foretell data that they have not seen. How well they do is known without
 the truth (`sunpy_specfit.core.risk`): by SURE where the noise is Gaussian and known, each pixel determines its numbers
-and the priors are quadratics or at least convex, else by data thinning. The data enter as each pixel's Gauss-Newton quadratic at a smooth
-first solution, less what is noise of its own, so that a trial of a scale costs a few systems of equations.
+and the priors are quadratics or at least convex, else by data thinning. The data enter as each pixel's Gauss-Newton
+quadratic at a smooth first solution, less what is noise of its own, so that a trial of a scale costs a few systems of
+equations.
 """
 
 from __future__ import annotations
