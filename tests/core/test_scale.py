@@ -112,6 +112,30 @@ def test_the_estimate_of_the_risk_is_that_of_the_closed_form():
     np.testing.assert_allclose(found, expected, atol=60)
 
 
+@pytest.mark.parametrize("prior", [specfit.TotalVariation, specfit.Smooth])
+def test_the_estimate_of_the_risk_is_the_distance_from_the_truth(prior):
+    """For maps that are no linear functions of the data too, at scales from far too small to far too large."""
+    y, x = np.mgrid[:60, :60]
+    truth = np.where((y - 24) ** 2 + (x - 37) ** 2 < 280, 2.0, 0.0) + np.where(x + y > 80, 1.0, 0.0) + x / 60
+    error, scales = 0.5, np.array([0.02, 0.06, 0.2, 0.6, 2.0])
+    cube = scene(truth, error)
+    problem = build_problem([cube], [ONE], dtype="float64")
+
+    def with_scale(values):
+        return build_problem([cube], [ONE], priors=[prior("first", scale=values[0])], dtype="float64")
+
+    nothing = torch.zeros((1, problem.n_pixels), dtype=torch.float64)
+    risk = Sure(Quadratics(problem, nothing), with_scale, linear=prior is specfit.Smooth)
+    own = (cube.data @ PROFILE) / (PROFILE**2).sum()
+    estimated = np.array([float(risk.errors([s]).sum()) for s in scales]) + ((own / error) ** 2).sum() - truth.size
+    found = [specfit.fit(cube, ONE, prior("first", scale=s))["first"].data for s in scales]
+    expected = np.array([(((q - truth) / error) ** 2).sum() for q in found])
+    # Its scatter is that of chi², and of the noise along what is wrong with the maps.
+    np.testing.assert_allclose(estimated, expected, atol=3 * np.sqrt(2 * truth.size + 4 * expected.max()))
+    assert np.argmin(estimated) == np.argmin(expected)
+    assert np.ptp(expected) > 1500
+
+
 def test_quantities_that_are_apart_have_the_scales_that_they_have_alone(monkeypatch):
     first, second = field((48, 48), 3, 3), field((48, 48), 3, 4)
     cube = scene(first, 0.4, second=30 * second)
