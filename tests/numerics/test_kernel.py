@@ -1,5 +1,6 @@
 """Elementwise code as one compiled loop."""
 
+import hashlib
 import subprocess
 
 import pytest
@@ -91,6 +92,24 @@ def test_libraries_are_kept(folder, monkeypatch):
     monkeypatch.setattr(module, "_toolchain", lambda path: before)
     monkeypatch.setattr(module.subprocess, "run", run)
     Kernel(wave, (1, 2, 2), torch.float32)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "foreign"])
+def test_a_library_that_is_damaged_is_made_anew(folder, damage):
+    given = inputs(20, torch.float32)
+    before = Kernel(wave, (1, 2, 2), torch.float32)(*given)
+    (library,) = folder.iterdir()
+    whole = library.read_bytes()
+    # Another inode, for the one that is loaded may not change; what is foreign is named as it should be.
+    library.unlink()
+    content = {"cut": whole[: len(whole) // 2], "empty": b"", "foreign": b"no library of this system"}[damage]
+    if damage == "foreign":
+        name = library.stem.split("-")[0]
+        library = folder / f"{name}-{hashlib.sha256(content).hexdigest()[:16]}.so"
+    library.write_bytes(content)
+    for found, right in zip(Kernel(wave, (1, 2, 2), torch.float32)(*given), before, strict=True):
+        assert torch.equal(found, right)
+    assert [path.read_bytes() == content for path in folder.iterdir()] == [False]
 
 
 def test_a_compiler_that_fails_says_why(monkeypatch, folder):

@@ -12,11 +12,40 @@ from .normal_equations import Shape, fit_shape, fit_shapes, is_even
 __all__ = ["field_quadratic"]
 
 
-def field_quadratic(
+def field_quadratic(model, x, data, weight, **inputs):
+    """Constant, matrix, vector and the number of samples of a `WeakField`; see `Model.quadratic`.
+
+    Pixels whose samples all have one noise take fewer passes. Each pixel is looked at by itself, so that it has the
+    same answer whatever its neighbours are like.
+    """
+    regular = inputs["variance"].numel() == 1 and inputs["slope"].shape[-1] == 1
+    regular = regular and not (model.offset or model.crosstalk)
+    if not regular or is_even(weight):
+        return _of_one_kind(model, x, data, weight, regular, **inputs)
+    steady = _steady(weight)
+    if bool(steady.all()) or not bool(steady.any()):
+        return _of_one_kind(model, x, data, weight, bool(steady.all()), **inputs)
+    found = None
+    for kind, index in ((True, steady.nonzero()[:, 0]), (False, (~steady).nonzero()[:, 0])):
+        own = inputs | {name: _chosen(inputs[name], index) for name in ("intensity", "center")}
+        part = _of_one_kind(model, _chosen(x, index), data[..., index], weight[..., index], kind, **own)
+        if found is None:
+            found = [value.new_empty((*value.shape[:-1], data.shape[-1])) for value in part]
+        for whole, value in zip(found, part, strict=True):
+            whole[..., index] = value
+    return tuple(found)
+
+
+def _chosen(value: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    return value if value.shape[-1] == 1 else value.index_select(-1, index)
+
+
+def _of_one_kind(
     model,
     x,
     data,
     weight,
+    regular: bool,
     *,
     intensity,
     variance,
@@ -33,12 +62,13 @@ def field_quadratic(
     mode_noise,
     **inputs,
 ):
-    """Constant, matrix, vector and the number of samples of a `WeakField`; see `Model.quadratic`."""
+    """Of pixels all of which are regular, with one noise for all samples of each, or taken as if none were."""
     modes = {"modes": modes, "mode_slope": mode_slope, "mode_noise": mode_noise}
-    regular = variance.numel() == 1 and slope.shape[-1] == 1 and not (model.offset or model.crosstalk)
+    one = weight[(0,) * (weight.ndim - 1)]
+    one = one[:1] if is_even(weight) else one
     if model.linear is None:
-        if regular and is_even(weight):
-            return *_even_circular(model, intensity, data, weight[0, :1], variance, **modes), _count(own, data)
+        if regular:
+            return *_even_circular(model, intensity, data, one, variance, **modes), _count(own, data)
         return _circular_alone(model, data, weight, intensity, variance, slope, splitting, own)
     if regular and is_even(weight) and x.shape[-1] == 1 and (loops := compiled_loops(data)) is not None:
         parts = constants_of(model.linear, squared_splitting, own, core, wing)
@@ -46,7 +76,7 @@ def field_quadratic(
             loops,
             x,
             data,
-            weight[0, 0, :1],
+            one,
             intensity=intensity,
             variance=variance,
             derivatives=[
@@ -66,8 +96,8 @@ def field_quadratic(
     # Where each pixel has a grid of its own, the noise of the derivative is that on the mean grid.
     matrices = slope.mean(-1), bend.mean(-1)
     across = Shape([(f, m, d) for f, m, d in zip(factors, matrices, derived, strict=True) if f is not None], variance)
-    if regular and is_even(weight):
-        return _even(model, across, intensity, data, own, kept, weight[0, 0, :1], **modes)
+    if regular:
+        return _even(model, across, intensity, data, own, kept, one, **modes)
     lengthwise = Shape([(-splitting * own, matrices[0], derived[0])], variance)
     others = _nuisances(model, intensity)
     q, u, v = data
@@ -80,6 +110,12 @@ def field_quadratic(
     linear = fit_shapes(signed, others, [q, u], [wq, wu])
     circular = fit_shape(lengthwise, others, v, wv)
     return *_assembled(model, linear, circular), valid
+
+
+def _steady(weight: torch.Tensor) -> torch.Tensor:
+    """Which pixels have one weight for all of their samples, bool ``(pixels,)``."""
+    least, most = torch.aminmax(weight.reshape(-1, weight.shape[-1]), dim=0)
+    return (least == most) & (least > 0)
 
 
 def _circular_alone(model, data, weight, intensity, variance, slope, splitting, own):

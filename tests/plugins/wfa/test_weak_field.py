@@ -660,3 +660,18 @@ def test_equal_wavelengths_are_refused(cube):
     x[5] = x[4]
     with pytest.raises(ValueError, match="1 wavelengths occur more than once"):
         specfit.fit(cube, WeakField(IRON), spectral_axis=x * u.AA)
+
+
+def test_no_pixel_sees_a_bad_one_however_large_the_noise():
+    cube = weak_field_cube((20, 20), line=IRON, n_wavelengths=21, noise=1e-2, seed=1, dtype=np.float64)
+    spoilt = cube.data.copy()
+    spoilt[3, 3, 5, 6] = np.nan
+    good, found = (specfit.fit(like(cube, data), WeakField(IRON)) for data in (cube.data, spoilt))
+    apart = np.abs(found["b_los"].data - good["b_los"].data) / good["b_los"].uncertainty.array
+    misfit = np.abs(found.chi2.data / good.chi2.data - 1)
+    assert misfit[5, 6] > 1e-3  # one sample fewer
+    apart[5, 6] = misfit[5, 6] = 0
+    assert apart.max() < 1e-6
+    assert misfit.max() < 1e-6
+    pieces = specfit.fit(like(cube, spoilt), WeakField(IRON), chunks=37)
+    np.testing.assert_allclose(pieces.chi2.data, found.chi2.data, rtol=1e-5)
