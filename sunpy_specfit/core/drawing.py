@@ -18,6 +18,9 @@ from .observation import Observation
 
 __all__ = ["Drawing", "with_tables"]
 
+# Coordinates and nothing else.
+_NOTHING = dict.fromkeys(("uncertainty", "mask", "unit", "meta")) | {"nddata_type": NDCube, "extra_coords": "copy"}
+
 
 class Drawing:
     """Draws maps and light with the coordinates of one observation.
@@ -37,29 +40,13 @@ class Drawing:
         item = tuple(slice(None) if i in self._axes.grid else 0 for i in range(self._cube.data.ndim))
         # Slicing a cube of nothing spares the slicing, and copying, of what stands in it.
         bare = with_own_coordinates(self._cube).to_nddata(
-            data=np.broadcast_to(np.float64(0), self._cube.data.shape),
-            uncertainty=None,
-            mask=None,
-            unit=None,
-            meta=None,
-            nddata_type=NDCube,
-            extra_coords="copy",
-            global_coords="copy",
+            data=np.broadcast_to(np.float64(0), self._cube.data.shape), global_coords="copy", **_NOTHING
         )
         part = bare[item]
         drop_wavelengths(part)
         wcs = map_wcs(self._cube, self._axes)
         kept = {"wcs": wcs} if wcs is not None else {}
-        template = part.to_nddata(
-            data=np.broadcast_to(np.float64(0), self._grid.shape),
-            uncertainty=None,
-            mask=None,
-            unit=None,
-            meta=None,
-            nddata_type=NDCube,
-            extra_coords="copy",
-            **kept,
-        )
+        template = part.to_nddata(data=np.broadcast_to(np.float64(0), self._grid.shape), **_NOTHING, **kept)
         copy_coordinates(self._cube, template)
         return template
 

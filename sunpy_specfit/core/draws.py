@@ -11,7 +11,7 @@ from .perturbation import Perturbation
 from .sampling import derived_draws, displaced, draw
 from .status import Status
 
-__all__ = ["draw_maps"]
+__all__ = ["draw_maps", "turned_draws"]
 
 
 def draw_maps(
@@ -42,3 +42,22 @@ def _parameters(propagation, sampler, status, n, seed) -> dict[str, np.ndarray]:
             return displaced(propagation, moves, *bounds)
     chain = sampler if isinstance(sampler, Metropolis) else None
     return draw(propagation, *bounds, n, seed, chain, (status & int(Status.LOW_SIGNAL)) > 0)
+
+
+def turned_draws(draws: np.ndarray, middle: np.ndarray, turned: np.ndarray, status: np.ndarray) -> np.ndarray:
+    """Draws of azimuths ``(n, pixels)`` from 0 to 180 degrees, where `disambiguate` decided on the side that it took.
+
+    There they lie within 90 degrees of the value, from 0 to 360; where it is still open they stay as they are.
+
+    Parameters
+    ----------
+    middle : `numpy.ndarray`
+        The values before they were turned, degrees ``(pixels,)``.
+    turned : `numpy.ndarray`
+        Which of them were turned, bool ``(pixels,)``.
+    status : `numpy.ndarray`
+        ``(pixels,)``.
+    """
+    decided = (status & int(Status.AMBIGUOUS)) == 0
+    near = middle + np.remainder(draws - middle + 90.0, 180.0) - 90.0
+    return np.where(decided, np.remainder(near + 180.0 * turned, 360.0), draws)

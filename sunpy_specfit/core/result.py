@@ -14,7 +14,7 @@ from ndcube import NDCollection, NDCube
 
 from .canvas import Canvas
 from .covariance import Propagation
-from .draws import draw_maps
+from .draws import draw_maps, turned_draws
 from .layout import Layout
 from .observation import Observation
 from .prediction import Prediction, Profile, Surroundings
@@ -153,11 +153,7 @@ class FitResult(Mapping):
         numbers = self._propagation.value(key) if draws is None else draws
         zero_point, turned = self._zero_point(key), self._propagation.turned.get(key)
         if turned is not None and draws is not None:
-            # Draws count from 0 to 180 degrees: those of a direction that is decided lie on its side, not opposite.
-            middle = self._propagation.value(key)
-            decided = (self._status & int(Status.AMBIGUOUS)) == 0
-            numbers = np.where(decided, middle + np.remainder(draws - middle + 90.0, 180.0) - 90.0, draws)
-            numbers = np.where(decided, np.remainder(numbers + 180.0 * turned, 360.0), numbers)
+            numbers = turned_draws(draws, self._propagation.value(key), turned, self._status)
         elif turned is not None:
             numbers = numbers + 180.0 * turned
         return numbers - zero_point if zero_point else numbers

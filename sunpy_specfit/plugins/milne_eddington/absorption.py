@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 
+from ...data import AtomicLine
 from ...numerics.voigt import faddeeva, faddeeva_derivative
 
 __all__ = ["Line", "Profiles", "elements", "elements_jacobian", "profiles", "profiles_jacobian"]
@@ -32,6 +33,19 @@ class Line(NamedTuple):
     strength: float
     width: float
     groups: tuple[tuple[tuple[float, float], ...], ...]
+
+    @classmethod
+    def of(cls, one: AtomicLine, first: AtomicLine, width: float) -> Line:
+        """From atomic data; beside the first line its gf tells how strong a line is."""
+        pattern = one.zeeman_pattern()
+        return cls(
+            1.0 if one is first else float(10.0 ** (one.log_gf - first.log_gf)),
+            width,
+            tuple(
+                tuple(zip(map(float, part.shifts), map(float, part.strengths), strict=True))
+                for part in (pattern.pi, pattern.sigma_blue, pattern.sigma_red)
+            ),
+        )
 
 
 class Profiles(NamedTuple):

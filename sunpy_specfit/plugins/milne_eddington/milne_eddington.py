@@ -232,7 +232,9 @@ class MilneEddington(PolarizedModel):
 
     def place_lines(self) -> None:
         self._rests = self.rest_wavelengths()
-        self._patterns = tuple(map(self._pattern, self._atomic, self._rests))
+        first = self._atomic[0]
+        widths = [float(rest / self._rests[0]) if self.scale_width else 1.0 for rest in self._rests]
+        self._patterns = tuple(Line.of(one, first, width) for one, width in zip(self._atomic, widths, strict=True))
 
     def _check_line(self, one) -> None:
         if not isinstance(one, AtomicLine):
@@ -247,18 +249,6 @@ class MilneEddington(PolarizedModel):
                 f"MilneEddington: {one.name} has no log_gf, which tells its strength beside other lines; "
                 "AtomicLine(..., log_gf=...)"
             )
-
-    def _pattern(self, one: AtomicLine, rest: u.Quantity) -> Line:
-        first = self._atomic[0]
-        pattern = one.zeeman_pattern()
-        return Line(
-            1.0 if one is first else float(10.0 ** (one.log_gf - first.log_gf)),
-            float(rest / self._rests[0]) if self.scale_width else 1.0,
-            tuple(
-                tuple(zip(map(float, part.shifts), map(float, part.strengths), strict=True))
-                for part in (pattern.pi, pattern.sigma_blue, pattern.sigma_red)
-            ),
-        )
 
     @property
     def rest_wavelength(self) -> u.Quantity:
