@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from ..core.names import unknown_name
 from .atomic_line import AtomicLine
 from .zeeman import Level
 
-__all__ = ["all_lines", "line", "list_lines"]
+__all__ = ["all_lines", "line", "lines_of", "list_lines"]
 
 # Wavelengths of one line that two tables give differ by less (Å); different lines of the table differ by more.
 _SAME = 0.02
@@ -55,6 +56,34 @@ def line(name: str) -> AtomicLine:
     if len(found) > 1:
         raise KeyError(f"{name!r} is more than one spectral line: {', '.join(map(repr, found))}; give more digits")
     return _lines()[found[0]]
+
+
+def lines_of(given, who: str) -> list[AtomicLine]:
+    """The lines that a model is given, as one or several, by name or made by hand.
+
+    Parameters
+    ----------
+    given : str, `~sunpy_specfit.data.AtomicLine`, or sequence of these
+    who : str
+        The model, for messages.
+
+    Raises
+    ------
+    KeyError
+        If a line is not known by that name.
+    TypeError, ValueError
+        If something is no line, or there is none, or one is given twice.
+    """
+    several = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+    if not several:
+        raise ValueError(f"{who} needs a line, found none; for example {who}('Fe I 6302.5')")
+    found = [line(one) if isinstance(one, str) else one for one in several]
+    for one in found:
+        if not isinstance(one, AtomicLine):
+            raise TypeError(f"{who}: a line is a name, such as 'Fe I 6302.5', or an AtomicLine; found {one!r}")
+        if [other.name for other in found if isinstance(other, AtomicLine)].count(one.name) > 1:
+            raise ValueError(f"{who}: {one.name} is given twice")
+    return found
 
 
 def list_lines() -> Table:

@@ -12,7 +12,8 @@ from astropy.constants import c
 from ...core.parameter import Auxiliary, Parameter
 from ...core.polarized import PolarizedModel
 from ...core.status import Status
-from ...data import AtomicLine, line
+from ...data import AtomicLine
+from ...data.lines import lines_of
 from . import compiled
 from .absorption import Line
 from .atmosphere import NAMES, stokes, stokes_jacobian
@@ -86,9 +87,11 @@ class MilneEddington(PolarizedModel):
     ------
     KeyError
         If a line is not known by that name; close matches are named.
+    TypeError
+        If a line is neither a name nor an `~sunpy_specfit.data.AtomicLine`.
     ValueError
-        If an option is none of those above, if lines lack levels or gf, or, when the model meets the data, if a line
-        lies outside their wavelengths.
+        If an option is none of those above, if a line is given twice, if lines lack levels or gf, or, when the model
+        meets the data, if a line lies outside their wavelengths.
 
     Notes
     -----
@@ -194,10 +197,7 @@ class MilneEddington(PolarizedModel):
         self.compiled = compiled
         self.label = label
         self._check()
-        given = [lines] if isinstance(lines, (str, AtomicLine)) else list(lines)
-        if not given:
-            raise ValueError("MilneEddington needs a line, found none; for example MilneEddington('Fe I 6302.5')")
-        self._atomic = [line(one) if isinstance(one, str) else one for one in given]
+        self._atomic = lines_of(lines, "MilneEddington")
         for one in self._atomic:
             self._check_line(one)
         self.place_lines()
@@ -237,8 +237,6 @@ class MilneEddington(PolarizedModel):
         self._patterns = tuple(Line.of(one, first, width) for one, width in zip(self._atomic, widths, strict=True))
 
     def _check_line(self, one) -> None:
-        if not isinstance(one, AtomicLine):
-            raise TypeError(f"MilneEddington: a line is a name or an AtomicLine, found {one!r}")
         if one.blend and len(self._atomic) == 1:
             raise ValueError(
                 f"MilneEddington: {one.name} is part of a blend, whose lines have patterns of their own: give a list "

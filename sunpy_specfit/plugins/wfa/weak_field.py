@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import astropy.units as u
 import torch
@@ -10,7 +10,8 @@ import torch
 from ...core.parameter import Auxiliary, Parameter
 from ...core.polarized import PolarizedModel
 from ...core.status import Status
-from ...data import AtomicLine, line
+from ...data import AtomicLine
+from ...data.lines import lines_of
 from ...numerics.derivative import METHODS
 from .faint import spread_of_transverse
 from .formulas import factors_of, times
@@ -159,15 +160,8 @@ class WeakField(PolarizedModel):
         self.stokes_reference = stokes_reference
         self.label = label
         self._check(linear)
-        given = [lines] if isinstance(lines, (str, AtomicLine)) or not isinstance(lines, Iterable) else list(lines)
-        if not given:
-            raise ValueError("WeakField needs a line, found none; for example WeakField('Fe I 6302.5')")
-        self._atomic = [line(one) if isinstance(one, str) else one for one in given]
+        self._atomic = lines_of(lines, "WeakField")
         for one in self._atomic:
-            if not isinstance(one, AtomicLine):
-                raise TypeError(f"WeakField: a line is a name, such as 'Fe I 6302.5', or an AtomicLine; found {one!r}")
-            if [other.name for other in self._atomic].count(one.name) > 1:
-                raise ValueError(f"WeakField: {one.name} is given twice")
             if one.blend:
                 raise ValueError(
                     f"WeakField: {one.name} is a blend of several lines with Landé factors of their own, to which the "

@@ -230,8 +230,11 @@ def test_lines_that_cannot_be_computed_are_refused():
     lonely = AtomicLine("X", air=6303 * u.AA, lower=Level.from_term("5P1"), upper=Level.from_term("5D0"))
     with pytest.raises(ValueError, match="log_gf"):
         MilneEddington(["Fe I 6302.5", lonely])
-    with pytest.raises(TypeError, match="AtomicLine"):
-        MilneEddington([6302.5])
+    for none in ([6302.5], 6302.5, None, ["Fe I 6301.5", None]):
+        with pytest.raises(TypeError, match="AtomicLine"):
+            MilneEddington(none)
+    with pytest.raises(ValueError, match="Fe I 6302.5 is given twice"):
+        MilneEddington(["Fe I 6302.5", "fe i 6302"])
     for options, words in (
         ({"mu": 0.0}, "cosine"),
         ({"stray_light": "global"}, "'local'"),

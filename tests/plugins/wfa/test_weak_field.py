@@ -413,7 +413,8 @@ def test_a_file_keeps_lines_of_ones_own(cube, tmp_path):
     [
         (["Fe I 6320"], {}, KeyError, "Fe I 63"),
         ([[]], {}, ValueError, "needs a line"),
-        ([5173.0], {}, TypeError, "not iterable|a line is a name"),
+        ([5173.0], {}, TypeError, "a line is a name"),
+        ([None], {}, TypeError, "a line is a name"),
         ([IRON], {"linear": "wings"}, ValueError, "linear is 'wing', 'core', 'both' or None"),
         ([IRON], {"core_width": 0.1}, ValueError, "core_width is a positive wavelength"),
         ([IRON], {"derivative": "steffen"}, ValueError, "derivative is one of"),
