@@ -20,12 +20,13 @@ from .curvature import Curvature
 
 __all__ = ["Medium", "medium_inverse"]
 
-# Of what couples a pixel, this part counts as its own, so that none is without.
-_LIFT = 1e-6
+# So that no pixel is without: this part of what pixels know of themselves in the mean; or of what couples them, where it
+# is less, as maps of weak coupling have it. Where no pixel knows anything, the least part of what couples them.
+_LIFT, _LEAST = 1e-6, 1e-20
 # Maps that correlate by less, or in no more than this part of the pixels, have media of their own.
 _RELATED, _FEW = 0.05, 0.01
 # Halvings of the precision after which a medium is as good as empty.
-_HALVINGS = 60
+_HALVINGS = 70
 
 
 def medium_inverse(curvature: Curvature) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
@@ -85,7 +86,9 @@ def _own_precision(blocks: torch.Tensor, maps: Sequence[CosineMap]) -> torch.Ten
     for own in maps:
         stiffness = float(own.eigenvalues.double().mean())
         for j, column in own.columns.items():
-            lifted[packed.index(j, j)] += _LIFT * stiffness * column.square()
+            square = column.square()
+            known = float(blocks[packed.index(j, j)].mean() / square.mean().clamp_min(torch.finfo(square.dtype).tiny))
+            lifted[packed.index(j, j)] += max(_LIFT * min(stiffness, known), _LEAST * stiffness) * square
     solve = packed.factorize(lifted)
     moved = []
     for own in maps:

@@ -146,3 +146,13 @@ def test_what_it_leaves_to_probing():
         problem = build_problem([cube], [model], priors=priors, dtype="float64")
         free = problem.unflatten(problem.flatten(pixel_solution(problem, specfit.LevenbergMarquardt(), {})[0]))
         assert medium_inverse(Curvature(problem, free)) is None
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1e-4, 1e-6])
+def test_maps_held_flat_are_as_well_known_as_their_mean(scale):
+    cube = gaussian_cube((12, 15), signal_to_noise=5, seed=2)
+    model = specfit.Polynomial(0)
+    alone = specfit.fit(cube, model)["c0"].uncertainty.array
+    held = specfit.fit(cube, model, specfit.Smooth("c0", scale=scale * float(np.median(alone)) * cube.unit))
+    expected = np.sum(alone**-2.0) ** -0.5
+    assert np.abs(held["c0"].uncertainty.array / expected - 1).max() < (0.03 if scale < 1e-2 else 0.1)
