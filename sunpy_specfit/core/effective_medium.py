@@ -20,8 +20,8 @@ from .curvature import Curvature
 
 __all__ = ["Medium", "medium_inverse"]
 
-# So that no pixel is without: this part of what pixels know of themselves in the mean; or of what couples them, where it
-# is less, as maps of weak coupling have it. Where no pixel knows anything, the least part of what couples them.
+# So that no pixel is without: this part of what pixels know of themselves in the mean, or of what couples them where
+# that is less, as in maps of weak coupling. Where no pixel knows anything, the least part of what couples them.
 _LIFT, _LEAST = 1e-6, 1e-20
 # Maps that correlate by less, or in no more than this part of the pixels, have media of their own.
 _RELATED, _FEW = 0.05, 0.01

@@ -218,6 +218,11 @@ class Model(Configurable):
         """The parameters of this instance; override it where they depend on constructor arguments."""
         return self._class_parameters
 
+    def wraps(self, name: str) -> bool:
+        """Whether a fitted or derived quantity is an angle that comes in again at the other end."""
+        parameter = self.parameters.get(name)
+        return name in self.periods or parameter is not None and parameter.beyond == "wrap"
+
     def in_medium(self, medium: str) -> Model:
         """The same model for data whose wavelengths are in some medium, where it knows its lines in both.
 

@@ -33,6 +33,8 @@ class Prior(Configurable):
     positive_only : bool
         Whether it makes sense for positive quantities only: then a fitted one that may be negative is refused, and a
         derived one that is negative warned of.
+    subtracts : bool
+        Whether it takes differences of its quantities from pixel to pixel: then angles that wrap are refused.
     learns : bool
         Whether it still has to see the data: `sunpy_specfit.fit` then asks `learn` for the prior to use.
     """
@@ -40,6 +42,7 @@ class Prior(Configurable):
     couples_pixels: bool = False
     automatic: bool = False
     positive_only: bool = False
+    subtracts: bool = False
     learns: bool = False
 
     @property

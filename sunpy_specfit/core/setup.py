@@ -301,16 +301,24 @@ def bind_prior(prior: Prior, layout: Layout, grid, models: Sequence[Model]):
                     f"{prior!r} is for positive quantities, and {key!r} may be negative: leave it out, or bound it, "
                     f"model.bound({{{key!r}: (0, None)}})"
                 )
+        if prior.subtracts:
+            component, own = layout.origin(key)
+            if component.wraps(own):
+                raise ValueError(
+                    f"{type(prior).__name__} takes differences of neighbours, and {key!r} is an angle that wraps: name "
+                    f"others instead; by default it acts on {', '.join(map(repr, smooth_names(layout)))}"
+                )
         units[name] = layout.units[key] if key in layout.units else layout.derived[key]
     return prior.bind(units, grid), tuple(units)
 
 
 def smooth_names(layout: Layout) -> list[str]:
-    """The quantities that the models name as their smooth ones, by default all that are fitted."""
+    """The quantities that the models name as their smooth ones, by default all that are fitted and do not wrap."""
     smooth = [
         layout.keys[i][name]
         for i, component in enumerate(layout.components)
         for name in (component.smooth if component.smooth is not None else component.parameters)
+        if component.smooth is not None or not component.wraps(name)
     ]
     return [key for key in smooth if key in layout.derived or key in layout.free_keys]
 

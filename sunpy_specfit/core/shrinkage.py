@@ -87,7 +87,7 @@ def _wrapping(problem: Problem) -> Iterator[int]:
     """The columns of angles that wrap."""
     layout = problem.layout
     for component, keys in zip(layout.components, layout.keys, strict=True):
-        for name, parameter in component.parameters.items():
-            if name in component.periods or parameter.beyond == "wrap":
+        for name in component.parameters:
+            if component.wraps(name):
                 columns = layout.columns.get(keys[name], slice(0))
                 yield from range(columns.start or 0, columns.stop)

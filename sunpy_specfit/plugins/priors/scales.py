@@ -50,6 +50,8 @@ class ScaledPrior(Prior):
     A subclass stores ``names`` and ``scale`` and takes them as its arguments of the same names.
     """
 
+    subtracts = True
+
     @property
     def quantities(self) -> tuple[str, ...] | None:
         return tuple(self.names) or None

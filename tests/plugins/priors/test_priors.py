@@ -193,3 +193,22 @@ def test_the_quadratic_in_the_logarithm_is_that_along_the_map():
         specfit.Smooth("amplitude", scale=0.3).bind({"amplitude": u.DN}, GRID).quadratic({"amplitude": q}).of_logarithm
         is None
     )
+
+
+class Turning(specfit.Model):
+    """A wave whose phase wraps; it names no quantities as smooth."""
+
+    name = "turning"
+    height = specfit.Parameter("data", default=1.0)
+    phase = specfit.Parameter(u.deg, lower=0.0, upper=360.0, beyond="wrap", default=90.0)
+
+    def evaluate(self, x, height, phase):
+        return height * torch.cos(x - phase * np.pi / 180)
+
+
+@pytest.mark.parametrize("prior", [specfit.Smooth, specfit.TotalVariation, specfit.Sparse])
+def test_angles_that_wrap_have_no_differences(prior):
+    cube = gaussian_cube((4, 5))
+    with pytest.raises(ValueError, match="'phase' is an angle that wraps.* acts on 'height'"):
+        specfit.fit(cube, Turning(), prior("phase", scale=1 * u.deg))
+    assert list(specfit.fit(cube, Turning(), prior(scale=1 * cube.unit))) == ["height", "phase"]
