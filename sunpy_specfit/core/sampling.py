@@ -108,7 +108,8 @@ def _moved(propagation: Propagation, moves: np.ndarray) -> dict[str, np.ndarray]
     found = {}
     for key, value in propagation.values.items():
         part = propagation.transform[propagation.layout.rows[key]]
-        moved = np.atleast_2d(value) + np.einsum("rf,nfp->nrp", part, moves)
+        own = np.abs(part).sum(0) > 0  # zero times what is not known is zero
+        moved = np.atleast_2d(value) + np.einsum("rf,nfp->nrp", part[:, own], moves[:, own])
         found[key] = moved if value.ndim > 1 else moved[:, 0]
     return found
 

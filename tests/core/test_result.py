@@ -170,6 +170,33 @@ def test_draws_stay_between_bounds():
     assert np.all(result.sample(50)["amplitude"].value >= 0)
 
 
+class Halves(specfit.Model):
+    """Two numbers, each of its own half of the samples."""
+
+    name = "halves"
+    left = specfit.Parameter("data", default=1.0)
+    right = specfit.Parameter("data", default=1.0)
+    middle = specfit.Parameter("spectral", location=True)
+
+    def evaluate(self, x, left, right, middle):
+        return torch.where(x < middle, left, right)
+
+
+@pytest.mark.parametrize("priors", [(), specfit.Smooth("left", scale=3.0)])
+def test_what_nothing_determines_takes_no_other_number_s_draws_along(priors):
+    cube = gaussian_cube((5, 6), signal_to_noise=10, seed=2)
+    cube.mask = np.zeros(cube.data.shape, bool)
+    x = cube.axis_world_coords_values("em.wl")[0].to(u.AA)
+    cube.mask[1, 2, x > REST] = True
+    result = specfit.fit(cube, Halves().fix(middle=REST), priors)
+    assert np.isinf(result["right"].uncertainty.array[1, 2])
+    draws = result.sample(400)
+    assert np.isnan(draws["right"].value[:, 1, 2]).all()
+    assert np.isfinite(draws["left"].value).all()
+    spread = draws["left"].value.std(0) / result["left"].uncertainty.array
+    assert np.all(np.abs(spread - 1) < 0.2)
+
+
 # -- light ---------------------------------------------------------------------------------------
 
 
