@@ -212,7 +212,7 @@ def _aia_deviation(name: str, image, unit) -> np.ndarray:
     if not instrument.upper().startswith("AIA") or name not in _AIA_DN_PER_PHOTON:
         raise ValueError(
             f"channel {name!r} has no uncertainty: give it in the data, or as uncertainty={{channel: Quantity, "
-            "NDUncertainty or CountNoise}}"
+            "NDUncertainty or CountNoise}"
         )
     time, counts = exposure_of(image), np.asarray(image.data, float)
     per_second = without_pixels(unit).is_equivalent(u.DN / u.s)

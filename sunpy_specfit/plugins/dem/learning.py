@@ -67,9 +67,16 @@ class Evidence:
         return levels[self.pixels]
 
     def level(self, shape: np.ndarray) -> float:
-        """By what a DEM of this shape must be multiplied to give the light of the typical pixel."""
+        """By what a DEM of this shape must be multiplied to give the light of the typical pixel.
+
+        Where no pixel has any: to give as much as the noise could hide, in the channel that would show it first.
+        """
         levels = _levels(self.data, self.weight, self.response, shape)
         known = levels[torch.isfinite(levels) & (levels > 0)]
+        if not len(known):
+            expected = (self.response @ torch.as_tensor(shape))[:, None]
+            known = 1 / (expected * self.weight.sqrt()).amax(0)
+            known = known[torch.isfinite(known)]
         return float(known.median()) if len(known) else 1.0
 
     def pixel_level(self, shape: np.ndarray, typical: float) -> torch.Tensor:

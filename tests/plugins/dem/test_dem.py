@@ -215,6 +215,23 @@ def test_pixels_without_signal_say_so(response, bins, images):
     assert result["emission_measure"].data[2, 3] < result["emission_measure"].data[2, 4]
 
 
+@pytest.mark.parametrize("form", ["log", "linear", "nonnegative"])
+def test_a_map_of_nothing_has_as_much_as_its_noise_could_hide(response, bins, images, truth, form):
+    dark = {
+        name: NDCube(0 * image.data, wcs=image.wcs, unit=image.unit, uncertainty=image.uncertainty)
+        for name, image in images.items()
+    }
+    model = specfit.DEM(response, bins=bins, form=form)
+    amount = specfit.fit(dark, model)["emission_measure"]
+    # Of a coronal hump so much gives one sigma in the channel that shows it best.
+    light = np.tensordot(model.matrix, truth, 1)
+    part = np.min([images[c].uncertainty.array / own for c, own in zip(response, light, strict=True)], 0)
+    hidden = part * np.tensordot(np.diff(bins.value), truth, 1)
+    most = amount.data + amount.uncertainty.array
+    assert np.all(most > 0.03 * hidden)
+    assert np.all(most < 3 * hidden)
+
+
 def test_frames_of_a_sequence_are_coupled_in_time(response, bins):
     """A plasma that cools: at low signal the frames before and after help."""
     log_t = np.log10(np.sqrt(bins[1:] * bins[:-1]).value)
