@@ -24,11 +24,13 @@ class Shape:
         r ``(n, 1 or pixels)``, D ``(n, n)``, and D I ``(n, pixels)``. No two of the r differ from zero at one sample.
     variance : `torch.Tensor`
         Of I: ``(1, 1)`` or ``(n, pixels)``.
+    centers : `Centers`, optional
+        By which the noise of I gets into the shape through the lines' centres too.
     """
 
-    def __init__(self, parts, variance):
+    def __init__(self, parts, variance, centers=None):
         self.operators = [(factor, matrix) for factor, matrix, _ in parts]
-        self.variance = variance
+        self.variance, self.centers = variance, centers
         self.values = sum(factor * derived for factor, _, derived in parts)
 
     @cached_property
@@ -38,7 +40,8 @@ class Shape:
 
     def times(self, number: float) -> Shape:
         """The shape multiplied by a number."""
-        return self._like([(number * factor, matrix) for factor, matrix in self.operators], number * self.values)
+        operators = [(number * factor, matrix) for factor, matrix in self.operators]
+        return self._like(operators, number * self.values, self.variance, self.centers)
 
     def select(self, index: torch.Tensor) -> Shape:
         """The shape of some pixels."""
@@ -47,17 +50,18 @@ class Shape:
             return value if value.shape[-1] == 1 else value.index_select(-1, index)
 
         operators = [(chosen(factor), matrix) for factor, matrix in self.operators]
-        return self._like(operators, chosen(self.values), chosen(self.variance))
+        centers = None if self.centers is None else self.centers.select(index)
+        return self._like(operators, chosen(self.values), chosen(self.variance), centers)
 
-    def _like(self, operators, values, variance=None) -> Shape:
+    @staticmethod
+    def _like(operators, values, variance, centers) -> Shape:
         new = object.__new__(Shape)
-        new.operators, new.values = operators, values
-        new.variance = self.variance if variance is None else variance
+        new.operators, new.values, new.variance, new.centers = operators, values, variance, centers
         return new
 
     @cached_property
     def noise(self) -> torch.Tensor:
-        """The variance of each sample of the shape, ``(n, 1 or pixels)``."""
+        """The variance that the derivative gives to each sample of the shape, ``(n, 1 or pixels)``."""
         total = 0
         for factor, matrix in self.operators:
             if self.variance.numel() == 1:
@@ -79,7 +83,8 @@ class Shape:
 
     def pulled_back(self, column: torch.Tensor) -> torch.Tensor:
         """What each sample of I adds to Σ column · s, ``(n, pixels)``."""
-        return sum(matrix.T @ (factor * column) for factor, matrix in self.operators)
+        total = sum(matrix.T @ (factor * column) for factor, matrix in self.operators)
+        return total if self.centers is None else total + self.centers.pulled_back(column * self.values)
 
 
 def fit_shape(shape: Shape, others: list[torch.Tensor], data: torch.Tensor, weight: torch.Tensor):

@@ -132,6 +132,10 @@ class WeakField(PolarizedModel):
     own = Auxiliary(None)
     core = Auxiliary("spectral")
     wing = Auxiliary("spectral")
+    moment = Auxiliary("spectral")
+    extent = Auxiliary(None)
+    members = Auxiliary(None)
+    reach = Auxiliary("spectral")
     strongest = Auxiliary(u.G)
     flat = Auxiliary(u.G)
 
