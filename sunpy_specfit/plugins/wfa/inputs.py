@@ -122,9 +122,7 @@ def _foreign(x: np.ndarray, rests: np.ndarray, unit: u.UnitBase, medium: str) ->
 
 def _transverse_factor(model, one: AtomicLine) -> float:
     # Without b_q and b_u, or with both held fixed, a line needs no second-order factor.
-    if model.linear is None or all(model.parameters[name].fixed for name in ("b_q", "b_u")):
-        return 0.0
-    return one.G
+    return 0.0 if model.has_no_transverse_field() else one.G
 
 
 def _check_window(one: AtomicLine, used: np.ndarray, known: np.ndarray) -> None:

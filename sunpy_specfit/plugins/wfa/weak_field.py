@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import astropy.units as u
@@ -10,6 +11,7 @@ import torch
 from ...core.parameter import Auxiliary, Parameter
 from ...core.polarized import PolarizedModel
 from ...core.status import Status
+from ...core.warnings import SpecfitWarning
 from ...data import AtomicLine
 from ...data.lines import lines_of
 from ...numerics.derivative import METHODS
@@ -56,7 +58,9 @@ class WeakField(PolarizedModel):
     offset : bool
         Whether Q, U and V each have a constant offset, ``offset_q`` and so on.
     crosstalk : bool
-        Whether a part of I is in Q, U and V each, ``crosstalk_q`` and so on.
+        Whether a part of I is in Q, U and V each, ``crosstalk_q`` and so on. In the wing not together with ``offset``:
+        of a Gaussian line, dI/dλ / (λ - λ0) is 2 (I_c - I) / width², the sum of both, and b_q and b_u cannot be told
+        from them (status UNCONSTRAINED, with infinite errors; a warning says so).
     derivative : {"spline", "cubic_spline", "three_point"}
         How dI/dλ is taken: by a spline of fifth degree, of third degree (a few tenths of a per cent low in Fe I 6302.5
         at 21 mÅ a sample), or by the parabola through three neighbours, which costs 5 to 7 G in quiet regions and 50 G
@@ -191,6 +195,10 @@ class WeakField(PolarizedModel):
             )
         self.check_polarization()
 
+    def has_no_transverse_field(self) -> bool:
+        """Whether there is none to be fitted."""
+        return self.linear is None or all(self.parameters[name].fixed for name in ("b_q", "b_u"))
+
     def place_lines(self) -> None:
         self._rests = self.rest_wavelengths()
 
@@ -222,6 +230,14 @@ class WeakField(PolarizedModel):
     # -- from the data -----------------------------------------------------------------------------
 
     def prepare(self, observation) -> dict[str, torch.Tensor]:
+        if self.linear == "wing" and self.offset and self.crosstalk and not self.has_no_transverse_field():
+            warnings.warn(
+                "WeakField: beside both offset and crosstalk, the wing tells next to nothing of b_q and b_u, for the "
+                "shape of a Gaussian line, dI/dλ / (λ - λ0), is the sum of a constant and a part of I; fit one of the "
+                "two, or use linear='both'",
+                SpecfitWarning,
+                stacklevel=2,
+            )
         return prepared(self, observation, self._atomic, self._rests)
 
     def weigh(self, x, weight, *, center, squared_splitting, own, core, wing, **inputs):
