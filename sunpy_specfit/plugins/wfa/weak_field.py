@@ -58,10 +58,10 @@ class WeakField(PolarizedModel):
     offset : bool
         Whether Q, U and V each have a constant offset, ``offset_q`` and so on.
     crosstalk : bool
-        Whether a part of I is in Q, U and V each, ``crosstalk_q`` and so on. With ``offset`` for ``linear="both"`` only:
-        in the wing of a Gaussian line, dI/dλ / (λ - λ0) is 2 (I_c - I) / width², the sum of both, and in the core the
-        second derivative nearly so. Then b_q and b_u cannot be told from them, which a warning says, and where all may
-        be noise the status: UNCONSTRAINED, with infinite errors.
+        Whether a part of I is in Q, U and V each, ``crosstalk_q`` and so on. With ``offset`` for ``linear="both"``
+        only: in the wing of a Gaussian line, dI/dλ / (λ - λ0) is 2 (I_c - I) / width², the sum of both, and in the core
+        the second derivative is nearly so. Then b_q and b_u cannot be told from them, which a warning says, and where
+        all that is left may be noise the status: UNCONSTRAINED, with infinite errors.
     derivative : {"spline", "cubic_spline", "three_point"}
         How dI/dλ is taken: by a spline of fifth degree, of third degree (a few tenths of a per cent low in Fe I 6302.5
         at 21 mÅ a sample), or by the parabola through three neighbours, which costs 5 to 7 G in quiet regions and 50 G
@@ -233,9 +233,9 @@ class WeakField(PolarizedModel):
     def prepare(self, observation) -> dict[str, torch.Tensor]:
         if self.linear in ("wing", "core") and self.offset and self.crosstalk and not self.has_no_transverse_field():
             warnings.warn(
-                f"WeakField: beside both offset and crosstalk, the {self.linear} alone tells next to nothing of b_q and "
-                "b_u, for their light has the shape of a constant and a part of I together; fit one of the two, or use "
-                "linear='both'",
+                f"WeakField: beside both offset and crosstalk, the {self.linear} alone tells next to nothing of b_q "
+                "and b_u, for their light has the shape of a constant and a part of I together; fit one of the two, or "
+                "use linear='both'",
                 SpecfitWarning,
                 stacklevel=2,
             )
