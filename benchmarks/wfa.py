@@ -178,9 +178,9 @@ def calibration(scene: Scene, options) -> list[Table]:
     """Errors over the errors stated, for all field strengths."""
     tables = []
     strong = np.hypot(scene.truth["b_los"], scene.truth["b_trans"]) > 1000
-    # Where the scene goes from the core's formula to the wing's, at a Doppler width of each pixel, 15 per cent to either
-    # side of the usual one, neither is exact for a fit with one core_width: 1.2 stays clear of that, and 1.3 of that by
-    # three times the noise that 5e-3 brings to the centre of Fe I 6302.5.
+    # Where the scene goes from the core's formula to the wing's, at a Doppler width of each pixel, 15 per cent to
+    # either side of the usual one, neither is exact for a fit with one core_width: 1.2 stays clear of that, and 1.3
+    # of that by three times the noise that 5e-3 brings to the centre of Fe I 6302.5.
     for noise, (line, n), default in product((1e-3, 5e-3), LINES.items(), (True, False)):
         guard = None if default else {1e-3: 1.2, 5e-3: 1.3}[noise]
         model = specfit.WeakField(line, core_width=None if guard is None else guard * DOPPLER[line] * u.AA)
