@@ -61,7 +61,8 @@ def prepared(model, observation, lines, wavelengths) -> dict[str, torch.Tensor]:
         # Where a window holds one side of the line only, the line's centre is not in it.
         own = own & used if mean[own & used].min() <= rests[number] <= mean[own & used].max() else own
         place = torch.as_tensor(np.flatnonzero(own))
-        window = LineWindow(mean[own], rests[number], intensity[place])
+        light = intensity if own.all() else intensity[place]
+        window = LineWindow(mean[own], rests[number], light)
         sums.append((window, place))
         centers.append(window.center + shift.mean(0))
         # In whole quarters of a sample, so that one pixel more or less in the mean hardly ever moves an edge.
