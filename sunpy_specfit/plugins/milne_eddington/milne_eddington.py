@@ -281,6 +281,7 @@ class MilneEddington(PolarizedModel):
 
     @property
     def derived(self) -> Mapping[str, u.UnitBase]:
+        """b_los, b_trans (G), b_q and b_u (G²), and the flux density (G) where a part of the pixel is fitted."""
         found = {"b_los": u.G, "b_trans": u.G, "b_q": u.G**2, "b_u": u.G**2}
         return {**found, "flux_density": u.G} if self._is_partial else found
 
@@ -380,6 +381,7 @@ class MilneEddington(PolarizedModel):
         return found
 
     def flag(self, values, sigma, covariance) -> torch.Tensor:
+        """Status bits of each pixel, int32 ``(pixels,)``: whether the azimuth is known and any polarisation seen."""
         strength, angle = values["field_strength"], values["inclination"] * _RADIAN
         # A signal of four sigma in b_q and b_u is an azimuth known to an eighth of a radian: σ(χ) = σ(b) / 2 b.
         blurred = sigma["azimuth"] * _RADIAN

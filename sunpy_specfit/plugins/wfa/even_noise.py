@@ -153,7 +153,7 @@ def fit_compiled(loops: ModuleType, *spectra, **inputs) -> tuple[torch.Tensor, .
 
 
 def _fit_compiled(
-    loops, x, data, weight, *, intensity, variance, derivatives, center, wing, core, modes, signs, samples
+    loops, x, data, weight, *, intensity, variance, derivatives, center, lines, wing, core, modes, signs, samples
 ):
     """The quadratic of b_los, b_q and b_u: `fit_transverse` and `fit_longitudinal` at once.
 
@@ -169,6 +169,8 @@ def _fit_compiled(
         Matrices ``(n, n)`` of the first derivative, the second, or both, as the formulas ask.
     center : `torch.Tensor`
         ``(1 or n, pixels)``.
+    lines : tuple of `torch.Tensor`
+        As `Centers` has them.
     wing, core : tuple of `torch.Tensor`
         Factor, and where the wing begins or the core ends; ``(n, 1)``.
     modes : tuple of `torch.Tensor`
@@ -184,10 +186,14 @@ def _fit_compiled(
     """
     vectors, mode_shape, mode_noise = modes
     matrix = torch.cat(derivatives)
-    products, n, pixels = torch.cat([matrix, mode_shape]), len(x), data.shape[-1]
     noise = (variance.reshape(1) * matrix.square().sum(1)).numpy()
+    moment, extent, reach, members = lines
+    # Of each line these follow the derivatives, and what they take from I is pulled back to it as the derivatives are.
+    matrix = torch.cat([matrix, moment, extent])
+    products, n, pixels = torch.cat([matrix, mode_shape]), len(x), data.shape[-1]
     mode_noise = (variance.reshape(1) * mode_noise).numpy()
     rows = [row[:, 0].contiguous().numpy() for row in (x, *wing, *core)]
+    owner, reach = members.argmax(0).numpy(), reach[:, 0].contiguous().numpy()
     light, center = data.contiguous().numpy(), center.contiguous().numpy()
     one, own = weight.numpy()[0], variance.numpy().reshape(-1)[0]
     signs, samples = tuple(map(light.dtype.type, signs)), light.dtype.type(samples)
@@ -217,6 +223,8 @@ def _fit_compiled(
             begins,
             inner,
             reaches,
+            owner,
+            reach,
             noise,
             mode_noise,
             one,

@@ -17,6 +17,8 @@ __all__ = ["prepared"]
 
 # Where the splitting exceeds this part of the Doppler width, a Gaussian profile's slope is ten per cent off.
 _STRONG = 0.45
+# By how many standard deviations of the line's centre a sample is to be clear of where its formula does not hold.
+_CLEAR = 3.0
 # Lines nearer to each other than this part of their wavelength are one line (20 km/s).
 _APART = 6.7e-5
 
@@ -51,21 +53,28 @@ def prepared(model, observation, lines, wavelengths) -> dict[str, torch.Tensor]:
     owner = assign_samples(mean, rests, [one.name for one in lines], _foreign(mean, rests, unit, model.medium or "air"))
     used = observation.used if observation.used is not None and observation.used.ndim == 1 else np.ones_like(mean) > 0
     shift = torch.as_tensor(x - mean[:, None] if x.ndim > 1 else np.zeros((1, 1)))
-    centers, edges, strengths = [], [], []
+    variance = _variance(variance, known)
+    centers, edges, strengths, sums = [], [], [], []
     for number, one in enumerate(lines):
         own = (owner == number) & known
         _check_window(one, own & used, own)
         # Where a window holds one side of the line only, the line's centre is not in it.
         own = own & used if mean[own & used].min() <= rests[number] <= mean[own & used].max() else own
-        window = LineWindow(mean[own], rests[number], intensity[torch.as_tensor(np.flatnonzero(own))])
+        place = torch.as_tensor(np.flatnonzero(own))
+        light = intensity if own.all() else intensity[place]
+        window = LineWindow(mean[own], rests[number], light)
+        sums.append((window, place))
         centers.append(window.center + shift.mean(0))
         # In whole quarters of a sample, so that one pixel more or less in the mean hardly ever moves an edge.
         quarter = 0.25 * window.spacing
         width, margin = quarter * round(window.doppler_width / quarter), 2 * quarter
+        noise = window.center_noise(variance if len(variance) == 1 else variance[place])
+        # Where the centre is less certain than by half a sample, noise hides what the margin is for.
+        clear = np.hypot(margin, min(_CLEAR * noise, margin))
         if model.core_width is not None:
-            width, margin = model.core_width.to_value(unit), 0.0
+            width, margin, clear = model.core_width.to_value(unit), 0.0, 0.0
         lorentz = LORENTZ_SPLITTING * wavelengths[number].to_value(u.AA) ** 2 * u.AA.to(unit)
-        edges.append((max(width - margin, margin), width + margin))
+        edges.append((max(width - clear, margin), width + clear))
         strengths.append((lorentz * one.g_eff, lorentz**2 * _transverse_factor(model, one), window.doppler_width))
     index, own = torch.as_tensor(np.maximum(owner, 0)), torch.as_tensor((owner >= 0) & known).double()[:, None]
     splitting, squared, doppler = (torch.tensor(v, dtype=torch.float64) for v in zip(*strengths, strict=True))
@@ -74,9 +83,16 @@ def prepared(model, observation, lines, wavelengths) -> dict[str, torch.Tensor]:
     lengthwise = -splitting[index][:, None] * first.mean(-1)
     modes = EvenModes(lengthwise, own[:, 0] > 0)
     center = torch.stack(centers)
+    moment, extent, members = torch.zeros((3, len(lines), len(x), 1), dtype=torch.float64)
+    for number, (window, place) in enumerate(sums):
+        moment[number, place, 0], extent[number, place, 0] = (
+            torch.as_tensor(window.moment),
+            torch.as_tensor(window.extent),
+        )
+        members[number] = own * (index == number)[:, None]
     return {
         "intensity": intensity if known.all() else torch.where(torch.as_tensor(known)[:, None], intensity, 0.0),
-        "variance": _variance(variance, known),
+        "variance": variance,
         "slope": first,
         "bend": second,
         # One line: one centre a pixel; several: that of the line that a sample belongs to.
@@ -86,6 +102,10 @@ def prepared(model, observation, lines, wavelengths) -> dict[str, torch.Tensor]:
         "own": own,
         "core": core[index][:, None],
         "wing": wing[index][:, None],
+        "moment": moment,
+        "extent": extent,
+        "members": members,
+        "reach": torch.tensor([[window.reach] for window, _ in sums], dtype=torch.float64),
         "modes": modes.vectors[..., None],
         "mode_slope": modes.slope[..., None],
         "mode_noise": modes.values[:, None],
@@ -103,9 +123,7 @@ def _foreign(x: np.ndarray, rests: np.ndarray, unit: u.UnitBase, medium: str) ->
 
 def _transverse_factor(model, one: AtomicLine) -> float:
     # Without b_q and b_u, or with both held fixed, a line needs no second-order factor.
-    if model.linear is None or all(model.parameters[name].fixed for name in ("b_q", "b_u")):
-        return 0.0
-    return one.G
+    return 0.0 if model.has_no_transverse_field() else one.G
 
 
 def _check_window(one: AtomicLine, used: np.ndarray, known: np.ndarray) -> None:

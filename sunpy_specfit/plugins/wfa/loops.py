@@ -16,7 +16,24 @@ _compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"c
 
 
 @_compiled
-def add_up(start, derived, mode_data, light, x, center, outer, wing, inner, core, noise, mode_noise, weight, sums):
+def add_up(
+    start,
+    derived,
+    mode_data,
+    light,
+    x,
+    center,
+    outer,
+    wing,
+    inner,
+    core,
+    owner,
+    window,
+    noise,
+    mode_noise,
+    weight,
+    sums,
+):
     """Sums over the samples of some pixels, and in place of their derivatives what is to be pulled back to I.
 
     Parameters
@@ -24,8 +41,9 @@ def add_up(start, derived, mode_data, light, x, center, outer, wing, inner, core
     start : int
         Where they begin among the pixels of ``light`` and ``center``.
     derived : `numpy.ndarray`
-        The derivatives of I in use, the first where there is a wing, ``(n or 2 n, some)``, and below them the shape of
-        V among the modes of its noise, ``(m, some)``. The former are overwritten by their factor times the shape.
+        The derivatives of I in use, the first where there is a wing, ``(n or 2 n, some)``, the sums that give the
+        centre of each line, ``(2 lines, some)``, and below them the shape of V among its modes, ``(m, some)``.
+        The derivatives are overwritten by their factor times the shape, the sums by what moves with the centre.
     mode_data : `numpy.ndarray`
         V among these modes, ``(m, some)``.
     light : `numpy.ndarray`
@@ -35,8 +53,10 @@ def add_up(start, derived, mode_data, light, x, center, outer, wing, inner, core
     outer, wing, inner, core : `numpy.ndarray`
         ``(n,)``: the factor of the wing (times the distance from the centre) and where it begins, that of the core and
         how far it reaches.
+    owner, window : `numpy.ndarray`
+        The line of each sample, ``(n,)``, and how far from its middle a line's centre may be, ``(lines,)``.
     noise : `numpy.ndarray`
-        The variance of each sample of ``derived``, its factor left out.
+        The variance of each sample of the derivatives, its factor left out.
     mode_noise : `numpy.ndarray`
         ``(m,)``: the variance of each mode of the shape of V.
     weight : number
@@ -45,7 +65,10 @@ def add_up(start, derived, mode_data, light, x, center, outer, wing, inner, core
         shape; shape², shape · data, data² and noise of V, each mode with the share of its weight that it deserves.
     """
     n, modes, pixels = len(x), len(mode_noise), derived.shape[1]
-    parts = len(derived) - modes
+    lines = len(window)
+    parts = len(derived) - modes - 2 * lines
+    behind = parts + 2 * lines
+    moved = np.empty((lines, _AT_ONCE), light.dtype)
     size = np.empty(_AT_ONCE, light.dtype)
     zero, one = light.dtype.type(0), light.dtype.type(1)
     for first in range(0, pixels, _AT_ONCE):
@@ -59,7 +82,7 @@ def add_up(start, derived, mode_data, light, x, center, outer, wing, inner, core
             row[:] = zero
         # With all modes alike for a first amplitude, then with the weight that each deserves.
         for mode in range(modes):
-            s, v = derived[parts + mode, first:last], mode_data[mode, first:last]
+            s, v = derived[behind + mode, first:last], mode_data[mode, first:last]
             for p in range(last - first):
                 v_shape[p] += s[p] * s[p]
                 v_both[p] += s[p] * v[p]
@@ -69,7 +92,7 @@ def add_up(start, derived, mode_data, light, x, center, outer, wing, inner, core
             v_shape[p] = zero
             v_both[p] = zero
         for mode in range(modes):
-            s, v = derived[parts + mode, first:last], mode_data[mode, first:last]
+            s, v = derived[behind + mode, first:last], mode_data[mode, first:last]
             own = mode_noise[mode]
             for p in range(last - first):
                 share = one / (one + own * size[p])
@@ -77,20 +100,24 @@ def add_up(start, derived, mode_data, light, x, center, outer, wing, inner, core
                 v_both[p] += share * s[p] * v[p]
                 v_data[p] += share * v[p] * v[p]
                 v_noise[p] += share * own
+        moved[:] = zero
         for j in range(n):
             middle = center[j if len(center) > 1 else 0, start + first : start + last]
             q, u = light[0, j, start + first : start + last], light[1, j, start + first : start + last]
             d = derived[j, first:last]
+            tilt = moved[owner[j], : last - first]
             place, c, begin, e, reach, own = x[j], outer[j], wing[j], inner[j], core[j], noise[j]
             if parts > n:
                 d2, own2 = derived[n + j, first:last], noise[n + j]
                 for p in range(last - first):
                     away = place - middle[p]
                     far, near = abs(away) > begin, abs(away) < reach
-                    f = c / away if far else zero
+                    near_center = one / away if far else zero
+                    f = c * near_center
                     f2 = e if near else zero
                     kept = one if far | near else zero
                     s = f * d[p] + f2 * d2[p]
+                    tilt[p] += s * s * near_center
                     shape2[p] += s * s
                     shape_q[p] += s * q[p]
                     shape_u[p] += s * u[p]
@@ -103,9 +130,11 @@ def add_up(start, derived, mode_data, light, x, center, outer, wing, inner, core
             for p in range(last - first):
                 away = place - middle[p]
                 far, near = abs(away) > begin, abs(away) < reach
-                f = c / away if far else (e if near else zero)
+                near_center = one / away if far else zero
+                f = c * near_center if far else (e if near else zero)
                 kept = one if far | near else zero
                 s = f * d[p]
+                tilt[p] += s * s * near_center
                 shape2[p] += s * s
                 shape_q[p] += s * q[p]
                 shape_u[p] += s * u[p]
@@ -113,6 +142,14 @@ def add_up(start, derived, mode_data, light, x, center, outer, wing, inner, core
                 count[p] += kept
                 spread[p] += f * f * own
                 d[p] = f * s
+        for k in range(lines):
+            tilt = moved[k, : last - first]
+            moment, depth = derived[parts + k, first:last], derived[parts + lines + k, first:last]
+            for p in range(last - first):
+                middle_of = moment[p] / depth[p]
+                inside = abs(middle_of) <= window[k]
+                moment[p] = tilt[p] / depth[p] if inside else zero
+                depth[p] = -moment[p] * middle_of if inside else zero
 
 
 @_compiled

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 
 from ...numerics import packed
-from .attenuation import restored
+from .attenuation import restored, restored_beside
 
 __all__ = ["Modes", "Shape", "fit_shape", "fit_shapes", "is_even"]
 
@@ -24,11 +24,13 @@ class Shape:
         r ``(n, 1 or pixels)``, D ``(n, n)``, and D I ``(n, pixels)``. No two of the r differ from zero at one sample.
     variance : `torch.Tensor`
         Of I: ``(1, 1)`` or ``(n, pixels)``.
+    centers : `Centers`, optional
+        By which the noise of I gets into the shape through the lines' centres too.
     """
 
-    def __init__(self, parts, variance):
+    def __init__(self, parts, variance, centers=None):
         self.operators = [(factor, matrix) for factor, matrix, _ in parts]
-        self.variance = variance
+        self.variance, self.centers = variance, centers
         self.values = sum(factor * derived for factor, _, derived in parts)
 
     @cached_property
@@ -38,7 +40,8 @@ class Shape:
 
     def times(self, number: float) -> Shape:
         """The shape multiplied by a number."""
-        return self._like([(number * factor, matrix) for factor, matrix in self.operators], number * self.values)
+        operators = [(number * factor, matrix) for factor, matrix in self.operators]
+        return self._like(operators, number * self.values, self.variance, self.centers)
 
     def select(self, index: torch.Tensor) -> Shape:
         """The shape of some pixels."""
@@ -47,17 +50,18 @@ class Shape:
             return value if value.shape[-1] == 1 else value.index_select(-1, index)
 
         operators = [(chosen(factor), matrix) for factor, matrix in self.operators]
-        return self._like(operators, chosen(self.values), chosen(self.variance))
+        centers = None if self.centers is None else self.centers.select(index)
+        return self._like(operators, chosen(self.values), chosen(self.variance), centers)
 
-    def _like(self, operators, values, variance=None) -> Shape:
+    @staticmethod
+    def _like(operators, values, variance, centers) -> Shape:
         new = object.__new__(Shape)
-        new.operators, new.values = operators, values
-        new.variance = self.variance if variance is None else variance
+        new.operators, new.values, new.variance, new.centers = operators, values, variance, centers
         return new
 
     @cached_property
     def noise(self) -> torch.Tensor:
-        """The variance of each sample of the shape, ``(n, 1 or pixels)``."""
+        """The variance that the derivative gives to each sample of the shape, ``(n, 1 or pixels)``."""
         total = 0
         for factor, matrix in self.operators:
             if self.variance.numel() == 1:
@@ -66,6 +70,11 @@ class Shape:
                 own = matrix.square() @ self.variance
             total = total + factor.square() * own
         return total
+
+    @property
+    def shared_noise(self) -> torch.Tensor:
+        """The covariance of each sample of the shape with the same sample of I, ``(n, 1 or pixels)``."""
+        return self.variance * sum(factor * matrix.diagonal()[:, None] for factor, matrix in self.operators)
 
     @property
     def total_noise(self) -> torch.Tensor:
@@ -79,7 +88,8 @@ class Shape:
 
     def pulled_back(self, column: torch.Tensor) -> torch.Tensor:
         """What each sample of I adds to Σ column · s, ``(n, pixels)``."""
-        return sum(matrix.T @ (factor * column) for factor, matrix in self.operators)
+        total = sum(matrix.T @ (factor * column) for factor, matrix in self.operators)
+        return total if self.centers is None else total + self.centers.pulled_back(column * self.values)
 
 
 def fit_shape(shape: Shape, others: list[torch.Tensor], data: torch.Tensor, weight: torch.Tensor):
@@ -97,7 +107,7 @@ def fit_shape(shape: Shape, others: list[torch.Tensor], data: torch.Tensor, weig
         ``(n, pixels)``; the weight may be expanded from ``(1, 1)``.
     """
     constant, matrix, vector, solution = _plain(shape, others, data, weight)
-    noise = _attenuating(shape, others, weight)
+    noise = _noise_of_columns(shape, others, weight)
     strong = (solution[0].square() * _largest(weight) * shape.most_noise > _NEGLIGIBLE).nonzero()[:, 0]
     modes = None if others or not len(strong) else Modes.of(shape, weight)
     easy = (
@@ -110,13 +120,12 @@ def fit_shape(shape: Shape, others: list[torch.Tensor], data: torch.Tensor, weig
         own = [c if c.shape[-1] == 1 else c.index_select(-1, index) for c in others]
         part = shape.select(index), own, data.index_select(-1, index), w, solution[0, index]
         matrix[:, index], vector[:, index], constant[index], own_noise = fit(*part)
-        if _are_exact(others):
-            noise[index] = own_noise
-    return restored(constant, matrix, vector, noise)[:3]
+        (noise if _are_exact(others) else noise[:3])[..., index] = own_noise
+    return _restored(constant, matrix, vector, noise)[:3]
 
 
 def _fit_in_full(shape: Shape, others, data, weight, amplitude):
-    """Matrix, vector, constant and the noise's part of the matrix with each pixel's whole covariance, in double."""
+    """Matrix, vector, constant and the columns' noise with each pixel's whole covariance, in double."""
     n, pixels = data.shape
     kernel = sum(
         factor.double()[:, None] * m.double()[..., None] for factor, m in shape.operators
@@ -135,7 +144,12 @@ def _fit_in_full(shape: Shape, others, data, weight, amplitude):
     half = torch.linalg.solve_triangular(factor, right, upper=False)
     gram = (half.mT @ half).to(data)
     k = len(columns) - 1
-    noise = torch.cholesky_solve(torch.where(both, spread, 0.0), factor).diagonal(dim1=1, dim2=2).sum(-1).to(data)
+    noise = _trace(factor, torch.where(both, spread, 0.0)).to(data)
+    if not _are_exact(others):
+        variance = own.expand(n, pixels).T
+        shared = torch.where(both, (kernel * own).expand(n, n, pixels).permute(2, 0, 1), 0.0)
+        alone = torch.diag_embed(torch.where(used, variance, 0.0))
+        noise = torch.stack([noise, _trace(factor, shared).to(data), _trace(factor, alone).to(data)])
     return packed.pack(gram[:, :k, :k]), gram[:, :k, k].T, gram[:, k, k], noise
 
 
@@ -162,7 +176,7 @@ def fit_shapes(shapes: list[Shape], others: list[torch.Tensor], data: list[torch
     """
     parts = []
     for shape, y, w in zip(shapes, data, weights, strict=True):
-        *quadratic, kept = restored(*_plain(shape, others, y, w)[:3], _attenuating(shape, others, w))
+        *quadratic, kept = _restored(*_plain(shape, others, y, w)[:3], _noise_of_columns(shape, others, w))
         parts.append((*quadratic, packed.solve(*quadratic[1:]), kept))
     m = len(others) + 1
     constant = sum(part[0] for part in parts)
@@ -173,7 +187,7 @@ def fit_shapes(shapes: list[Shape], others: list[torch.Tensor], data: list[torch
             for j in range(i + 1):
                 matrix[packed.index(number * m + i, number * m + j)] = part[1][packed.index(i, j)]
     added = [
-        part[3][0].square() * _largest(w) * shape.most_noise
+        _largest(w) * (part[3][0].square() * shape.most_noise + _of_the_part_of_light(part[3], others, shape).amax(0))
         for part, w, shape in zip(parts, weights, shapes, strict=True)
     ]
     index = (torch.stack(added).amax(0) > _NEGLIGIBLE).nonzero()[:, 0]
@@ -186,10 +200,16 @@ def fit_shapes(shapes: list[Shape], others: list[torch.Tensor], data: list[torch
         part, own = shape.select(index), here[number * m : (number + 1) * m]
         w = w[:, :1].expand(-1, len(index)) if is_even(w) else w.index_select(-1, index)
         mine, variance = [part.values, *columns], part.variance
-        kept = parts[number][4].index_select(-1, index)
-        moved += [own[0] * kept * part.pulled_back(w * c) for c in mine]
+        added = [own[0] * part.pulled_back(w * c) for c in mine]
+        kept = parts[number][4]
+        if _are_exact(others):
+            moved += [kept.index_select(-1, index) * one for one in added]
+        else:  # I itself is the last column
+            added = [one + own[-1] * w * c for one, c in zip(added, mine, strict=True)]
+            moved += list(torch.einsum("pij,jnp->inp", kept.index_select(0, index).to(w), torch.stack(added)))
         residual = y.index_select(-1, index) - sum(a * c for a, c in zip(own, mine, strict=True))
-        misfit = misfit + _dot(w * residual / (1 + own[0].square() * part.noise * w), residual)
+        noise = own[0].square() * part.noise + _of_the_part_of_light(own, others, part)
+        misfit = misfit + _dot(w * residual / (1 + noise.clamp_min(0.0) * w), residual)
     spread = torch.stack([(variance * a * b).sum(0) for i, a in enumerate(moved) for b in moved[: i + 1]])
     own = matrix.index_select(-1, index)
     # The inverse of A⁻¹ (A + N) A⁻¹.
@@ -211,10 +231,30 @@ def _plain(shape: Shape, others, data, weight) -> tuple[torch.Tensor, ...]:
     return constant, matrix, vector, packed.solve(matrix, vector)
 
 
-def _attenuating(shape: Shape, others, weight) -> torch.Tensor:
-    """Σ w var(s), ``(pixels,)``; zero beside another noisy shape, whose noise is the same and would have its share."""
-    noise = (weight * shape.noise).sum(0)
-    return noise if _are_exact(others) else torch.zeros_like(noise)
+def _noise_of_columns(shape: Shape, others, weight) -> torch.Tensor:
+    """Σ w var(s), ``(pixels,)``; beside I all that `restored_beside` asks for, ``(4, pixels)``."""
+    each = weight * shape.noise
+    noise = each.sum(0)
+    if _are_exact(others):
+        return noise
+    spread = torch.where(noise > 0, noise.square() / each.square().sum(0), 0.0)
+    return torch.stack([noise, (weight * shape.shared_noise).sum(0), (weight * shape.variance).sum(0), spread])
+
+
+def _of_the_part_of_light(own: torch.Tensor, others, shape: Shape) -> torch.Tensor:
+    """What I in the data adds to the variance that the field's shape gives them, ``(1 or n, 1 or pixels)``."""
+    if _are_exact(others):
+        return own.new_zeros((1, 1))
+    return own[-1].square() * shape.variance + 2 * own[0] * own[-1] * shape.shared_noise
+
+
+def _restored(constant, matrix, vector, noise):
+    return (restored if noise.ndim == 1 else restored_beside)(constant, matrix, vector, noise)
+
+
+def _trace(factor: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """Of the matrices over those whose Cholesky factors are given, ``(pixels,)``."""
+    return torch.cholesky_solve(matrix, factor).diagonal(dim1=1, dim2=2).sum(-1)
 
 
 def _are_exact(others: list[torch.Tensor]) -> bool:

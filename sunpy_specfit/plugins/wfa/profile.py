@@ -63,9 +63,16 @@ class LineWindow:
 
     Attributes
     ----------
+    moment, extent : `numpy.ndarray`
+        ``(m,)``: what to multiply I by for Σ λ (I_c - I) Δλ and Σ (I_c - I) Δλ, with I_c the mean of the first and the
+        last sample, λ from the middle of the window, and Δλ in units of `spacing`.
+    reach : float
+        How far the window goes from its middle.
     center : `torch.Tensor`
         Centre of gravity of each pixel's profile below (or above) the continuum, float64 ``(pixels,)``; where there
         is none within the window, the median of the others.
+    depth : `torch.Tensor`
+        Σ (I_c - I) Δλ, float64 ``(pixels,)``.
     doppler_width : float
         Of the mean profile.
     """
@@ -74,7 +81,9 @@ class LineWindow:
         order = np.argsort(x)
         self.x, self.rest = x[order], rest
         self.intensity = intensity if np.array_equal(order, np.arange(len(x))) else intensity[torch.as_tensor(order)]
-        self.center = self._centers()
+        self.moment, self.extent = self._sums(order)
+        self.reach = 0.5 * (self.x[-1] - self.x[0])
+        self.center = self._centers(intensity)
         self.doppler_width = self._doppler_width()
 
     @property
@@ -82,21 +91,39 @@ class LineWindow:
         """Of the samples."""
         return float(np.median(np.diff(self.x)))
 
-    def _centers(self) -> torch.Tensor:
-        """λ₀ = Σ λ (I_c - I) Δλ / Σ (I_c - I) Δλ, with I_c the mean of the first and the last sample."""
-        place = self.x - self.rest
-        steps = np.gradient(self.x)
+    @property
+    def middle(self) -> float:
+        """Of the window."""
+        return float(0.5 * (self.x[0] + self.x[-1]))
+
+    def center_noise(self, variance: torch.Tensor) -> float:
+        """The usual standard deviation of the centre, from the variance of I, ``(1 or m, 1 or pixels)``."""
+        some = slice(None, None, max(1, len(self.center) // _SAMPLE))
+        moment, extent = (torch.as_tensor(row)[:, None] for row in (self.moment, self.extent))
+        own = variance[:, some] if variance.shape[-1] > 1 else variance
+        slope = moment - (self.center[some] - self.middle) * extent
+        deviation = (own.double() * slope.square()).sum(0).sqrt() / self.depth[some].abs()
+        deviation = deviation[torch.isfinite(deviation)]
+        return float(deviation.median()) if len(deviation) else 0.0
+
+    def _sums(self, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        place = self.x - self.middle
+        steps = np.gradient(self.x) / self.spacing
         ends = np.zeros_like(place)
         ends[[0, -1]] = 0.5
-        depth = ends * steps.sum() - steps
-        moment = ends * (place * steps).sum() - place * steps
+        rows = np.empty((2, len(place)))
+        rows[:, order] = ends * (place * steps).sum() - place * steps, ends * steps.sum() - steps
+        return rows[0], rows[1]
+
+    def _centers(self, intensity: torch.Tensor) -> torch.Tensor:
+        """λ₀ = Σ λ (I_c - I) Δλ / Σ (I_c - I) Δλ."""
         # Both sums at once, in the precision of the data.
-        both = torch.as_tensor(np.stack([depth, moment])).to(self.intensity) @ self.intensity
-        depth, moment = both.double()
-        center = moment / depth
-        inside = (center >= place.min()) & (center <= place.max())
-        usual = center[inside].median() if bool(inside.any()) else torch.zeros((), dtype=torch.float64)
-        return torch.where(inside, center, usual) + self.rest
+        both = torch.as_tensor(np.stack([self.moment, self.extent])).to(intensity) @ intensity
+        moment, self.depth = both.double()
+        center = moment / self.depth
+        inside = center.abs() <= self.reach
+        usual = center[inside].median() if bool(inside.any()) else torch.tensor(self.rest - self.middle).double()
+        return torch.where(inside, center, usual) + self.middle
 
     def _doppler_width(self) -> float:
         some = self._mean_profile()

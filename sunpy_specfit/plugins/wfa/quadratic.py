@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ...numerics import packed
+from .centers import Centers
 from .even_noise import compiled_loops, fit_compiled, fit_longitudinal, fit_transverse
 from .formulas import constants_of, factors_of, times
 from .normal_equations import Shape, fit_shape, fit_shapes, is_even
@@ -60,10 +61,15 @@ def _of_one_kind(
     modes,
     mode_slope,
     mode_noise,
+    moment,
+    extent,
+    members,
+    reach,
     **inputs,
 ):
     """Of pixels all of which are regular, with one noise for all samples of each, or taken as if none were."""
     modes = {"modes": modes, "mode_slope": mode_slope, "mode_noise": mode_noise}
+    lines = moment[..., 0], extent[..., 0], reach, members[..., 0]
     one = weight[(0,) * (weight.ndim - 1)]
     one = one[:1] if is_even(weight) else one
     if model.linear is None:
@@ -83,6 +89,7 @@ def _of_one_kind(
                 m[..., 0] for m, order in ((slope, "wing"), (bend, "core")) if model.linear in (order, "both")
             ],
             center=center,
+            lines=lines,
             wing=parts[0],
             core=parts[1],
             modes=tuple(v[..., 0] for v in modes.values()),
@@ -95,7 +102,14 @@ def _of_one_kind(
     derived = times(slope, intensity), times(bend, intensity) if factors[1] is not None else None
     # Where each pixel has a grid of its own, the noise of the derivative is that on the mean grid.
     matrices = slope.mean(-1), bend.mean(-1)
-    across = Shape([(f, m, d) for f, m, d in zip(factors, matrices, derived, strict=True) if f is not None], variance)
+    centers = None
+    if factors[0] is not None:
+        strength = 0.75 * squared_splitting
+        nearness = factors[0] * torch.where(strength != 0, strength.reciprocal(), 0.0)
+        centers = Centers(intensity, *lines, nearness)
+    across = Shape(
+        [(f, m, d) for f, m, d in zip(factors, matrices, derived, strict=True) if f is not None], variance, centers
+    )
     if regular:
         return _even(model, across, intensity, data, own, kept, one, **modes)
     lengthwise = Shape([(-splitting * own, matrices[0], derived[0])], variance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import astropy.units as u
@@ -10,6 +11,7 @@ import torch
 from ...core.parameter import Auxiliary, Parameter
 from ...core.polarized import PolarizedModel
 from ...core.status import Status
+from ...core.warnings import SpecfitWarning
 from ...data import AtomicLine
 from ...data.lines import lines_of
 from ...numerics.derivative import METHODS
@@ -56,7 +58,10 @@ class WeakField(PolarizedModel):
     offset : bool
         Whether Q, U and V each have a constant offset, ``offset_q`` and so on.
     crosstalk : bool
-        Whether a part of I is in Q, U and V each, ``crosstalk_q`` and so on.
+        Whether a part of I is in Q, U and V each, ``crosstalk_q`` and so on. With ``offset`` for ``linear="both"``
+        only: in the wing of a Gaussian line, dI/dλ / (λ - λ0) is 2 (I_c - I) / width², the sum of both, and in the core
+        the second derivative is nearly so. Then b_q and b_u cannot be told from them, which a warning says, and where
+        all that is left may be noise the status: UNCONSTRAINED, with infinite errors.
     derivative : {"spline", "cubic_spline", "three_point"}
         How dI/dλ is taken: by a spline of fifth degree, of third degree (a few tenths of a per cent low in Fe I 6302.5
         at 21 mÅ a sample), or by the parabola through three neighbours, which costs 5 to 7 G in quiet regions and 50 G
@@ -89,6 +94,7 @@ class WeakField(PolarizedModel):
     Errors in variables: the noise of I enters the right-hand side with the field. For V the fit weighs by its whole
     covariance, σ_V² + (C g B_los)² D Σ_I Dᵀ, with one round of re-weighting; for Q and U, whose errors are correlated
     by it, the errors count it and the weights do not. Without it pulls reach 1.4 to 5 at a kilogauss in Fe I 6302.5.
+    The noise of λ0 comes from the same I, and is counted with the derivative's in the errors of b_q and b_u.
 
     Status: STRONG_FIELD where the splitting exceeds 0.45 Doppler widths (B_los is then ten per cent low), FLAT_PROFILE
     where I has no line, NO_POLARIZATION where nothing exceeds three sigma, AMBIGUOUS where there is a transverse field,
@@ -132,6 +138,10 @@ class WeakField(PolarizedModel):
     own = Auxiliary(None)
     core = Auxiliary("spectral")
     wing = Auxiliary("spectral")
+    moment = Auxiliary("spectral")
+    extent = Auxiliary(None)
+    members = Auxiliary(None)
+    reach = Auxiliary("spectral")
     strongest = Auxiliary(u.G)
     flat = Auxiliary(u.G)
 
@@ -187,6 +197,10 @@ class WeakField(PolarizedModel):
             )
         self.check_polarization()
 
+    def has_no_transverse_field(self) -> bool:
+        """Whether there is none to be fitted."""
+        return self.linear is None or all(self.parameters[name].fixed for name in ("b_q", "b_u"))
+
     def place_lines(self) -> None:
         self._rests = self.rest_wavelengths()
 
@@ -201,10 +215,12 @@ class WeakField(PolarizedModel):
 
     @property
     def smooth(self) -> tuple[str, ...]:
+        """b_los, b_q and b_u, in which the light is linear: what ``Smooth()`` acts on."""
         return ("b_los",) if self.linear is None else ("b_los", "b_q", "b_u")
 
     @property
     def derived(self) -> Mapping[str, u.UnitBase]:
+        """``b_trans`` in G and ``azimuth`` in degrees; nothing where b_los alone is fitted."""
         return {} if self.linear is None else {"b_trans": u.G, "azimuth": u.deg}
 
     def declare(self) -> Mapping[str, Parameter]:
@@ -218,6 +234,14 @@ class WeakField(PolarizedModel):
     # -- from the data -----------------------------------------------------------------------------
 
     def prepare(self, observation) -> dict[str, torch.Tensor]:
+        if self.linear in ("wing", "core") and self.offset and self.crosstalk and not self.has_no_transverse_field():
+            warnings.warn(
+                f"WeakField: beside both offset and crosstalk, the {self.linear} alone tells next to nothing of b_q "
+                "and b_u, for their light has the shape of a constant and a part of I together; fit one of the two, or "
+                "use linear='both'",
+                SpecfitWarning,
+                stacklevel=2,
+            )
         return prepared(self, observation, self._atomic, self._rests)
 
     def weigh(self, x, weight, *, center, squared_splitting, own, core, wing, **inputs):
@@ -275,6 +299,7 @@ class WeakField(PolarizedModel):
         return sum(inputs[name] * column for name, column in columns.items()), columns
 
     def quadratic(self, x, data, weight, **inputs):
+        """Chi² of each pixel as a quadratic of its parameters, the noise of I included; see `Model.quadratic`."""
         return field_quadratic(self, x, data, weight, **inputs)
 
     # -- what follows -------------------------------------------------------------------------------
@@ -286,15 +311,28 @@ class WeakField(PolarizedModel):
         return {"b_trans": (b_q.square() + b_u.square()).sqrt().sqrt(), "azimuth": torch.remainder(azimuth, 180.0)}
 
     def far_from_linear(self, values, sigma) -> torch.Tensor:
+        """Where b_q and b_u together are below four sigma, so that no Gaussian describes B_t and azimuth."""
         return _significance(values, sigma) < _LINEAR**2
 
     def spread(self, values, sigma, covariance) -> dict[str, torch.Tensor]:
+        """The standard deviations of B_t and azimuth there, by Rice's law; see `spread_of_transverse`."""
         b_trans, azimuth = spread_of_transverse(
             values["b_q"], values["b_u"], sigma["b_q"].square(), sigma["b_u"].square(), covariance("b_q", "b_u")
         )
         return {"b_trans": b_trans, "azimuth": azimuth}
 
     def flag(self, values, sigma, *, strongest, flat) -> torch.Tensor:
+        """Status bits of each pixel, int32 ``(pixels,)``: the five that the notes of the class list.
+
+        Parameters
+        ----------
+        values, sigma : dict of `torch.Tensor`
+            Of the parameters, ``(pixels,)``.
+        strongest : `torch.Tensor`
+            The field (G) whose splitting is no longer small beside the width.
+        flat : `torch.Tensor`
+            The error of b_los (G) above which the profile has no line.
+        """
         squared = values["b_los"].square()
         absent = values["b_los"].abs() < _DETECTED * sigma["b_los"]
         bits = torch.zeros_like(absent, dtype=torch.int32)
