@@ -59,6 +59,8 @@ class Coupling:
         self.gradient, self.diagonal = torch.zeros_like(free), torch.zeros_like(free)
         # For each prior its quadratic, and for each name the free numbers that the quantity depends on.
         self._parts: list[tuple[Quadratic, dict[str, dict[int, torch.Tensor]]]] = []
+        # Those of a free number that is the quantity itself.
+        self._same: list[dict[str, int]] = []
         self.joined: list[set[int]] = []
         found: dict[object, CosineMap] | None = {}
         for prior, names in problem.coupled_priors():
@@ -75,22 +77,28 @@ class Coupling:
                     self.gradient[j] += _sum_rows(quadratic.gradient[name] * column)
                     self.diagonal[j] += _sum_rows(quadratic.diagonal[name] * column.square())
             self._parts.append((quadratic, slopes))
+            self._same.append({name: next(iter(own)) for name, own in slopes.items() if _is_itself(own)})
             apart = [set(own) for own in slopes.values()]
             self.joined += apart if quadratic.cosine is not None else [set().union(*apart)]
             found = _gather(found, problem, quadratic, slopes)
         self.cosine_maps = list(found.values()) if found else None
 
-    def product(self, direction: torch.Tensor) -> torch.Tensor:
-        """Curvature times a direction, both ``(k, pixels)``."""
-        out = torch.zeros_like(direction)
-        for quadratic, slopes in self._parts:
+    def product(self, direction: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Curvature times a direction, both ``(k, pixels)``; added to ``out`` where that is given."""
+        out = torch.zeros_like(direction) if out is None else out
+        for (quadratic, slopes), same in zip(self._parts, self._same, strict=True):
             like = quadratic.gradient
             moved = {
-                name: sum((column * direction[j] for j, column in own.items()), torch.zeros_like(like[name]))
+                name: direction[same[name]]
+                if name in same
+                else sum((column * direction[j] for j, column in own.items()), torch.zeros_like(like[name]))
                 for name, own in slopes.items()
             }
             pushed = quadratic.matvec(moved)
             for name, own in slopes.items():
+                if name in same:
+                    out[same[name]] += pushed[name]
+                    continue
                 for j, column in own.items():
                     out[j] += _sum_rows(pushed[name] * column)
         return out
@@ -142,6 +150,11 @@ def _slope_only(prior: BoundPrior, maps) -> Quadratic:
         matvec=lambda v: {name: torch.zeros_like(v[name]) for name in names},
         diagonal={name: torch.zeros_like(maps[name]) for name in names},
     )
+
+
+def _is_itself(own: dict[int, torch.Tensor]) -> bool:
+    """Whether the quantity is one free number, and no other."""
+    return len(own) == 1 and all(column.ndim == 1 and bool((column == 1).all()) for column in own.values())
 
 
 def _sum_rows(value: torch.Tensor) -> torch.Tensor:
