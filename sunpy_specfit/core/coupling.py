@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
+from ..numerics import packed
 from .chart import Tangent
 from .prior import BoundPrior, Quadratic
 from .quantities import Quantities
@@ -14,7 +16,7 @@ from .quantities import Quantities
 if TYPE_CHECKING:
     from .problem import Problem
 
-__all__ = ["CosineMap", "Coupling"]
+__all__ = ["CosineMap", "Coupling", "in_units", "own_numbers"]
 
 
 @dataclass
@@ -31,6 +33,22 @@ class CosineMap:
 
     columns: dict[int, torch.Tensor]
     eigenvalues: torch.Tensor
+
+
+def own_numbers(maps: Sequence[CosineMap], k: int) -> list[tuple[int, torch.Tensor]] | None:
+    """For each map the free number that it is made of, and its derivative; None unless these are all k, one each."""
+    if any(len(own.columns) != 1 for own in maps):
+        return None
+    units = [next(iter(own.columns.items())) for own in maps]
+    if sorted(number for number, _ in units) != list(range(k)):
+        return None
+    return units if all(bool((column != 0).all()) for _, column in units) else None
+
+
+def in_units(matrix: torch.Tensor, units: Sequence[tuple[int, torch.Tensor]]) -> torch.Tensor:
+    """Blocks of free numbers, packed, as blocks of the maps that `own_numbers` tells of."""
+    own = [matrix[packed.index(i, j)] for n, (i, _) in enumerate(units) for j, _ in units[: n + 1]]
+    return packed.scale_both(torch.stack(own), torch.stack([1 / column for _, column in units]).to(matrix))
 
 
 class Coupling:

@@ -9,7 +9,7 @@ import torch
 
 from ..numerics import packed
 from ..numerics.cosine_transform import cosine_transform, inverse_cosine_transform
-from .coupling import CosineMap
+from .coupling import CosineMap, in_units, own_numbers
 
 __all__ = ["cosine_preconditioner"]
 
@@ -59,13 +59,12 @@ def cosine_preconditioner(
     matrix = matrix.double()
     matrix[packed.diagonal_index(k)] += _LIFT * coupled.double()
     axes = _varying(maps, shape)
-    units = _units(maps, k)
+    units = own_numbers(maps, k)
     if units is not None:
         # Each map is a number of its own: there is nothing to eliminate.
         order = [number for number, _ in units]
         scale = torch.stack([1 / column for _, column in units])
-        own = torch.stack([matrix[packed.index(order[i], order[j])] for i in range(m) for j in range(i + 1)])
-        precision = packed.scale_both(own, scale.double())
+        precision = in_units(matrix, units)
         if not _pays(highest, precision):
             return None
         inner = _coupled_part(maps, precision, stiffness, shape, axes, dtype)
@@ -117,14 +116,6 @@ def cosine_preconditioner(
         return rest + _combine(lifted, move - held)
 
     return apply
-
-
-def _units(maps: Sequence[CosineMap], k: int) -> list[tuple[int, torch.Tensor]] | None:
-    """For each map the one number that it is made of and its derivative; None unless these are all there is."""
-    if any(len(own.columns) != 1 for own in maps) or len({j for own in maps for j in own.columns}) != k:
-        return None
-    units = [next(iter(own.columns.items())) for own in maps]
-    return units if len(units) == k and all(bool((column != 0).all()) for _, column in units) else None
 
 
 def _varying(maps: Sequence[CosineMap], shape: tuple[int, ...]) -> tuple[int, ...]:
