@@ -34,7 +34,7 @@ _UNROLLED = 9
 # With so few pixels the overhead of many operations costs more than LAPACK's matrix by matrix.
 _FEW = 500
 # More pixels than these leave the processor's cache when their matrices are inverted.
-_MANY = 2**14
+_MANY = 2**15
 
 
 def size(rows: int) -> int:

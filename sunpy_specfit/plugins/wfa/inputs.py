@@ -57,7 +57,8 @@ def prepared(model, observation, lines, wavelengths) -> dict[str, torch.Tensor]:
         _check_window(one, own & used, own)
         # Where a window holds one side of the line only, the line's centre is not in it.
         own = own & used if mean[own & used].min() <= rests[number] <= mean[own & used].max() else own
-        window = LineWindow(mean[own], rests[number], intensity[torch.as_tensor(np.flatnonzero(own))])
+        light = intensity if own.all() else intensity[torch.as_tensor(np.flatnonzero(own))]
+        window = LineWindow(mean[own], rests[number], light)
         centers.append(window.center + shift.mean(0))
         # In whole quarters of a sample, so that one pixel more or less in the mean hardly ever moves an edge.
         quarter = 0.25 * window.spacing
