@@ -217,17 +217,17 @@ class Medium:
     def along(self, own: torch.Tensor, precision: torch.Tensor) -> torch.Tensor:
         """Another map, averaged over the neighbours as they count in a medium of some precision a pixel."""
         cosines = self._cosines(own)
-        return self._between(precision, lambda number: self._smoothed(cosines, number).double())
+        return self._between(precision, lambda number: self._smoothed(cosines, number)).to(precision)
 
     def variance(self, precision: torch.Tensor) -> torch.Tensor:
         """Of each pixel in a medium of its own precision, ``(pixels,)``."""
-        return self._between(precision, lambda number: self._level(number)[0].double()).exp()
+        return self._between(precision, lambda number: self._level(number)[0]).to(precision).exp()
 
     @staticmethod
     def _between(precision: torch.Tensor, at) -> torch.Tensor:
-        place = torch.log2(precision)
+        place = torch.log2(precision).float()
         low = place.floor()
-        found = torch.empty_like(precision)
+        found = torch.empty_like(place)
         upper: tuple[int, torch.Tensor] | None = None
         for number in sorted({int(v) for v in low.unique()}, reverse=True):
             high = upper[1] if upper is not None and upper[0] == number + 1 else at(number + 1)

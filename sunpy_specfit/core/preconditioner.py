@@ -56,17 +56,19 @@ def cosine_preconditioner(
         return None
     stiffness = torch.stack([own.eigenvalues.double().mean() for own in maps])[:, None]
     highest = torch.stack([own.eigenvalues.amax() for own in maps])[:, None]
+    units = own_numbers(maps, k)
+    if units is not None and not _pays(
+        highest, torch.stack([matrix[packed.index(j, j)] / column.square() for j, column in units])
+    ):
+        return None
     matrix = matrix.double()
     matrix[packed.diagonal_index(k)] += _LIFT * coupled.double()
     axes = _varying(maps, shape)
-    units = own_numbers(maps, k)
     if units is not None:
         # Each map is a number of its own: there is nothing to eliminate.
         order = [number for number, _ in units]
         scale = torch.stack([1 / column for _, column in units])
         precision = in_units(matrix, units)
-        if not _pays(highest, precision):
-            return None
         inner = _coupled_part(maps, precision, stiffness, shape, axes, dtype)
         plain = bool((scale == 1).all()) and order == list(range(k))
 
@@ -91,7 +93,7 @@ def cosine_preconditioner(
     covariance[packed.diagonal_index(m)] *= 1 + _RIDGE
     precision, unmoved = packed.inverse(covariance)
     precision = torch.where(torch.isfinite(precision), precision, 0.0)
-    if not _pays(highest, precision):
+    if not _pays(highest, precision[packed.diagonal_index(m)]):
         return None
     everything = m == k and not bool(unmoved.any())
     coupled_part = _coupled_part(maps, precision, stiffness, shape, axes, dtype)
@@ -128,13 +130,12 @@ def _varying(maps: Sequence[CosineMap], shape: tuple[int, ...]) -> tuple[int, ..
     return tuple(axes)
 
 
-def _pays(highest: torch.Tensor, precision: torch.Tensor) -> bool:
+def _pays(highest: torch.Tensor, own: torch.Tensor) -> bool:
     """Whether the blocks of pixels would take more time: by Chebyshev's bound, ½ √κ log(2 / error) steps.
 
     κ = 1 + highest eigenvalue / a pixel's own precision: blocks leave K's eigenvalues from none to the highest.
     """
-    own = precision[packed.diagonal_index(packed.size(len(precision)))].median(-1, keepdim=True).values
-    steps = 0.5 * (1 + highest / own).sqrt() * math.log(2 / _ERROR)
+    steps = 0.5 * (1 + highest / own.median(-1, keepdim=True).values).sqrt() * math.log(2 / _ERROR)
     return bool((steps > _WORTH).any())
 
 

@@ -173,7 +173,7 @@ def choose_scales(
         trial = scales.problem(problem, models)
         # The quadratics are taken where the smooth maps are: at low signal a pixel's own solution may be anywhere.
         # Where all is linear they are the same everywhere.
-        if not _is_quadratic(trial):
+        if not trial.is_quadratic:
             free = _maps(trial, coupled(trial), free, init)
         problem.renew_weights(free)
         quadratics = Quadratics(problem, shrink(problem, free))
@@ -184,15 +184,11 @@ def choose_scales(
         groups = _groups(scales, trial, free, quadratics)
         before = scales.values
         scales.values, curves = search(before, [g for g, _ in groups], _by_group(risk, [r for _, r in groups]))
-        if _is_quadratic(trial) or all(
+        if trial.is_quadratic or all(
             1 / _SAME < new / old < _SAME for new, old in zip(scales.values, before, strict=True)
         ):
             break
     return scales.bound(problem, models)[0], scales.told(curves, risk.name, "error_of_prediction")
-
-
-def _is_quadratic(trial: Problem) -> bool:
-    return trial.is_linear and all(prior.is_quadratic for prior, _ in trial.priors)
 
 
 def _by_evidence(problem, automatic, models, free, coupled) -> tuple[list[Prior], dict] | None:

@@ -69,10 +69,9 @@ def pack(full: torch.Tensor) -> torch.Tensor:
 def matvec(packed: torch.Tensor, vector: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
     """Matrix times vector for each pixel: ``(k, pixels)``, in ``out`` where that is given."""
     k = vector.shape[0]
-    out = torch.empty_like(vector) if out is None else out
+    out = torch.zeros_like(vector) if out is None else out.zero_()  # automatic differentiation bears no out=
     for i in range(k):
-        torch.mul(packed[index(i, 0)], vector[0], out=out[i])
-        for j in range(1, k):
+        for j in range(k):
             out[i].addcmul_(packed[index(i, j)], vector[j])
     return out
 
