@@ -11,7 +11,7 @@ from ..numerics import packed
 from ..numerics.cosine_transform import cosine_transform, inverse_cosine_transform
 from .coupling import CosineMap, in_units, own_numbers
 
-__all__ = ["cosine_preconditioner"]
+__all__ = ["cosine_preconditioner", "steps_of_blocks"]
 
 # So many steps of blocks take the time of all among cosines. Of three maps a step of blocks takes about 100 ns a pixel
 # (140 for order 2, 225 for order 1.5), one among cosines 165 more, whatever the map's size; six of these are enough
@@ -130,13 +130,25 @@ def _varying(maps: Sequence[CosineMap], shape: tuple[int, ...]) -> tuple[int, ..
     return tuple(axes)
 
 
-def _pays(highest: torch.Tensor, own: torch.Tensor) -> bool:
-    """Whether the blocks of pixels would take more time: by Chebyshev's bound, ½ √κ log(2 / error) steps.
+def steps_of_blocks(highest: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """How many steps the blocks of pixels take for each map, by Chebyshev's bound: ½ √κ log(2 / error).
 
     κ = 1 + highest eigenvalue / a pixel's own precision: blocks leave K's eigenvalues from none to the highest.
+
+    Parameters
+    ----------
+    highest : `torch.Tensor`
+        Eigenvalue of K, ``(maps, 1)``.
+    own : `torch.Tensor`
+        Precision, ``(maps, pixels)``; its median counts.
     """
-    steps = 0.5 * (1 + highest / own.median(-1, keepdim=True).values).sqrt() * math.log(2 / _ERROR)
-    return bool((steps > _WORTH).any())
+    condition = 1 + highest / own.median(-1, keepdim=True).values
+    return 0.5 * condition.sqrt() * math.log(2 / _ERROR)
+
+
+def _pays(highest: torch.Tensor, own: torch.Tensor) -> bool:
+    """Whether the blocks of pixels would take more time."""
+    return bool((steps_of_blocks(highest, own) > _WORTH).any())
 
 
 def _coupled_part(maps: Sequence[CosineMap], precision: torch.Tensor, stiffness, shape, axes, dtype):
