@@ -23,9 +23,9 @@ class DenseBlocks:
 
     matrix: torch.Tensor
 
-    def matvec(self, vector: torch.Tensor) -> torch.Tensor:
-        """A v, ``(k, pixels)``."""
-        return packed.matvec(self.matrix, vector)
+    def matvec(self, vector: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """A v, ``(k, pixels)``, in ``out`` where that is given."""
+        return packed.matvec(self.matrix, vector, out)
 
     def solve(self, vector: torch.Tensor, extra: torch.Tensor | float = 0.0) -> torch.Tensor:
         """(A + diag(extra))⁻¹ v."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
+from ..numerics import packed
 from .chart import Tangent
 from .prior import BoundPrior, Quadratic
 from .quantities import Quantities
@@ -14,7 +16,7 @@ from .quantities import Quantities
 if TYPE_CHECKING:
     from .problem import Problem
 
-__all__ = ["CosineMap", "Coupling"]
+__all__ = ["CosineMap", "Coupling", "in_units", "own_numbers"]
 
 
 @dataclass
@@ -31,6 +33,22 @@ class CosineMap:
 
     columns: dict[int, torch.Tensor]
     eigenvalues: torch.Tensor
+
+
+def own_numbers(maps: Sequence[CosineMap], k: int) -> list[tuple[int, torch.Tensor]] | None:
+    """For each map the free number that it is made of, and its derivative; None unless these are all k, one each."""
+    if any(len(own.columns) != 1 for own in maps):
+        return None
+    units = [next(iter(own.columns.items())) for own in maps]
+    if sorted(number for number, _ in units) != list(range(k)):
+        return None
+    return units if all(bool((column != 0).all()) for _, column in units) else None
+
+
+def in_units(matrix: torch.Tensor, units: Sequence[tuple[int, torch.Tensor]]) -> torch.Tensor:
+    """Blocks of free numbers, packed, as blocks of the maps that `own_numbers` tells of."""
+    own = [matrix[packed.index(i, j)] for n, (i, _) in enumerate(units) for j, _ in units[: n + 1]]
+    return packed.scale_both(torch.stack(own), torch.stack([1 / column for _, column in units]).to(matrix))
 
 
 class Coupling:
@@ -59,6 +77,8 @@ class Coupling:
         self.gradient, self.diagonal = torch.zeros_like(free), torch.zeros_like(free)
         # For each prior its quadratic, and for each name the free numbers that the quantity depends on.
         self._parts: list[tuple[Quadratic, dict[str, dict[int, torch.Tensor]]]] = []
+        # Those of a free number that is the quantity itself.
+        self._same: list[dict[str, int]] = []
         self.joined: list[set[int]] = []
         found: dict[object, CosineMap] | None = {}
         for prior, names in problem.coupled_priors():
@@ -75,22 +95,28 @@ class Coupling:
                     self.gradient[j] += _sum_rows(quadratic.gradient[name] * column)
                     self.diagonal[j] += _sum_rows(quadratic.diagonal[name] * column.square())
             self._parts.append((quadratic, slopes))
+            self._same.append({name: next(iter(own)) for name, own in slopes.items() if _is_itself(own)})
             apart = [set(own) for own in slopes.values()]
             self.joined += apart if quadratic.cosine is not None else [set().union(*apart)]
             found = _gather(found, problem, quadratic, slopes)
         self.cosine_maps = list(found.values()) if found else None
 
-    def product(self, direction: torch.Tensor) -> torch.Tensor:
-        """Curvature times a direction, both ``(k, pixels)``."""
-        out = torch.zeros_like(direction)
-        for quadratic, slopes in self._parts:
+    def product(self, direction: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Curvature times a direction, both ``(k, pixels)``; added to ``out`` where that is given."""
+        out = torch.zeros_like(direction) if out is None else out
+        for (quadratic, slopes), same in zip(self._parts, self._same, strict=True):
             like = quadratic.gradient
             moved = {
-                name: sum((column * direction[j] for j, column in own.items()), torch.zeros_like(like[name]))
+                name: direction[same[name]]
+                if name in same
+                else sum((column * direction[j] for j, column in own.items()), torch.zeros_like(like[name]))
                 for name, own in slopes.items()
             }
             pushed = quadratic.matvec(moved)
             for name, own in slopes.items():
+                if name in same:
+                    out[same[name]] += pushed[name]
+                    continue
                 for j, column in own.items():
                     out[j] += _sum_rows(pushed[name] * column)
         return out
@@ -142,6 +168,11 @@ def _slope_only(prior: BoundPrior, maps) -> Quadratic:
         matvec=lambda v: {name: torch.zeros_like(v[name]) for name in names},
         diagonal={name: torch.zeros_like(maps[name]) for name in names},
     )
+
+
+def _is_itself(own: dict[int, torch.Tensor]) -> bool:
+    """Whether the quantity is one free number, and no other."""
+    return len(own) == 1 and all(column.ndim == 1 and bool((column == 1).all()) for column in own.values())
 
 
 def _sum_rows(value: torch.Tensor) -> torch.Tensor:

@@ -15,8 +15,8 @@ from .layout import Layout
 
 __all__ = ["Propagation", "packed_row"]
 
-# Pixels whose derived quantities are worked out at a time.
-_TOGETHER = 2**14
+# Pixels whose derived quantities are worked out at a time: with fewer, calls cost more than the numbers.
+_TOGETHER = 2**16
 
 
 def packed_row(i: int, j: int) -> int:

@@ -136,16 +136,19 @@ class Curvature:
         matrix[packed.diagonal_index(self.free.shape[0])] *= 1 + damping
         return matrix
 
-    def data_product(self, direction: torch.Tensor) -> torch.Tensor:
-        """The data's curvature times a direction, both ``(k, pixels)``."""
+    def data_product(self, direction: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """The data's curvature times a direction, both ``(k, pixels)``; ``out`` is memory that may be used."""
         if not self.problem.mixes_pixels:
-            return self.data.matvec(direction)
+            return self.data.matvec(direction, out)
         return self._jacobian.pull(self._weigh(self._jacobian.push(direction)))
 
-    def product(self, flat: torch.Tensor, damping: torch.Tensor | float = 0.0) -> torch.Tensor:
-        """The whole curvature times a flat vector."""
+    def product(
+        self, flat: torch.Tensor, damping: torch.Tensor | float = 0.0, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The whole curvature times a flat vector; ``out``, ``(k, pixels)``, is memory that may be used."""
         direction = self.problem.unflatten(flat)
-        out = self.data_product(direction).add_(self.coupling.product(direction))
+        out = self.data_product(direction, out)
+        self.coupling.product(direction, out)
         if self._prior_blocks is not None:
             out = out + self._prior_blocks.matvec(direction)
         if bool((damping != 0).any()) if torch.is_tensor(damping) else damping:
@@ -219,8 +222,10 @@ class Curvature:
         precondition = precondition or self.preconditioner(damping)
         error = error * self.problem.n_pixels**0.5
         if held is None or not bool(held.any()):
+            # The same memory for all products: for large maps fresh memory costs more than the sums.
+            memory = torch.empty_like(self.free)
             return conjugate_gradient(
-                lambda v: self.product(v, damping),
+                lambda v: self.product(v, damping, memory),
                 right,
                 preconditioner=precondition,
                 tolerance=tolerance,

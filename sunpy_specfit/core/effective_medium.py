@@ -15,7 +15,7 @@ import torch
 
 from ..numerics import packed
 from ..numerics.cosine_transform import cosine_series, cosine_transform, inverse_cosine_transform
-from .coupling import CosineMap
+from .coupling import CosineMap, in_units, own_numbers
 from .curvature import Curvature
 
 __all__ = ["Medium", "medium_inverse"]
@@ -89,6 +89,9 @@ def _own_precision(blocks: torch.Tensor, maps: Sequence[CosineMap]) -> torch.Ten
             square = column.square()
             known = float(blocks[packed.index(j, j)].mean() / square.mean().clamp_min(torch.finfo(square.dtype).tiny))
             lifted[packed.index(j, j)] += max(_LIFT * min(stiffness, known), _LEAST * stiffness) * square
+    units = own_numbers(maps, k)
+    if units is not None:
+        return in_units(lifted, units)
     solve = packed.factorize(lifted)
     moved = []
     for own in maps:
@@ -114,11 +117,15 @@ def _mean_field(precision: torch.Tensor, maps: Sequence[CosineMap], shape: tuple
     scale = stiffness.rsqrt()[:, None].expand(-1, precision.shape[-1])
     scaled = packed.scale_both(precision, scale)
     field = torch.zeros_like(precision)
+    media: list[Medium] = []
     for group in _groups(scaled, m):
-        spectra = [maps[j].eigenvalues.double() / stiffness[j] for j in group]
+        spectra = [(maps[j].eigenvalues.double() / stiffness[j]).reshape(shape) for j in group]
         if any(not torch.allclose(own, spectra[0], rtol=1e-3, atol=1e-6) for own in spectra[1:]):
             return None
-        medium = Medium(spectra[0].reshape(shape))
+        # Maps of one prior are coupled alike, and share what is worked out once.
+        alike = (one for one in media if torch.allclose(one.eigenvalues, spectra[0], rtol=1e-9, atol=1e-12))
+        medium = next(alike, None) or Medium(spectra[0])
+        media.append(medium)
         rows = [packed.index(i, j) for a, i in enumerate(group) for j in group[: a + 1]]
         field[rows] = medium.field(scaled[rows])
     return packed.scale_both(field, 1 / scale)
@@ -192,38 +199,35 @@ class Medium:
         """
         cosines = self._cosines(own)
         top = int(torch.log2(own.amax()).ceil())
-        found, above = torch.full_like(own, torch.nan), None
+        least = max(2.0 ** (top - 2 * _HALVINGS), torch.finfo(cosines.dtype).tiny)
+        found, above = torch.full_like(own, torch.nan, dtype=cosines.dtype), None
         for number in range(top, top - _HALVINGS, -1):
             # Excess of the neighbours' precision, in powers of two.
-            excess = (
-                torch.log2(self._smoothed(cosines, number).double().clamp_min(2.0 ** (top - 2 * _HALVINGS))) - number
-            )
+            excess = self._smoothed(cosines, number).clamp_min_(least).log2_().sub_(number)
+            here = (excess >= 0) & found.isnan()
             if above is None:
-                here = excess >= 0
                 found[here] = number
             else:
-                here = (excess >= 0) & found.isnan()
-                part = excess / (excess - above)
-                found[here] = number + part[here]
+                found = torch.where(here, number - excess / (above - excess), found)
             if not bool(found.isnan().any()):
                 break
             above = excess
-        return torch.exp2(found.nan_to_num(nan=float(top - _HALVINGS)))
+        return torch.exp2(found.nan_to_num(nan=float(top - _HALVINGS)).to(own))
 
     def along(self, own: torch.Tensor, precision: torch.Tensor) -> torch.Tensor:
         """Another map, averaged over the neighbours as they count in a medium of some precision a pixel."""
         cosines = self._cosines(own)
-        return self._between(precision, lambda number: self._smoothed(cosines, number).double())
+        return self._between(precision, lambda number: self._smoothed(cosines, number)).to(precision)
 
     def variance(self, precision: torch.Tensor) -> torch.Tensor:
         """Of each pixel in a medium of its own precision, ``(pixels,)``."""
-        return self._between(precision, lambda number: self._level(number)[0].double()).exp()
+        return self._between(precision, lambda number: self._level(number)[0]).to(precision).exp()
 
     @staticmethod
     def _between(precision: torch.Tensor, at) -> torch.Tensor:
-        place = torch.log2(precision)
+        place = torch.log2(precision).float()
         low = place.floor()
-        found = torch.empty_like(precision)
+        found = torch.empty_like(place)
         upper: tuple[int, torch.Tensor] | None = None
         for number in sorted({int(v) for v in low.unique()}, reverse=True):
             high = upper[1] if upper is not None and upper[0] == number + 1 else at(number + 1)

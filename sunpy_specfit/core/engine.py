@@ -220,11 +220,13 @@ def pixel_solution(
         keep = index[worth[index]]
         if not len(keep):
             continue
-        block = whole.select(keep)
         if local is not None and not local.needs_start:
-            start[:, keep] = local.solve(block, block.nothing()).free
-            known[keep] = torch.isfinite(start[:, keep]).all(0)
+            part = piece if len(keep) == len(index) else keep
+            block = whole.select(part)
+            found = local.solve(block, block.nothing()).free
+            start[:, part], known[part] = found, torch.isfinite(found).all(0)
             continue
+        block = whole.select(keep)
         first = starts(problem, block, keep.cpu().numpy(), init, None, n_starts or _default_starts(problem))
         if local is not None and not problem.mixes_pixels:
             block, solution = _solve(problem, local, block, first)
@@ -235,7 +237,7 @@ def pixel_solution(
         known[keep] = torch.isfinite(first[0]).all(0)
     if not bool(known.any()):
         return torch.full_like(start, torch.nan), known
-    return start[:, _nearest(known, problem.grid.shape)], known
+    return start if bool(known.all()) else start[:, _nearest(known, problem.grid.shape)], known
 
 
 def neighbourly_start(problem: Problem, free: torch.Tensor) -> torch.Tensor:
@@ -284,7 +286,5 @@ def _run_whole(problem, solver, init, n_starts, outcome, local) -> None:
 
 def _nearest(known: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     """For each pixel the nearest known one: where those without data of their own start from."""
-    if bool(known.all()):
-        return torch.arange(known.numel(), device=known.device)
     places = distance_transform_edt(~known.cpu().numpy().reshape(shape), return_distances=False, return_indices=True)
     return torch.as_tensor(np.ravel_multi_index(tuple(places), shape).reshape(-1), device=known.device)

@@ -248,7 +248,9 @@ def finish_whole(problem, solution, flags, outcome) -> None:
     if solution.covariance is not None:
         covariance, undetermined = solution.covariance.double(), None
     elif problem.couples_pixels:
-        curvature = Curvature(problem, free)
+        curvature = solution.curvature
+        if curvature is None or curvature.problem is not problem or not torch.equal(solution.free, free):
+            curvature = Curvature(problem, free)
         covariance, found, undetermined = medium_inverse(curvature) or probe_inverse(curvature, seed=problem.seed)
         leverage = found if leverage is None else leverage
     else:

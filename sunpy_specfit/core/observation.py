@@ -282,7 +282,7 @@ class Observation:
             part = view[np.unravel_index(numbers, view.shape[:lead])]
         part = np.asarray(part)
         if self.stokes_index is not None:
-            part = part[:, list(self.stokes_index)] if len(self.stokes) > 1 else part[:, self.stokes_index[0]]
+            part = part[:, _run_of(self.stokes_index)] if len(self.stokes) > 1 else part[:, self.stokes_index[0]]
         return part if self.axes.sample is not None else part[..., None]
 
     @property
@@ -369,6 +369,12 @@ class Observation:
         """Which samples of some pixels are masked, ``([stokes,] n, pixels)``; None where there is no mask."""
         found = [self._gather(f"mask{number}", index) for number in range(len(self.masks))]
         return np.moveaxis(np.logical_or.reduce(found), 0, -1) if found else None
+
+
+def _run_of(index: Sequence[int]) -> slice | list[int]:
+    """Numbers that follow each other as a slice, which makes no copy."""
+    first, last = index[0], index[-1]
+    return slice(first, last + 1) if list(index) == list(range(first, last + 1)) else list(index)
 
 
 def _wide_enough(dtype: torch.dtype, size: float) -> torch.dtype:

@@ -141,6 +141,18 @@ class Problem:
         }
         return self.loss_name == "gaussian" and not self.has_noise_model and set(self.layout.free_keys) <= linear
 
+    @property
+    def is_quadratic(self) -> bool:
+        """Whether the objective is one quadratic: linear models, quadratic priors on fitted numbers, and no bounds."""
+        names = [name for _, own in self.priors for name in own]
+        return (
+            self.is_linear
+            and not self.charts
+            and not bool(torch.isfinite(torch.cat([self.lower, self.upper])).any())
+            and all(prior.is_quadratic for prior, _ in self.priors)
+            and all(self.layout.resolve(name) in self.layout.parameters for name in names)
+        )
+
     def block(self, index: slice | np.ndarray, dtype: torch.dtype | None = None) -> PixelBlock:
         """Some pixels as tensors, with the priors that do not couple them; without spectra where none are needed."""
         dtype = dtype or self.dtype

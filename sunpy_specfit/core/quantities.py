@@ -74,13 +74,22 @@ class Quantities:
         transform : `torch.Tensor`
             dθ/dfree, ``(rows, free)``.
         """
-        theta = theta.detach().requires_grad_()
+        # What is fitted depends on the free numbers by constants; only what is derived must be differentiated.
+        fitted = {name for name, key in self._keys.items() if key in self.layout.parameters}
+        theta = theta.detach().requires_grad_(len(fitted) < len(self._keys))
         maps = self.maps(theta)
-        gradients = pixel_gradients(maps, {"theta": theta})
+        gradients = pixel_gradients({n: value for n, value in maps.items() if n not in fitted}, {"theta": theta})
+        slopes = self._factor.to(theta) * transform
         columns = []
         for j in range(transform.shape[1]):
             column = {}
-            for name, rows in gradients.items():
+            for name, key in self._keys.items():
+                if name in fitted:
+                    rows = self.layout.rows[key]
+                    own = slopes[rows, j : j + 1] if maps[name].ndim > 1 else slopes[rows.start, j : j + 1]
+                    column[name] = own.expand(maps[name].shape)
+                    continue
+                rows = gradients[name]
                 moved = [
                     (transform[:, j : j + 1] * row["theta"]).sum(0) if row else torch.zeros_like(theta[0])
                     for row in rows

@@ -126,7 +126,7 @@ class _Trial:
 
     def __init__(self, problem: Problem, free: torch.Tensor, blocks: DenseBlocks, *, linear: bool | None = None):
         self.problem, self.free, self.blocks, self.is_quadratic = problem, free, blocks, linear
-        self._precondition = None
+        self._precondition = self._about = None
 
     def _curvature(self, vector, step) -> Curvature:
         """About a step that the maps have already taken."""
@@ -140,7 +140,7 @@ class _Trial:
         """The step ``(k, pixels)`` to the maps that b makes; ``start`` is a guess."""
         if self.is_quadratic is False:
             return self.settle(vector, start)
-        curvature = self._curvature(vector, None)
+        curvature = self._about = self._curvature(vector, None)
         step = self._solve(curvature, -curvature.gradient, start)
         if self.is_quadratic is None:
             there = self._curvature(vector, step)
@@ -164,7 +164,8 @@ class _Trial:
 
     def response(self, noise: torch.Tensor, start: torch.Tensor | None = None) -> torch.Tensor:
         """The derivative of the step along some noise of b, where the priors are quadratics."""
-        return self._solve(self._curvature(noise, None), self.problem.reduce(noise), start)
+        about = self._about or self._curvature(noise, None)
+        return self._solve(about, self.problem.reduce(noise), start)
 
     def difference(self, vector: torch.Tensor, step: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """The same where they are none, about the step that b makes: from a small part of the noise."""

@@ -170,9 +170,11 @@ def choose_scales(
     scales = _first_guess(problem, automatic, models, free, known)
     earlier, curves = None, []
     for _ in range(_ROUNDS):
-        # The quadratics are taken where the smooth maps are: at low signal a pixel's own solution may be anywhere.
         trial = scales.problem(problem, models)
-        free = _maps(trial, coupled(trial), free, init)
+        # The quadratics are taken where the smooth maps are: at low signal a pixel's own solution may be anywhere.
+        # Where all is linear they are the same everywhere.
+        if not trial.is_quadratic:
+            free = _maps(trial, coupled(trial), free, init)
         problem.renew_weights(free)
         quadratics = Quadratics(problem, shrink(problem, free))
         if earlier is not None and quadratics.equal(earlier):
@@ -182,7 +184,9 @@ def choose_scales(
         groups = _groups(scales, trial, free, quadratics)
         before = scales.values
         scales.values, curves = search(before, [g for g, _ in groups], _by_group(risk, [r for _, r in groups]))
-        if all(1 / _SAME < new / old < _SAME for new, old in zip(scales.values, before, strict=True)):
+        if trial.is_quadratic or all(
+            1 / _SAME < new / old < _SAME for new, old in zip(scales.values, before, strict=True)
+        ):
             break
     return scales.bound(problem, models)[0], scales.told(curves, risk.name, "error_of_prediction")
 

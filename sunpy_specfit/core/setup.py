@@ -27,6 +27,8 @@ __all__ = ["as_model", "as_priors", "as_solver", "bind_prior", "build_problem", 
 # Samples per block: many enough that calls cost nothing beside the numbers, few enough for the processor's cache.
 _CPU_SAMPLES = 2**20
 _GPU_SAMPLES = 2**24
+# Where spectra are looked at once, and a few numbers a pixel take their place, calls cost more than the cache saves.
+_SAMPLES_LOOKED_AT_ONCE = 2**23
 
 
 def as_model(model) -> Model:
@@ -195,7 +197,7 @@ def build_problem(
     coupled |= any(term.mixes_pixels for term in terms)
     device = choose_device(device)
     samples = max(int(np.prod(o.sample_shape)) for o in observations)
-    return Problem(
+    problem = Problem(
         terms=terms,
         layout=layout,
         grid=grid,
@@ -207,6 +209,9 @@ def build_problem(
         block_size=_block_size(chunks, samples, device),
         seed=seed,
     )
+    if problem.compressible:
+        problem.block_size = _block_size(chunks, samples, device, _SAMPLES_LOOKED_AT_ONCE)
+    return problem
 
 
 def _per_cube(value, n: int) -> list:
@@ -219,9 +224,9 @@ def _per_cube(value, n: int) -> list:
     return [value] * n
 
 
-def _block_size(chunks, samples: int, device: torch.device) -> int:
+def _block_size(chunks, samples: int, device: torch.device, budget: int = _CPU_SAMPLES) -> int:
     if chunks == "auto":
-        budget = _GPU_SAMPLES if device.type == "cuda" else _CPU_SAMPLES
+        budget = _GPU_SAMPLES if device.type == "cuda" else budget
         return max(256, 1 << int(np.log2(max(budget // samples, 1))))
     if not isinstance(chunks, (int, np.integer)) or chunks < 1:
         raise ValueError(f"chunks is 'auto' or a positive number of pixels, found {chunks!r}")

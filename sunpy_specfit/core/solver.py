@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from .arguments import Configurable
 from .factored import FactoredCovariance
+
+if TYPE_CHECKING:
+    from .curvature import Curvature
 
 __all__ = ["Solution", "Solver"]
 
@@ -37,6 +40,9 @@ class Solution:
         The misfit of each pixel there, ``(pixels,)``, where the solver knows it; used with a factored covariance.
     final : bool
         Whether ``free`` is the exact minimum of ``quadratic``, so that no last step is worth trying.
+    curvature : `~sunpy_specfit.core.curvature.Curvature`, optional
+        Of the whole problem at ``free``, or anywhere if it is the same everywhere, where the solver has it: the errors
+        of coupled maps are found from it.
     weights : dict
         Learned weights of operators, or of the solver's own network.
     info : dict
@@ -50,6 +56,7 @@ class Solution:
     quadratic: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
     chi2: torch.Tensor | None = None
     final: bool = False
+    curvature: Curvature | None = None
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
 

@@ -132,4 +132,5 @@ def _left(gains: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return (a * b).sum(-1, keepdim=True)
+    # Of one long vector without its products in fresh memory, which would cost more than the sum.
+    return torch.dot(a, b)[None] if a.ndim == 1 else (a * b).sum(-1, keepdim=True)

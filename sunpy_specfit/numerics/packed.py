@@ -34,7 +34,7 @@ _UNROLLED = 9
 # With so few pixels the overhead of many operations costs more than LAPACK's matrix by matrix.
 _FEW = 500
 # More pixels than these leave the processor's cache when their matrices are inverted.
-_MANY = 2**14
+_MANY = 2**15
 
 
 def size(rows: int) -> int:
@@ -66,10 +66,10 @@ def pack(full: torch.Tensor) -> torch.Tensor:
     return full[:, i, j].T.contiguous()
 
 
-def matvec(packed: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
-    """Matrix times vector for each pixel: ``(k, pixels)``."""
+def matvec(packed: torch.Tensor, vector: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    """Matrix times vector for each pixel: ``(k, pixels)``, in ``out`` where that is given."""
     k = vector.shape[0]
-    out = torch.zeros_like(vector)
+    out = torch.zeros_like(vector) if out is None else out.zero_()  # automatic differentiation bears no out=
     for i in range(k):
         for j in range(k):
             out[i].addcmul_(packed[index(i, j)], vector[j])
@@ -229,14 +229,22 @@ def cholesky(packed: torch.Tensor) -> torch.Tensor:
 
 def lower_product(factor: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
     """L v for a packed lower triangle."""
-    k = vector.shape[0]
-    return torch.stack([sum(factor[index(i, j)] * vector[j] for j in range(i + 1)) for i in range(k)])
+    out = torch.empty_like(vector)
+    for i in range(len(vector)):
+        torch.mul(factor[index(i, 0)], vector[0], out=out[i])
+        for j in range(1, i + 1):
+            out[i].addcmul_(factor[index(i, j)], vector[j])
+    return out
 
 
 def upper_product(factor: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
     """Lᵀ v for a packed lower triangle."""
-    k = len(vector)
-    return torch.stack([sum(factor[index(i, j)] * vector[i] for i in range(j, k)) for j in range(k)])
+    out = torch.empty_like(vector)
+    for j in range(len(vector)):
+        torch.mul(factor[index(j, j)], vector[j], out=out[j])
+        for i in range(j + 1, len(vector)):
+            out[j].addcmul_(factor[index(i, j)], vector[i])
+    return out
 
 
 def lower_solve(factor: torch.Tensor, vector: torch.Tensor, *, transposed: bool = False) -> torch.Tensor:

@@ -7,10 +7,13 @@ import torch
 
 import sunpy_specfit as specfit
 from sunpy_specfit.core import curvature as curvature_module
+from sunpy_specfit.core import preconditioner
 from sunpy_specfit.core.curvature import Curvature
 from sunpy_specfit.core.engine import pixel_solution
 from sunpy_specfit.core.setup import build_problem
 from sunpy_specfit.data import gaussian_cube
+from sunpy_specfit.numerics.conjugate_gradient import conjugate_gradient
+from sunpy_specfit.plugins.priors.differences import Differences
 
 KMS = u.km / u.s
 LINE = specfit.Gaussian(195.119 * u.AA).bound(center=(194, 196) * u.AA) + specfit.Polynomial(0).bound(c0=(0, None))
@@ -55,8 +58,9 @@ def test_it_is_symmetric_and_never_negative(priors):
     assert values[0] > -1e-12 * values[-1]
 
 
-def test_it_is_the_inverse_where_all_pixels_are_alike():
-    curvature = curvature_of(STRONG["several"], masked=False)
+@pytest.mark.parametrize("priors", ["several", "all"])
+def test_it_is_the_inverse_where_all_pixels_are_alike(priors):
+    curvature = curvature_of(STRONG[priors], masked=False)
     # Every pixel as the first: what is left to differ is nothing.
     alike = torch.ones_like(curvature.free) * curvature.free[:, :1]
     problem = curvature.problem
@@ -101,3 +105,23 @@ def test_weak_coupling_is_left_to_the_blocks(blocks_only):
     found = curvature.preconditioner()(right)
     blocks_only()
     assert torch.equal(curvature.preconditioner()(right), found)
+
+
+@pytest.mark.parametrize("ratio", [3.0, 30.0, 300.0])
+def test_the_steps_of_blocks_are_as_foretold(ratio):
+    # Pixels that all know the same of themselves, and neighbours' differences: what the choice is made by.
+    shape = (48, 50)
+    differences = Differences(shape, (0, 1), 1)
+    stiffness = ratio / 8
+    block = 1 + stiffness * differences.diagonal(torch.zeros(48 * 50, dtype=torch.float64))
+    data = torch.randn(48 * 50, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    found = conjugate_gradient(
+        lambda v: v + stiffness * differences.product(v),
+        data,
+        preconditioner=lambda r: r / block,
+        tolerance=1e-9,
+        error=preconditioner._ERROR * len(data) ** 0.5,
+    )
+    highest, own = torch.tensor([[ratio]]), torch.ones(1, 4)
+    # It is a bound for the worst data; the error that ends the steps is itself an estimate.
+    assert 0.6 < found.iterations / preconditioner.steps_of_blocks(highest, own).item() < 1.3

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import sunpy_specfit as specfit
+from sunpy_specfit.core.quantities import Quantities
 from sunpy_specfit.core.setup import build_problem
-from sunpy_specfit.data import gaussian_cube
+from sunpy_specfit.data import gaussian_cube, weak_field_cube
 
 REST = 195.119 * u.AA
 
@@ -112,3 +113,36 @@ def test_precision_changes_nothing_that_matters(dtype):
     for key in result:
         distance = (result[key].data - reference[key].data) / reference[key].uncertainty.array
         assert np.abs(distance).max() < 1e-3, key
+
+
+def test_what_is_one_quadratic_says_so():
+    cube, model = weak_field_cube((4, 5), seed=1), specfit.WeakField("Mg I 5172.7")
+    flat = specfit.Smooth("b_los", scale=50 * u.G)
+
+    def quadratic(*priors, model=model):
+        return build_problem([cube], [model], priors=priors).is_quadratic
+
+    assert quadratic()
+    assert quadratic(flat)
+    assert not quadratic(flat, specfit.Smooth("b_trans", scale=50 * u.G))  # of a quantity that is no linear one
+    assert not quadratic(specfit.TotalVariation("b_los", scale=50 * u.G))
+    assert not quadratic(flat, model=model.bound(b_los=(-100, 100) * u.G))
+
+
+@each_variant
+def test_derivatives_of_quantities_are_those_of_their_maps(options):
+    problem = make(**options)
+    names, transform = [*problem.layout.parameters, *problem.layout.derived], problem.transform
+    quantities, whole, free = (
+        Quantities(problem.layout, names, problem.physical_auxiliary),
+        problem.whole(),
+        numbers(problem),
+    )
+    maps, columns = quantities.linearize(whole.theta(free), transform)
+    for j, column in enumerate(columns):
+        unit = torch.zeros_like(free)
+        unit[j] = 1.0
+        found, along = torch.func.jvp(lambda f: quantities.maps(transform @ f + whole.base), (free,), (unit,))
+        for name in names:
+            torch.testing.assert_close(maps[name], found[name])
+            torch.testing.assert_close(column[name], along[name])

@@ -129,10 +129,10 @@ class BoundSmooth(BoundPrior):
             out = {}
             for name, scale in self.scales.items():
                 slope = slopes[name]
-                if slope is None:
-                    out[name] = self.stiffness.product(v[name]) / scale**2
-                else:
-                    out[name] = slope * self.stiffness.product(slope * v[name]) / scale**2
+                moved = v[name] if slope is None else slope * v[name]
+                out[name] = self.stiffness.product(moved).div_(scale**2)
+                if slope is not None:
+                    out[name].mul_(slope)
             return out
 
         def noise(generator):

@@ -70,6 +70,8 @@ class GaussNewton(Solver):
         return None
 
     def solve(self, problem, start: torch.Tensor) -> Solution:
+        if problem.is_quadratic and not problem.mixes_pixels:
+            return self._at_once(problem, start[0])
         lower, upper = problem.flat_bounds()
 
         def inside(flat):
@@ -79,6 +81,7 @@ class GaussNewton(Solver):
         here = Curvature(problem, problem.unflatten(flat))
         damping = torch.zeros_like(here.free[0])
         products, iterations = 0, 0
+        # A prior's quadratic may be of a quantity that is no linear one: the slope after a step must tell.
         quadratic = problem.is_linear and all(prior.is_quadratic for prior, _ in problem.priors)
         length = torch.full_like(damping, torch.inf if not problem.is_linear else 0.0)
         resting, watch = torch.zeros_like(here.free, dtype=torch.bool), _has_kinks(problem)
@@ -127,6 +130,18 @@ class GaussNewton(Solver):
             free=problem.unflatten(flat),
             status=status.to(torch.int32),
             info={"iterations": iterations, "products": products},
+            curvature=here,
+        )
+
+    def _at_once(self, problem, free: torch.Tensor) -> Solution:
+        """The minimum of an objective that is one quadratic."""
+        here = Curvature(problem, problem.unflatten(problem.flatten(free)))
+        solved = here.solve(-here.gradient, tolerance=1e-6, error=_EXACT * self.tolerance)
+        return Solution(
+            free=here.free + problem.unflatten(solved.x),
+            status=torch.full((problem.n_pixels,), int(Status.CONVERGED), dtype=torch.int32, device=free.device),
+            info={"iterations": 1, "products": solved.iterations},
+            curvature=here,
         )
 
     def _step(self, here: Curvature, held, damping, tolerance: float) -> tuple[torch.Tensor, int]:
