@@ -17,6 +17,8 @@ __all__ = ["GaussNewton"]
 
 # Steps are found to this part of the tolerance.
 _EXACT = 0.1
+# Products with the curvature for what is solved at once, at the most.
+_PRODUCTS = 1000
 
 
 class GaussNewton(Solver):
@@ -136,10 +138,11 @@ class GaussNewton(Solver):
     def _at_once(self, problem, free: torch.Tensor) -> Solution:
         """The minimum of an objective that is one quadratic."""
         here = Curvature(problem, problem.unflatten(problem.flatten(free)))
-        solved = here.solve(-here.gradient, tolerance=1e-6, error=_EXACT * self.tolerance)
+        solved = here.solve(-here.gradient, tolerance=1e-6, error=_EXACT * self.tolerance, max_iterations=_PRODUCTS)
+        status = Status.CONVERGED if solved.iterations < _PRODUCTS else Status.MAX_ITERATIONS
         return Solution(
             free=here.free + problem.unflatten(solved.x),
-            status=torch.full((problem.n_pixels,), int(Status.CONVERGED), dtype=torch.int32, device=free.device),
+            status=torch.full((problem.n_pixels,), int(status), dtype=torch.int32, device=free.device),
             info={"iterations": 1, "products": solved.iterations},
             curvature=here,
         )
