@@ -6,6 +6,7 @@ import pytest
 import torch
 from astropy.nddata import StdDevUncertainty
 from ndcube import NDCube
+from scipy.optimize import lsq_linear
 
 import sunpy_specfit as specfit
 from sunpy_specfit import Status
@@ -296,6 +297,28 @@ def test_bounds_hold_on_coupled_maps_whoever_solves():
         at_bound = (result.status.data & int(Status.AT_BOUND)) > 0
         assert at_bound.any()
         assert not at_bound.all()
+
+
+@pytest.mark.parametrize(("low", "high"), [(None, 0.25), (0.15, None), (0.1, 0.25)])
+def test_bounded_linear_maps_are_those_of_bounded_least_squares(low, high):
+    shape, rng = (7, 8), np.random.default_rng(3)
+    noisy = rng.normal(0.2, 0.5, (*shape, 3))
+    cube = NDCube(
+        noisy, wcs=spectral_wcs(shape, np.arange(3) * u.AA), uncertainty=StdDevUncertainty(np.full_like(noisy, 0.3))
+    )
+    limits = tuple(None if v is None else v * u.one for v in (low, high))
+    found = specfit.fit(cube, specfit.Polynomial(0).bound(c0=limits), specfit.Smooth("c0", scale=0.1))["c0"].data
+    place = np.arange(56).reshape(shape)
+    pairs = [(place[1:], place[:-1]), (place[:, 1:], place[:, :-1])]
+    ends = np.concatenate([np.stack([a.ravel(), b.ravel()], 1) for a, b in pairs])
+    rows = np.zeros((len(ends), 56))
+    rows[np.arange(len(ends)), ends[:, 0]], rows[np.arange(len(ends)), ends[:, 1]] = 1 / 0.1, -1 / 0.1
+    matrix = np.concatenate([np.eye(56) * np.sqrt(3) / 0.3, rows])
+    right = np.concatenate([noisy.mean(-1).ravel() * np.sqrt(3) / 0.3, np.zeros(len(ends))])
+    bounds = (-np.inf if low is None else low, np.inf if high is None else high)
+    best = lsq_linear(matrix, right, bounds, method="bvls", tol=1e-12).x.reshape(shape)
+    assert 0.05 < np.mean(np.isin(best, bounds)) < 0.95
+    assert np.abs(found - best).max() < 0.01 * 0.1
 
 
 def test_a_prior_with_nothing_but_an_energy_goes_to_a_solver_of_gradients():

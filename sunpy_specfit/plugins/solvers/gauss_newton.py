@@ -79,6 +79,9 @@ class GaussNewton(Solver):
         def inside(flat):
             return torch.minimum(torch.maximum(flat, lower), upper)
 
+        def pushed_out(flat, at):
+            return ((flat <= lower) & (at.gradient > 0)) | ((flat >= upper) & (at.gradient < 0))
+
         flat = inside(problem.flatten(start[0]))
         here = Curvature(problem, problem.unflatten(flat))
         damping = torch.zeros_like(here.free[0])
@@ -94,12 +97,13 @@ class GaussNewton(Solver):
                 here, resting = rest_at_kinks(here, before | (damping > 0))
                 damping[resting.any(0) & ~before] = 0.0
                 flat = problem.flatten(here.free)
-            held = ((flat <= lower) & (here.gradient > 0)) | ((flat >= upper) & (here.gradient < 0))
+            held = pushed_out(flat, here)
             held = held | resting.reshape(-1) if watch else held
             # Far from the end a rough step serves as well as an exact one; at the end a small part of sigma is enough.
             near = bool((length < 1.0).all())  # where all is linear, from the beginning
             step, spent = self._step(here, held, damping, 1e-6 if near else 1e-2)
             products += spent
+            beyond = bool((inside(flat + step) != flat + step).any())
             step = problem.unflatten(inside(flat + step) - flat)
             trial = inside(problem.flatten(problem.moved(problem.unflatten(flat), step)))
             length = self._length(here, step) * (1 + damping)
@@ -107,7 +111,9 @@ class GaussNewton(Solver):
                 flat, here = self._better(problem, flat, here, trial)
                 break
             there = Curvature(problem, problem.unflatten(trial))
-            if quadratic and self._as_told(here, there, problem.flatten(step)):
+            # Where bounds cut the step short, or let go of a number, others have to move once more.
+            settled = not beyond and not bool((held & ~pushed_out(trial, there)).any())
+            if quadratic and settled and self._as_told(here, there, problem.flatten(step)):
                 flat, here, length = trial, there, torch.zeros_like(length)
                 break
             surprise = self._surprise(here, there, step, damping)
