@@ -37,8 +37,8 @@ class Correlated(Prior):
         Over how many pixels the correlation falls off. ``"auto"`` takes the most probable one given the data, and
         records it in ``result.meta["prior_scales"]``.
     order : {1, 2}
-        1 for maps with detail of all sizes, whose power falls with wave number to the power -2; 2 for maps as smooth as
-        they are correlated (to the power -4).
+        How smooth maps are: beyond the length their power falls with wave number to the power -2 or -4. Images of
+        AIA's, blurred by its optics, ask for 2.
     axes : {"space", "time", "all"}, int, or tuple of these
         Along which axes of the map.
 
@@ -74,7 +74,7 @@ class Correlated(Prior):
     couples_pixels = True
     first_scale = _FIRST
 
-    def __init__(self, quantity: str, *, length="auto", order: int = 1, axes="space"):
+    def __init__(self, quantity: str, *, length="auto", order: int = 2, axes="space"):
         if not isinstance(quantity, str):
             raise TypeError(f"Correlated takes the name of a vector, such as 'dem'; found {quantity!r}")
         if order not in (1, 2):
@@ -117,7 +117,7 @@ def _pixels(length, name: str) -> float:
 
 
 class BoundCorrelated(BoundPrior):
-    """Numbers only; see `Correlated`. What it adds to the pixels' own prior: ½ zᵀ (K⁻¹ - 1) z of their white numbers."""
+    """Numbers only; see `Correlated`. Of white numbers z it makes ½ zᵀ K⁻¹ z of the pixels' own ½ zᵀ z."""
 
     couples_pixels = True
 

@@ -16,6 +16,8 @@ __all__ = ["DataSpaceMap"]
 
 # No step changes a logarithm by more than this.
 _LONGEST = 4.0
+# After so many steps all the curvature counts.
+_GAUSS_NEWTON = 4
 # Where no more than this part of the pixels has still to converge, they take steps by themselves.
 _FEW = 0.05
 # Each pixel's own solution, where it starts, need be no better than this: steps at the most, sigma.
@@ -121,7 +123,7 @@ class DataSpaceMap(Solver):
         length, few = torch.full_like(here.z[0], torch.inf), None
         while iterations < self.max_iterations:
             iterations += 1
-            step, spent = here.step(damping, few)
+            step, spent = here.step(damping, few, near=iterations > _GAUSS_NEWTON)
             products += spent
             longest = (here.root @ step).abs().amax(0)
             step = step * (_LONGEST / longest.clamp_min(1e-30)).clamp_max(1.0)
@@ -133,7 +135,7 @@ class DataSpaceMap(Solver):
                 left = (length > self.tolerance**2).nonzero()[:, 0]
                 if not len(left):
                     break
-                few = left if len(left) <= _FEW * len(length) else None
+                few = left if len(left) <= _FEW * len(length) and not here.neighbours.alike else None
             else:
                 damping, few = max(4 * damping, 0.3), None
                 if damping > 1e6:

@@ -69,14 +69,15 @@ class Medium:
         Parameters
         ----------
         common : `torch.Tensor`, optional
-            The covariance of an error of the prior's mean, ``(k, k)``, which all pixels share. Neighbours do not help
-            against it: answers follow the mean where the pixel's own data do not tell.
+            The covariance of an error of the prior's mean, ``(k, k)``, which all pixels share. Answers follow the
+            mean where the data of all do not tell.
         """
         covariance = self.covariance()
         if common is not None:
             inverse = torch.linalg.pinv(self.root)
-            follows = torch.linalg.inv(self.eye + self.information)
-            covariance = covariance + follows @ inverse @ common @ inverse.T @ follows
+            uniform = self.waves[0]  # of the wave that is the same everywhere, as the error is
+            follows = torch.linalg.solve(self.information + uniform, uniform)
+            covariance = covariance + follows @ inverse @ common @ inverse.T @ follows.T
         precision = torch.linalg.inv(covariance) - self.information
         return 0.5 * (precision + precision.T)
 

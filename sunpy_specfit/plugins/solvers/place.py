@@ -17,6 +17,8 @@ __all__ = ["Place"]
 
 # Each step is found to this part of itself; the next ones improve on it.
 _EXACT = 0.15
+# Where that is cheap, to this.
+_EXACT_ALIKE = 0.05
 # Directions of which the data of all pixels together say less than this part of what the priors do stay as they are.
 _TOLD = 1e-3
 
@@ -94,8 +96,11 @@ class Place:
         free, weight = (self.free, self.weight) if few is None else (self.free[:, few], self.weight[:, few])
         return weight.sqrt() * (self.response @ (free * (self.root @ step)))
 
-    def step(self, damping: float, few: torch.Tensor | None) -> tuple[torch.Tensor, int]:
+    def step(self, damping: float, few: torch.Tensor | None, *, near: bool) -> tuple[torch.Tensor, int]:
         """The Gauss-Newton step, and the products with the curvature that it took; of a few pixels each by itself.
+
+        ``near`` the minimum all the curvature counts, that of exp with it, where neighbours hold all numbers alike:
+        maps that are free to rise as a whole would else creep.
 
         In z = shared · v the prior and what neighbours hold are of unit curvature, on the average. Single precision is
         enough for a step: how far it leads is measured in double.
@@ -104,7 +109,7 @@ class Place:
         asked = (self.response.T @ self.residual[:, own]).mul_(self.free[:, own])
         gradient = self.z[:, own] + self.slope[:, own] - self.root.T @ asked
         if few is None and self.neighbours.alike:
-            return self._step_alike(gradient, damping)
+            return self._step_alike(gradient, asked if near else None, damping)
         shared = inverse_root(torch.eye(len(self.z), dtype=self.z.dtype) + self.neighbours.held(self.free))
         root = (self.root @ shared).float()
         right = -(shared.T @ gradient).float()
@@ -137,21 +142,27 @@ class Place:
         )
         return shared @ solved.x.double().reshape(shape), solved.iterations
 
-    def _step_alike(self, gradient: torch.Tensor, damping: float) -> tuple[torch.Tensor, int]:
+    def _step_alike(
+        self, gradient: torch.Tensor, bend: torch.Tensor | None, damping: float
+    ) -> tuple[torch.Tensor, int]:
         """The step where neighbours hold all numbers alike."""
-        shape, firm = gradient.shape, 1 + damping
+        shape, firm, root = gradient.shape, 1 + damping, self.root.float()
+        bend = None if bend is None else bend.float()
         waves = firm * (1 + self.neighbours.eigenvalues())
-        near = CosinePreconditioner(self.problem.grid.shape, waves, self.factors(self.root.float()))
+        near = CosinePreconditioner(self.problem.grid.shape, waves, self.factors(root))
 
         def product(v):
             v = v.reshape(shape)
-            return near.data_product(v).add_(v, alpha=firm).add_(self.neighbours.product(v), alpha=firm).reshape(-1)
+            out = near.data_product(v).add_(v, alpha=firm).add_(self.neighbours.product(v), alpha=firm)
+            if bend is not None:
+                out.addmm_(root.T, bend * (root @ v), alpha=-1)
+            return out.reshape(-1)
 
         solved = conjugate_gradient(
             product,
             -gradient.float().reshape(-1),
             preconditioner=lambda v: near(v.reshape(shape)).reshape(-1),
-            tolerance=_EXACT,
+            tolerance=_EXACT_ALIKE,
             max_iterations=200,
         )
         return solved.x.double().reshape(shape), solved.iterations
