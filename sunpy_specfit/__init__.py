@@ -23,7 +23,7 @@ from .plugins.external import ExternalModel
 from .plugins.gaussian import Gaussian, Polynomial, Voigt, from_eispac_template, options_from_eispac_template
 from .plugins.milne_eddington import MilneEddington, two_atmospheres
 from .plugins.noise import CountNoise
-from .plugins.priors import Hinge, Penalty, Ridge, Smooth, Sparse, TotalVariation
+from .plugins.priors import Correlated, Hinge, Penalty, Ridge, Smooth, Sparse, TotalVariation
 from .plugins.solvers import (
     LBFGS,
     Adam,
@@ -67,6 +67,7 @@ __all__ = [
     "Prior",
     "ProximalGradient",
     "Ridge",
+    "Correlated",
     "Smooth",
     "Solution",
     "Solver",

@@ -243,7 +243,10 @@ def _own_priors(models: Sequence[Model], given: Sequence[Prior]) -> list[Prior]:
 
 
 def _warn_where_not_positive(result: FitResult, prior) -> None:
-    for name in prior.quantities or smooth_names(result._layout):
+    layout = result._layout
+    for name in prior.quantities or smooth_names(layout):
+        if layout.resolve(name) in layout.free_keys:  # bounded from below, or refused
+            continue
         cube = result[name]
         share = 100 * np.mean((cube.data <= 0)[~cube.mask]) if not cube.mask.all() else 0.0
         if share > 0:

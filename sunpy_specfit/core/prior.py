@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import astropy.units as u
@@ -12,7 +12,7 @@ import torch
 from .arguments import Configurable
 from .grid import Grid
 
-__all__ = ["BoundPrior", "CosineCurvature", "Prior", "Quadratic"]
+__all__ = ["AmongPixels", "BoundPrior", "CosineCurvature", "Prior", "Quadratic"]
 
 Maps = Mapping[str, torch.Tensor]
 
@@ -62,6 +62,13 @@ class Prior(Configurable):
             The shape of the maps and the meaning of their axes.
         """
 
+    first_scale: float | None = None
+    """Where the search for an automatic scale begins; None for how much neighbours differ."""
+
+    def scale_unit(self, unit: u.UnitBase) -> u.UnitBase:
+        """The unit of the scale of a quantity in some unit."""
+        return u.dimensionless_unscaled if getattr(self, "logarithm", False) else unit
+
     def given_scale(self, name: str):
         """The scale of one quantity as the user gave it: a Quantity, a number, or "auto"."""
         raise NotImplementedError(f"{type(self).__name__} has no scale for each quantity")
@@ -104,6 +111,15 @@ class BoundPrior:
         Asked only where pixels are not coupled.
         """
         return self
+
+    def beside(self, priors: Sequence[BoundPrior]) -> BoundPrior:
+        """The same prior, knowing all priors of the problem, itself among them."""
+        return self
+
+    @property
+    def among_pixels(self) -> AmongPixels | None:
+        """For one that is to change a vector's Gaussian prior, how it joins each of its white numbers; else None."""
+        return None
 
     def quadratic(self, maps: Maps) -> Quadratic | None:
         """A quadratic that touches `energy` at these maps and lies above it nearby (or equals it).
@@ -149,6 +165,25 @@ class CosineCurvature:
 
     eigenvalues: torch.Tensor
     slope: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class AmongPixels:
+    """½ zᵀ A z, summed over the white numbers z ``(r, pixels)`` of a vector's Gaussian prior.
+
+    Attributes
+    ----------
+    product : callable
+        A z.
+    diagonal : `torch.Tensor`
+        ``(pixels,)``.
+    eigenvalues : `torch.Tensor`
+        What A multiplies each cosine of the map with, ``(pixels,)``; above -1.
+    """
+
+    product: Callable[[torch.Tensor], torch.Tensor]
+    diagonal: torch.Tensor
+    eigenvalues: torch.Tensor
 
 
 @dataclass(frozen=True)

@@ -195,6 +195,8 @@ class Problem:
         def separable(pairs):
             return [prior for prior, _ in pairs if not prior.couples_pixels]
 
+        every = [prior for prior, _ in priors]
+        priors = [(prior.beside(every), names) for prior, names in priors]
         same = separable(priors) == separable(self.priors)
         return replace(self, priors=list(priors), _whole=self.whole() if same else None)
 

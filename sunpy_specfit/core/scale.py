@@ -88,11 +88,10 @@ class Scales:
                 if not isinstance(prior.given_scale(name), str):
                     continue
                 key = problem.layout.resolve(name)
-                logarithm = getattr(prior, "logarithm", False)
                 unit = problem.layout.units.get(key, problem.layout.derived.get(key))
                 scales.names.append((number, (name,)))
-                scales.units.append(u.dimensionless_unscaled if logarithm else unit)
-                scales.values.append(value(name, logarithm))
+                scales.units.append(prior.scale_unit(unit))
+                scales.values.append(prior.first_scale or value(name, getattr(prior, "logarithm", False)))
             if getattr(prior, "joint", False):
                 scales.join(first)
         return scales

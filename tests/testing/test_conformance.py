@@ -123,7 +123,7 @@ SOLVERS = [
 ]
 # They are about a vector with a prior of full covariance, which the kit's problems have not: these tests hold them
 # against dense matrices instead (tests/plugins/dem, tests/plugins/solvers/test_data_space*.py).
-ELSEWHERE = {"temperature_prior", "data_space", "data_space_map"}
+ELSEWHERE = {"correlated", "temperature_prior", "data_space", "data_space_map"}
 METHODS = {"model": MODELS, "operator": OPERATORS, "prior": PRIORS, "solver": SOLVERS}
 
 

@@ -12,57 +12,94 @@ __all__ = ["Neighbours"]
 class Neighbours:
     """Energy, slope and curvature of a problem's coupled priors, with the logarithms g = mean + B z of a vector.
 
-    Priors that are quadratic in the logarithm need no more than one product with their matrix; of others the quadratic
-    is taken anew wherever it is asked for.
+    Priors that are quadratic in the logarithm join the numbers z of a pixel by a matrix W and the pixels by one of
+    their own; of others the quadratic is taken anew wherever it is asked for.
 
     Parameters
     ----------
     problem : `~sunpy_specfit.core.problem.Problem`
+    root : `torch.Tensor`
+        B, ``(k, r)``.
     free : `torch.Tensor`
         Some place, ``(k, pixels)``.
+
+    Attributes
+    ----------
+    alike : bool
+        Whether all z are joined alike, and each with itself only: any rotation of them is as good.
     """
 
-    def __init__(self, problem, free: torch.Tensor):
-        self.products, self.diagonal, self.others = [], torch.zeros(free.shape[1], dtype=free.dtype), []
+    def __init__(self, problem, root: torch.Tensor, free: torch.Tensor):
+        self.root = root
+        eye, joined = torch.eye(root.shape[1], dtype=root.dtype), root.T @ root
+        self.parts, self.others = [], []
         for prior, (name, *_) in problem.coupled_priors():
-            told = prior.quadratic({name: free[:, :1].expand_as(free)}).of_logarithm
-            if told is None:
+            if (among := prior.among_pixels) is not None:
+                self.parts.append((eye, among.product, among.diagonal, among.eigenvalues))
+                continue
+            quadratic = prior.quadratic({name: free[:, :1].expand_as(free)})
+            if quadratic.of_logarithm is None:
                 self.others.append((prior, name))
-            else:
-                self.products.append(told[name][0])
-                self.diagonal = self.diagonal + told[name][1]
+                continue
+            product, diagonal = quadratic.of_logarithm[name]
+            waves = diagonal.mean()[None] if quadratic.cosine is None else quadratic.cosine[name].eigenvalues
+            self.parts.append((joined, product, diagonal.double(), waves.double()))
+        self.alike = not self.others and all(within is eye for within, *_ in self.parts)
 
-    def at(self, free: torch.Tensor, logarithm: torch.Tensor) -> tuple[float, torch.Tensor]:
-        """The energy, and its slope with the logarithms."""
-        energy, slope = 0.0, torch.zeros_like(logarithm)
-        for product in self.products:
-            slope += product(logarithm)
-        if self.products:
-            energy = 0.5 * float((slope * logarithm).sum())
+    def at(self, free: torch.Tensor, z: torch.Tensor) -> tuple[float, torch.Tensor]:
+        """The energy, and its slope with z."""
+        energy, slope = 0.0, torch.zeros_like(z)
+        for within, product, *_ in self.parts:
+            slope.addmm_(within, product(z))
+        if self.parts:
+            energy = 0.5 * float((slope * z).sum())
         for prior, name in self.others:
             energy += float(prior.energy({name: free}).sum())
-            slope += free * prior.quadratic({name: free}).gradient[name]
+            slope += self.root.T @ (free * prior.quadratic({name: free}).gradient[name])
         return energy, slope
 
     def held(self, free: torch.Tensor) -> torch.Tensor:
-        """How firmly neighbours hold each logarithm, on the average, ``(k,)``."""
-        held = self.diagonal.mean().expand(len(free))
+        """How firmly neighbours hold the z of a pixel, on the average, ``(r, r)``."""
+        held = torch.zeros((self.root.shape[1],) * 2, dtype=self.root.dtype)
+        for within, _, diagonal, _ in self.parts:
+            held = held + within * diagonal.mean()
         for prior, name in self.others:
-            held = held + (prior.quadratic({name: free}).diagonal[name] * free.square()).mean(1)
+            own = (prior.quadratic({name: free}).diagonal[name] * free.square()).mean(1)
+            held = held + self.root.T @ (own[:, None] * self.root)
         return held
 
-    def curvature(self, free: torch.Tensor, root: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-        """A function that multiplies numbers z, with logarithms root · z, with the curvature."""
-        quadratics = [(prior.quadratic({name: free}), name) for prior, name in self.others]
-        joined = root.T @ root
+    def waves(self, free: torch.Tensor, most: int) -> torch.Tensor:
+        """The curvature among waves of the map, ``(waves, r, r)``, of no more waves than asked for."""
+        waves = torch.zeros((1, *(self.root.shape[1],) * 2), dtype=self.root.dtype)
+        for within, _, _, own in self.parts:
+            few = torch.linspace(0, len(own) - 1, min(len(own), most)).long()
+            waves = waves + own[few][:, None, None] * within
+        for prior, name in self.others:
+            own = (prior.quadratic({name: free}).diagonal[name] * free.square()).mean()
+            waves = waves + own * self.root.T @ self.root
+        return waves
 
-        def product(z: torch.Tensor) -> torch.Tensor:
-            told = None
-            for own in self.products:
-                told = own(z) if told is None else told.add_(own(z))
-            out = torch.zeros_like(z) if told is None else joined @ told
+    def eigenvalues(self) -> torch.Tensor:
+        """What they multiply each cosine of the map with, where all z are joined alike, ``(pixels,)``."""
+        return sum(own for *_, own in self.parts)
+
+    def product(self, z: torch.Tensor) -> torch.Tensor:
+        """What they multiply z with, where all z are joined alike."""
+        return sum(own(z) for _, own, *_ in self.parts)
+
+    def curvature(
+        self, free: torch.Tensor, root: torch.Tensor, shared: torch.Tensor
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        """A function that multiplies v, z = shared · v with logarithms root · v, with the curvature."""
+        quadratics = [(prior.quadratic({name: free}), name) for prior, name in self.others]
+        parts = [(shared.T @ within.to(shared) @ shared, product) for within, product, *_ in self.parts]
+
+        def product(v: torch.Tensor) -> torch.Tensor:
+            out = torch.zeros_like(v)
+            for within, own in parts:
+                out.addmm_(within, own(v))
             for quadratic, name in quadratics:
-                moved = free * (root @ z)
+                moved = free * (root @ v)
                 out.addmm_(root.T, quadratic.matvec({name: moved})[name] * free)
             return out
 

@@ -1,0 +1,99 @@
+"""A map as an endless medium of average pixels: what neighbours add to each pixel's own precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from ...numerics import data_space, packed
+from .neighbours import Neighbours
+
+__all__ = ["Medium", "inverse_root", "seen_by_data"]
+
+# So many waves stand for all of a map.
+_WAVES = 2048
+# Pixels worked on at a time.
+_PIXELS = 2048
+
+
+def seen_by_data(root, response, free, weight) -> Iterator[tuple[slice, torch.Tensor]]:
+    """H ``(m, r, pixels)`` for some root ``(k, r)`` of the prior's covariance, piece by piece, in the root's type."""
+    response = response[:, :, None].to(root)
+    for part in (slice(i, i + _PIXELS) for i in range(0, free.shape[1], _PIXELS)):
+        moved = response * free[:, part].to(root)
+        yield part, torch.matmul(root.T, moved).mul_(weight[:, part].sqrt().to(root)[:, None])
+
+
+def inverse_root(matrix: torch.Tensor) -> torch.Tensor:
+    """The symmetric root of a matrix's inverse."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return (vectors * values.clamp_min(1e-12).rsqrt()) @ vectors.T
+
+
+class Medium:
+    """Pixels with data of the average precision, coupled as the priors couple them.
+
+    Parameters
+    ----------
+    problem : `~sunpy_specfit.core.problem.Problem`
+    root : `torch.Tensor`
+        Of the prior's covariance, ``(k, r)``.
+    response, free, weight : `torch.Tensor`
+        ``(m, k)``; ``(k, pixels)``; ``(m, pixels)``.
+
+    Attributes
+    ----------
+    information : `torch.Tensor`
+        What the data of a pixel know of its white numbers, on the average, ``(r, r)``.
+    """
+
+    def __init__(self, problem, root, response, free, weight):
+        self.root, self.response, self.free, self.weight = root, response, free, weight
+        total = torch.zeros((root.shape[1],) * 2, dtype=root.dtype)
+        for _, seen in seen_by_data(root, response, free, weight):
+            rows = seen.permute(1, 0, 2).flatten(1)
+            total += rows @ rows.T
+        self.information = total / max(int((weight.sum(0) > 0).sum()), 1)
+        self.eye = torch.eye(root.shape[1], dtype=root.dtype)
+        # The precision that the priors alone give each wave.
+        self.waves = self.eye + Neighbours(problem, root, free).waves(free, _WAVES)
+
+    def covariance(self) -> torch.Tensor:
+        """Of a pixel's white numbers: the mean of (information + precision of the wave)⁻¹ over all waves."""
+        return torch.cholesky_inverse(torch.linalg.cholesky(self.information + self.waves)).mean(0)
+
+    def precision(self, common: torch.Tensor | None = None) -> torch.Tensor:
+        """What priors and neighbours give a pixel: with it alone the average pixel has the medium's covariance.
+
+        Parameters
+        ----------
+        common : `torch.Tensor`, optional
+            The covariance of an error of the prior's mean, ``(k, k)``, which all pixels share. Answers follow the
+            mean where the data of all do not tell.
+        """
+        covariance = self.covariance()
+        if common is not None:
+            inverse = torch.linalg.pinv(self.root)
+            uniform = self.waves[0]  # of the wave that is the same everywhere, as the error is
+            follows = torch.linalg.solve(self.information + uniform, uniform)
+            covariance = covariance + follows @ inverse @ common @ inverse.T @ follows.T
+        precision = torch.linalg.inv(covariance) - self.information
+        return 0.5 * (precision + precision.T)
+
+    def effective_root(self, common: torch.Tensor | None = None) -> torch.Tensor:
+        """Root of the prior's covariance with which a pixel by itself is as well known as in the map."""
+        return self.root @ inverse_root(self.precision(common))
+
+    def log_volume(self) -> float:
+        """ln det of the curvature over that of the priors alone.
+
+        The waves of the average medium, and for each pixel by how much it differs from the average in it.
+        """
+        pixels = self.free.shape[1]
+        total = (torch.logdet(self.information + self.waves) - torch.logdet(self.waves)).mean()
+        total = pixels * (total + torch.logdet(self.precision()) + torch.logdet(self.covariance()))
+        for _, factor in seen_by_data(self.effective_root(), self.response, self.free, self.weight):
+            reciprocal = data_space.cholesky(data_space.gram(factor))[packed.diagonal_index(len(factor))]
+            total = total - 2 * reciprocal.log().sum()
+        return float(total)

@@ -1,0 +1,162 @@
+from types import SimpleNamespace
+
+import astropy.units as u
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+
+import sunpy_specfit as specfit
+from sunpy_specfit.core.grid import Grid
+from sunpy_specfit.data import dem_scene
+from sunpy_specfit.plugins.solvers.cosine_preconditioner import CosinePreconditioner
+from sunpy_specfit.plugins.solvers.medium import Medium
+
+pytest.importorskip("demregpy")
+BINS = np.logspace(5.7, 7.3, 13) * u.K
+MEAN = 1e21 * np.exp(-0.5 * ((np.linspace(5.77, 7.23, 12) - 6.2) / 0.4) ** 2) * u.Unit("cm-5 K-1")
+
+
+def _grid(*shape):
+    return Grid(shape, ("space",) * len(shape))
+
+
+def fit(scene, *priors, **options):
+    temperature = specfit.TemperaturePrior(scale=1.0, order=1, mean=MEAN)
+    return specfit.fit(scene.images, specfit.DEM(scene.responses, bins=BINS), priors=[temperature, *priors], **options)
+
+
+class Dense:
+    """The same with matrices of all unknowns at once, pixel by pixel ``(pixels · bins)``."""
+
+    def __init__(self, result):
+        self.model = result._layout.components[0]
+        prior = next(prior for prior in result._priors if prior.name == "temperature_prior")._bound
+        cube = result._canvases[0].cube
+        self.data, self.sigma = cube.data.reshape(6, -1), cube.uncertainty.array.reshape(6, -1)
+        self.mean, n = prior.mean.numpy(), self.data.shape[1]
+        correlated = next(prior for prior in result._priors if prior.name == "correlated")
+        among = correlated.bind({"dem": u.one}, _grid(*result["emission_measure"].data.shape)).among_pixels
+        between = among.product(torch.eye(n, dtype=torch.float64)).numpy() + np.eye(n)
+        self.precision = np.kron(between, prior.precision.numpy())
+
+    def objective(self, flat):
+        dem = np.exp(flat.reshape(-1, 12).T)
+        misfit = (self.data - self.model.matrix @ dem) / self.sigma
+        away = flat - np.tile(self.mean, dem.shape[1])
+        pulled = self.precision @ away
+        slope = pulled - (dem * (self.model.matrix.T @ (misfit / self.sigma))).T.reshape(-1)
+        return 0.5 * np.sum(misfit**2) + 0.5 * away @ pulled, slope
+
+    def hessian(self, dem):
+        n = dem.shape[1]
+        hessian = self.precision.reshape(n, 12, n, 12).copy()
+        for p in range(n):
+            jacobian = self.model.matrix * dem[:, p] / self.sigma[:, [p]]
+            hessian[p, :, p] += jacobian.T @ jacobian
+        return hessian.reshape(12 * n, 12 * n)
+
+
+@pytest.mark.parametrize(("order", "length"), [(1, 3.0), (2, 2.0)])
+def test_the_whole_map_reaches_the_minimum_that_a_general_optimiser_finds(order, length):
+    scene = dem_scene("active_region", (4, 5), seed=2, exposure=0.1)
+    result = fit(scene, specfit.Correlated("dem", length=length, order=order))
+    assert result.meta["solver"] == "DataSpaceMap()"
+    dense, found = Dense(result), np.log(result["dem"].data).reshape(12, -1).T.reshape(-1)
+    best = minimize(dense.objective, found, jac=True, method="L-BFGS-B", options={"maxiter": 5000, "ftol": 1e-13})
+    assert dense.objective(found)[0] - best.fun < 0.05
+
+
+def test_errors_are_those_of_the_dense_curvature():
+    scene = dem_scene("quiet_sun", (12, 12), seed=2, exposure=0.1)
+    result = fit(scene, specfit.Correlated("dem", length=1.5))
+    dem = result["dem"].data.reshape(12, -1)
+    exact = np.sqrt(np.linalg.inv(Dense(result).hessian(dem)).diagonal()).reshape(-1, 12).T
+    found = result["dem"].uncertainty.array.reshape(12, -1) / dem
+    inner = np.zeros((12, 12), bool)
+    inner[3:-3, 3:-3] = True
+    ratio = (found / exact)[:, inner.ravel()]
+    assert np.median(ratio) == pytest.approx(1, abs=0.1)
+    assert np.all((ratio > 0.6) & (ratio < 1.6))
+
+
+def test_an_automatic_length_is_the_most_probable_one():
+    scene = dem_scene("active_region", (8, 8), seed=3, exposure=0.1)
+    told = fit(scene, specfit.Correlated("dem")).meta["prior_scales"]["correlated:dem"]
+    assert told["chosen_by"] == "evidence"
+    assert told["unit"] == "pix"
+
+    def dense(length):
+        result = fit(scene, specfit.Correlated("dem", length=length))
+        exact, dem = Dense(result), result["dem"].data.reshape(12, -1)
+        volume = np.linalg.slogdet(exact.hessian(dem))[1] - np.linalg.slogdet(exact.precision)[1]
+        return 2 * exact.objective(np.log(dem).T.reshape(-1))[0] + volume
+
+    exact, found = np.array([dense(length) for length in told["tried"]]), np.array(told["evidence"])
+    best = told["tried"].index(told["scale"])
+    np.testing.assert_allclose(found - found[best], exact - exact[best], rtol=0.1, atol=4)
+    assert exact[best] - exact.min() < 4
+
+
+def test_at_low_signal_all_three_numbers_are_better_than_those_of_single_pixels():
+    scene = dem_scene("active_region", (24, 24), seed=6, exposure=0.05)
+    model = specfit.DEM(scene.responses, bins=np.logspace(5.7, 7.3, 33) * u.K)
+    true = scene.dem(np.logspace(5.7, 7.3, 33) * u.K)
+
+    def errors(result):
+        dem = np.log10(result["dem"].data / true)[true > 0.05 * true.max(0)]
+        amount = np.log10(result["emission_measure"].data / scene.total())
+        temperature = result["log_temperature"].data - scene.log_temperature()
+        return np.array([np.sqrt(np.mean(away**2)) for away in (dem, amount, temperature)])
+
+    alone = specfit.fit(scene.images, model)
+    coupled = specfit.fit(scene.images, model, priors=specfit.Correlated("dem"))
+    assert np.all(coupled.status.data & specfit.Status.CONVERGED)
+    assert np.all(errors(coupled) < 0.85 * errors(alone))
+
+
+def test_answers_follow_the_mean_as_far_as_errors_say_that_they_share_its_error():
+    scene = dem_scene("quiet_sun", (6, 7), seed=1)
+    light = specfit.DEM(scene.responses, bins=BINS).matrix @ MEAN.value
+    for image, value in zip(scene.images.values(), light, strict=True):
+        image.data[:] = value
+        image.uncertainty.array[:] = 0.3 * value
+    shift = 0.05
+
+    def answer(mean):
+        temperature = specfit.TemperaturePrior(scale=1.0, order=1, mean=mean)
+        solver = specfit.DataSpaceMap(tolerance=1e-4, max_iterations=100)
+        priors = [temperature, specfit.Correlated("dem", length=2)]
+        return specfit.fit(scene.images, specfit.DEM(scene.responses, bins=BINS), priors=priors, solver=solver)
+
+    here = answer(MEAN)
+    moved = np.log(answer(MEAN * np.exp(shift))["dem"].data / here["dem"].data)[:, 3, 3]
+    # A mean that is one sigma off by the shift in all bins at once.
+    prior = next(prior for prior in here._priors if prior.name == "temperature_prior")._bound
+    correlated = next(prior for prior in here._priors if prior.name == "correlated").bind({"dem": u.one}, _grid(6, 7))
+    problem = SimpleNamespace(coupled_priors=lambda: [(correlated, ("dem",))])
+    free, sigma = (torch.as_tensor(x) for x in (here["dem"].data.reshape(12, -1), Dense(here).sigma))
+    medium = Medium(problem, prior.root, torch.as_tensor(Dense(here).model.matrix), free, 1 / sigma**2)
+
+    def variance(common):
+        inverse = torch.linalg.inv(medium.information + medium.precision(common))
+        return (prior.root @ inverse @ prior.root.T).diagonal().numpy()
+
+    added = variance(torch.full((12, 12), shift**2, dtype=torch.float64)) - variance(None)
+    np.testing.assert_allclose(np.sqrt(added), np.abs(moved), rtol=0.1, atol=0.02 * np.abs(moved).max())
+
+
+def test_the_preconditioner_is_exact_where_all_pixels_tell_the_same():
+    generator = torch.Generator().manual_seed(2)
+    # One direction of the unknowns for each datum: the mean information is then diagonal.
+    factor = torch.zeros((2, 3, 20), dtype=torch.float64)
+    factor[0, 0], factor[1, 2] = 3.0, 0.5
+    among = specfit.Correlated("dem", length=3).bind({"dem": u.one}, _grid(4, 5)).among_pixels
+    near = CosinePreconditioner((4, 5), 1 + among.eigenvalues, [(slice(0, 20), factor)])
+    v = torch.randn((3, 20), generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(near(near.data_product(v) + v + among.product(v)), v)
+
+
+def test_solvers_that_know_no_such_prior_say_so():
+    with pytest.raises(ValueError, match="gauss_newton"):
+        fit(dem_scene("quiet_sun", (3, 3)), specfit.Correlated("dem", length=2), solver="gauss_newton")
