@@ -28,6 +28,8 @@ _ROUNDS = 2
 _STEPS = 3
 # Then how each bin scatters, with the mean: from the scale found, and from the one where its search began.
 _SCATTER_STEPS = 8
+# By so much, -2 ln a pixel, evidences of Laplace's approximation differ from those of importance sampling.
+_APART = 0.1
 # The least that a linear prior lets a bin vary, in parts of the largest.
 _LEAST = 0.003
 
@@ -200,7 +202,8 @@ class TemperaturePrior(Prior):
                 badness = evidence.badness(trial(start), first, known)
                 ends.append((badness, mean, uncertain, learned))
                 starts[float(start)] = badness / len(evidence.pixels)
-            _, mean, uncertain, learned = min(ends, key=lambda end: end[0])
+            better = ends[-1][0] < ends[0][0] - _APART * len(evidence.pixels)
+            _, mean, uncertain, learned = ends[-1 if better else 0]
         bound = partial(of_logarithm, error=uncertain)
         if not logarithm:
             # In parts of each pixel's level: bins vary by a part of their mean, and a little where that is nothing.
