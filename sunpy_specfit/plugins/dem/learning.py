@@ -126,18 +126,18 @@ class Evidence:
         uncertain = torch.linalg.inv(information)
         step = uncertain @ slope
         step = step * min(1.0, _LONGEST / max(float(step.abs().max()), 1e-30))
-
-        def badness(one) -> float:
-            away = one.mean - first
-            return len(self.pixels) * self.criterion(one, "evidence") + float(away @ known @ away)
-
-        mean, before = prior.mean, badness(prior)
+        mean, before = prior.mean, self.badness(prior, first, known)
         for part in _PARTS:
             trial = BoundGaussian(prior.quantity, prior.mean + part * step, prior.covariance, logarithm=True)
-            if badness(trial) < before:
+            if self.badness(trial, first, known) < before:
                 mean = trial.mean
                 break
         return mean, 0.5 * (uncertain + uncertain.T)
+
+    def badness(self, prior, first: torch.Tensor, known: torch.Tensor) -> float:
+        """-2 ln of the evidence of all pixels, the mean's own prior with it, N(first, known⁻¹), up to a constant."""
+        away = prior.mean - first
+        return len(self.pixels) * self.criterion(prior, "evidence") + float(away @ known @ away)
 
     def scatter(self, prior) -> torch.Tensor:
         """The covariance of the pixels' logarithms about a prior's mean, their own uncertainty with it.

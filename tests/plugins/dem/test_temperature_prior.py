@@ -4,6 +4,7 @@ import pytest
 
 import sunpy_specfit as specfit
 from sunpy_specfit.data import dem_scene
+from sunpy_specfit.data.dem_scene import _hump, scene_of
 from sunpy_specfit.plugins.dem.correlation import correlation
 
 pytest.importorskip("demregpy")
@@ -90,6 +91,28 @@ def test_a_map_teaches_the_mean_and_a_few_pixels_do_not():
     assert np.all(np.abs(alone["log_temperature"].data - truth[:2, :2]) < 3 * wide)
 
 
+def heated_from_frame_to_frame(seed):
+    """Pixels along x of one quiet corona, in front of which plasma heats up and cools along y; few counts."""
+    log_t, minutes, rng = np.arange(5.705, 7.3, 0.01), np.arange(0, 20, 0.8), np.random.default_rng(seed)
+    since = (minutes[:, None] + rng.uniform(-2, 2, 16) - 3).clip(0)
+    amount = 10**28.1 * (1 - np.exp(-since / 1.2)) * np.exp(-since / 5)
+    quiet = _hump(log_t, 6.15, 0.17, np.full(since.shape, 10**27.1))
+    hot = _hump(log_t, 6.55 + 0.45 * np.exp(-since / 6), 0.13, amount)
+    return scene_of(quiet + hot, rng, exposure=0.3, responses=specfit.TemperatureResponse.aia())
+
+
+def test_where_one_scale_is_a_poor_guess_the_scatter_is_learned_from_a_broader_one():
+    scene = heated_from_frame_to_frame(3)
+    result = fit(scene, specfit.TemperaturePrior())
+    info = result.meta["prior_scales"]["temperature_prior"]
+    assert info["scale"] < 0.5  # one shape at many levels: the best that a single scale can say
+    assert info["starts"] == [info["scale"], 1.0]
+    assert info["ends"][1] < info["ends"][0] - 0.3
+    log_t = result["log_temperature"]
+    pull = (log_t.data - scene.log_temperature()) / log_t.uncertainty.array
+    assert np.mean(np.abs(pull) < 2) > 0.6  # 0.19 from the scale itself
+
+
 @pytest.mark.parametrize("criterion", ["evidence", "discrepancy", "sure"])
 def test_scales_can_be_chosen_in_three_ways(criterion):
     scene = dem_scene("active_region", (12, 12), seed=4)
@@ -97,6 +120,8 @@ def test_scales_can_be_chosen_in_three_ways(criterion):
     info = result.meta["prior_scales"]["temperature_prior"]
     assert 0.1 < info["scale"] < 8
     assert info["chosen_by"] == criterion
+    assert info["starts"][0] == info["scale"]
+    assert len(info["starts"]) == len(info["ends"]) == (2 if criterion == "evidence" else 1)
     if criterion == "discrepancy":
         assert np.mean(result.chi2.data) < 9
 
