@@ -26,8 +26,9 @@ _LEVEL = 1.0
 # Mean and scale are learned in turn.
 _ROUNDS = 2
 _STEPS = 3
-# Then how each bin scatters, with the mean: from the scale found, and from the one where its search began.
-_SCATTER_STEPS = 8
+# Then how each bin scatters, with the mean: from the scale found, and, where that is less than this, from the one where
+# its search began.
+_SCATTER_STEPS, _NARROW = 8, 0.5
 # By so much, -2 ln a pixel, evidences of Laplace's approximation differ from those of importance sampling.
 _APART = 0.1
 # The least that a linear prior lets a bin vary, in parts of the largest.
@@ -195,7 +196,8 @@ class TemperaturePrior(Prior):
             smooth = torch.as_tensor(self._covariance(log_temperature, scale)) + self.level_spread**2
             known, common, ends = torch.linalg.inv(spread), mean, []
             # Steps lead to the best end nearby. What one scale makes too narrow widens too slowly to be found.
-            for start in (scale, _FIRST) if self.criterion == "evidence" else (scale,):
+            narrow = self.criterion == "evidence" and scale < _NARROW
+            for start in (scale, _FIRST) if narrow else (scale,):
                 mean, learned = common, None
                 for _ in range(_SCATTER_STEPS):
                     learned = trust * evidence.scatter(trial(start)) + (1 - trust) * smooth
