@@ -3,8 +3,8 @@ Emission measures of a flare in time: frames alone, and coupled
 ================================================================
 
 A flare lights up within a minute and cools for a quarter of an hour, seen every 12 s in six AIA channels. Each frame
-can be fitted by itself; a prior along time lets the frames help each other. `Smooth` is for what changes steadily,
-`TotalVariation` keeps the onset sharp.
+can be fitted by itself; a prior along time lets the frames help each other. `Correlated` makes of the prior of a frame
+that of a sequence, `Smooth` is for what changes steadily, `TotalVariation` keeps the onset sharp.
 """
 
 import astropy.units as u
@@ -42,13 +42,15 @@ images = {
 }
 
 # %%
-# Three fits. The scales are those of the natural logarithm from one frame to the next.
+# Four fits. How long frames resemble each other `Correlated` takes from the data; the scales of the others are those of
+# the natural logarithm from one frame to the next.
 
 bins = np.logspace(5.7, 7.3, 33) * u.K
 model = specfit.DEM(scene.responses, bins=bins)
 along = {"axes": "time", "logarithm": True}
 fits = {
     "frames alone": specfit.fit(images, model),
+    "Correlated": specfit.fit(images, model, priors=specfit.Correlated("dem", axes="time")),
     "Smooth": specfit.fit(images, model, priors=specfit.Smooth("dem", scale=1.2, **along)),
     "TotalVariation": specfit.fit(
         images, model, priors=specfit.TotalVariation("dem", scale=1.0, softness=1.0, joint=True, **along)
@@ -58,26 +60,26 @@ fits = {
 # %%
 # One pixel in time and temperature (T times DEM), and its mean temperature with the error. Before the onset the short
 # exposures do not exclude some hot plasma. The prior that the sequence taught itself, of the flare's frames for the
-# most part, puts it there, with an error too small; no coupling of the frames can take that back.
+# most part, puts it there, with an error too small; coupling the frames takes back a part of that.
 
 pixel = 5
 temperature = model.centers.to_value(u.K)
 maps = {"truth": scene.dem(bins)} | {name: fit["dem"].data for name, fit in fits.items()}
-figure, axes = plt.subplots(1, 5, figsize=(15, 3.8), width_ratios=[1, 1, 1, 1, 1.5], layout="constrained")
+figure, axes = plt.subplots(1, 6, figsize=(17, 3.8), width_ratios=[1, 1, 1, 1, 1, 1.6], layout="constrained")
 for panel, (name, dem) in zip(axes, maps.items(), strict=False):
     shown = np.log10(dem[:, :, pixel] * temperature[:, None])
     picture = panel.pcolormesh(minutes, np.log10(temperature), shown, vmin=26, vmax=29, cmap="inferno", rasterized=True)
     panel.set(title=name, xlabel="minutes")
 axes[0].set_ylabel("log T (K)")
-figure.colorbar(picture, ax=axes[:4], label=r"log T DEM (cm$^{-5}$)", aspect=30)
-axes[4].plot(minutes, scene.log_temperature()[:, pixel], "k", lw=2, label="truth")
-for name, color in (("frames alone", "0.6"), ("TotalVariation", "C3")):
+figure.colorbar(picture, ax=axes[:5], label=r"log T DEM (cm$^{-5}$)", aspect=30)
+axes[5].plot(minutes, scene.log_temperature()[:, pixel], "k", lw=2, label="truth")
+for name, color in (("frames alone", "0.6"), ("Correlated", "C3")):
     mean = fits[name]["log_temperature"]
-    axes[4].errorbar(
+    axes[5].errorbar(
         minutes, mean.data[:, pixel], mean.uncertainty.array[:, pixel], fmt=".", color=color, lw=0.7, ms=3, label=name
     )
-axes[4].set(xlabel="minutes", ylabel="mean of log T", title="mean temperature")
-axes[4].legend()
+axes[5].set(xlabel="minutes", ylabel="mean of log T", title="mean temperature")
+axes[5].legend()
 figure.savefig("dem_sequence.png", dpi=150)
 
 # %%
