@@ -32,8 +32,6 @@ class BoundGaussian(BoundPrior):
         Whether it is the natural logarithm of the quantity that is Gaussian; the quantity is then positive.
     level : `torch.Tensor`, optional
         ``(pixels,)``: the size of the quantity in each pixel, in its unit.
-    common : `torch.Tensor`, optional
-        ``(k, k)``: the part of the covariance that is the uncertainty of the mean, which all pixels share.
     """
 
     def __init__(
@@ -44,22 +42,16 @@ class BoundGaussian(BoundPrior):
         *,
         logarithm: bool = False,
         level: torch.Tensor | None = None,
-        common: torch.Tensor | None = None,
     ):
         self.quantity, self.mean, self.covariance = quantity, mean, covariance
-        self.logarithm, self.level, self.common = logarithm, level, common
+        self.logarithm, self.level = logarithm, level
 
     def select(self, index) -> BoundGaussian:
         if self.level is None:
             return self
         index = index.to(self.level.device) if torch.is_tensor(index) else index
         part = BoundGaussian(
-            self.quantity,
-            self.mean,
-            self.covariance,
-            logarithm=self.logarithm,
-            level=self.level[index],
-            common=self.common,
+            self.quantity, self.mean, self.covariance, logarithm=self.logarithm, level=self.level[index]
         )
         part._eigen = self._eigen
         return part
@@ -85,18 +77,9 @@ class BoundGaussian(BoundPrior):
         floor = float(values[dropped]) * 1e-3
         return (vectors / torch.where(torch.arange(len(values)) < dropped, floor, values)) @ vectors.T
 
-    @cached_property
-    def about_mean(self) -> BoundGaussian:
-        """How pixels scatter about a mean that is known."""
-        if self.common is None:
-            return self
-        own = self.covariance - self.common
-        return BoundGaussian(self.quantity, self.mean, own, logarithm=self.logarithm, level=self.level)
-
     def white(self, maps) -> torch.Tensor:
-        """Numbers ``(r, pixels)`` of unit variance about a mean that is known, by the coordinates of `root`."""
-        about = self.about_mean
-        return torch.linalg.pinv(about.root).to(maps[self.quantity]) @ about._away(maps)
+        """Numbers ``(r, pixels)`` of unit variance, by the coordinates of `root`."""
+        return torch.linalg.pinv(self.root).to(maps[self.quantity]) @ self._away(maps)
 
     def _away(self, maps) -> torch.Tensor:
         q = maps[self.quantity]

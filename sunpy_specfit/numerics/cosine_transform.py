@@ -75,6 +75,13 @@ def cosine_squares(n: int) -> torch.Tensor:
     return squares
 
 
+def variances(power: torch.Tensor) -> torch.Tensor:
+    """Of each pixel of a map whose cosines are independent and have the variances ``power``; of the map's shape."""
+    for axis, n in enumerate(power.shape):
+        power = torch.tensordot(power, cosine_squares(n).to(power), dims=([axis], [0])).movedim(-1, axis)
+    return power
+
+
 def cosine_series(coefficients: torch.Tensor) -> torch.Tensor:
     """Σ c_j cos(π j r / n) along all axes, for j and r from 0 to n, all but the first and the last c twice (DCT-I)."""
     found = scipy.fft.dctn(coefficients.cpu().numpy(), type=1, workers=torch.get_num_threads())

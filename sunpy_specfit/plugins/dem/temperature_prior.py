@@ -173,8 +173,7 @@ class TemperaturePrior(Prior):
             own = torch.as_tensor(self._covariance(log_temperature, scale))
             if self.covariance is None or not logarithm:
                 own = (own + self.level_spread**2 if learned is None else learned) + error
-            common = error if torch.is_tensor(error) else None
-            return BoundGaussian(self.quantity, mean, own, logarithm=True, common=common)
+            return BoundGaussian(self.quantity, mean, own, logarithm=True)
 
         automatic = isinstance(self.scale, str) and self.covariance is None
         scale, curve = (_FIRST if automatic else self.scale if self.covariance is None else 1.0), {}

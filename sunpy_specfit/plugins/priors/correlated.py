@@ -11,6 +11,7 @@ import torch
 from ...core.gaussian import BoundGaussian
 from ...core.grid import Grid
 from ...core.prior import AmongPixels, BoundPrior, Prior
+from ...numerics.cosine_transform import variances
 from .differences import Differences
 from .scales import in_unit
 
@@ -27,7 +28,8 @@ class Correlated(Prior):
     the map of unit variance. So it changes nothing of what is known of a pixel by itself. How neighbours differ has
     the shape of how pixels differ, less of it: a DEM that rises as a whole counts once and not for each of its bins.
 
-    K⁻¹ is (1 + length² L)^order, normalised, with qᵀ L q the sum of squared differences of neighbours.
+    K⁻¹ is S (1 + length² L)^order S, with qᵀ L q the sum of squared differences of neighbours and S the diagonal matrix
+    that makes the variance of every pixel one, those at the edges of the map included.
 
     Parameters
     ----------
@@ -125,9 +127,11 @@ class BoundCorrelated(BoundPrior):
         self.quantity, self.steps, self.length, self.order = quantity, steps, length, order
         self.gaussian: BoundGaussian | None = None
         waves = self._power(steps.eigenvalues(torch.zeros(1, dtype=torch.float64)))
-        # So that the variance, averaged over the map, is one.
-        self.norm = float((1 / waves).mean())
-        self._waves = self.norm * waves - 1
+        # At the edges, where there are fewer neighbours, more is left free.
+        self._variance = variances((1 / waves).reshape(steps.shape)).reshape(-1)
+        self._root = self._variance.sqrt()
+        # Edges apart, cosines make it diagonal.
+        self._waves = float(self._variance.mean()) * waves - 1
 
     def _power(self, steps: torch.Tensor) -> torch.Tensor:
         return (1 + self.length**2 * steps) ** self.order
@@ -148,13 +152,14 @@ class BoundCorrelated(BoundPrior):
             power = 1 + self.length**2 * diagonal
         else:  # a row of L is as many ones as neighbours, and their number
             power = 1 + 2 * self.length**2 * diagonal + self.length**4 * diagonal * (diagonal + 1)
-        return AmongPixels(self._product, self.norm * power - 1, self._waves)
+        return AmongPixels(self._product, self._variance * power - 1, self._waves)
 
     def _product(self, z: torch.Tensor) -> torch.Tensor:
-        out = z
+        root = self._root.to(z)
+        out = root * z
         for _ in range(self.order):
             out = self.steps.product(out).mul_(self.length**2).add_(out)
-        return out.mul_(self.norm).sub_(z)
+        return out.mul_(root).sub_(z)
 
     def energy(self, maps) -> torch.Tensor:
         if self.gaussian is None:

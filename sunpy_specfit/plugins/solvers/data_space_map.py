@@ -101,8 +101,7 @@ class DataSpaceMap(Solver):
         here, length, info = self._search(problem, start[0])
         status = torch.full((problem.n_pixels,), int(Status.MAX_ITERATIONS), dtype=torch.int32)
         status[length <= self.tolerance**2] = int(Status.CONVERGED)
-        own = next(prior for prior, _ in problem.priors if not prior.couples_pixels)
-        root = here.medium(here.prior.root).effective_root(own.common)
+        root = here.medium(here.prior.root).effective_root()
         leverage = torch.empty_like(length)
         for part, factor in here.factors(root):
             leverage[part] = len(factor) - data_space.trace_inverse(data_space.cholesky(data_space.gram(factor)))

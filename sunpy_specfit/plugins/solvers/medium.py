@@ -11,7 +11,7 @@ from .neighbours import Neighbours
 
 __all__ = ["Medium", "inverse_root", "seen_by_data"]
 
-# So many waves stand for all of a map.
+# So many waves stand for all of a map, half of them the lowest.
 _WAVES = 2048
 # Pixels worked on at a time.
 _PIXELS = 2048
@@ -56,34 +56,23 @@ class Medium:
             total += rows @ rows.T
         self.information = total / max(int((weight.sum(0) > 0).sum()), 1)
         self.eye = torch.eye(root.shape[1], dtype=root.dtype)
-        # The precision that the priors alone give each wave.
-        self.waves = self.eye + Neighbours(problem, root, free).waves(free, _WAVES)
+        # The precision that the priors alone give each wave, and what part of all waves are like it.
+        waves, self.share = Neighbours(problem, root, free).waves(free, _WAVES)
+        self.waves = self.eye + waves
 
     def covariance(self) -> torch.Tensor:
         """Of a pixel's white numbers: the mean of (information + precision of the wave)⁻¹ over all waves."""
-        return torch.cholesky_inverse(torch.linalg.cholesky(self.information + self.waves)).mean(0)
+        each = torch.cholesky_inverse(torch.linalg.cholesky(self.information + self.waves))
+        return torch.tensordot(self.share, each, 1)
 
-    def precision(self, common: torch.Tensor | None = None) -> torch.Tensor:
-        """What priors and neighbours give a pixel: with it alone the average pixel has the medium's covariance.
-
-        Parameters
-        ----------
-        common : `torch.Tensor`, optional
-            The covariance of an error of the prior's mean, ``(k, k)``, which all pixels share. Answers follow the
-            mean where the data of all do not tell.
-        """
-        covariance = self.covariance()
-        if common is not None:
-            inverse = torch.linalg.pinv(self.root)
-            uniform = self.waves[0]  # of the wave that is the same everywhere, as the error is
-            follows = torch.linalg.solve(self.information + uniform, uniform)
-            covariance = covariance + follows @ inverse @ common @ inverse.T @ follows.T
-        precision = torch.linalg.inv(covariance) - self.information
+    def precision(self) -> torch.Tensor:
+        """What priors and neighbours give a pixel: with it alone the average pixel has the medium's covariance."""
+        precision = torch.linalg.inv(self.covariance()) - self.information
         return 0.5 * (precision + precision.T)
 
-    def effective_root(self, common: torch.Tensor | None = None) -> torch.Tensor:
+    def effective_root(self) -> torch.Tensor:
         """Root of the prior's covariance with which a pixel by itself is as well known as in the map."""
-        return self.root @ inverse_root(self.precision(common))
+        return self.root @ inverse_root(self.precision())
 
     def log_volume(self) -> float:
         """ln det of the curvature over that of the priors alone.
@@ -91,7 +80,7 @@ class Medium:
         The waves of the average medium, and for each pixel by how much it differs from the average in it.
         """
         pixels = self.free.shape[1]
-        total = (torch.logdet(self.information + self.waves) - torch.logdet(self.waves)).mean()
+        total = self.share @ (torch.logdet(self.information + self.waves) - torch.logdet(self.waves))
         total = pixels * (total + torch.logdet(self.precision()) + torch.logdet(self.covariance()))
         for _, factor in seen_by_data(self.effective_root(), self.response, self.free, self.weight):
             reciprocal = data_space.cholesky(data_space.gram(factor))[packed.diagonal_index(len(factor))]

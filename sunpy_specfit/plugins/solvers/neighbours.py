@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -68,16 +69,31 @@ class Neighbours:
             held = held + self.root.T @ (own[:, None] * self.root)
         return held
 
-    def waves(self, free: torch.Tensor, most: int) -> torch.Tensor:
-        """The curvature among waves of the map, ``(waves, r, r)``, of no more waves than asked for."""
+    def waves(self, free: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The curvature among waves of the map, ``(waves, r, r)``, and what part of all waves each stands for.
+
+        By rank of their curvature the lowest stand for themselves, which hold most of what priors leave free, and
+        others for groups the larger the higher they rank.
+        """
         waves = torch.zeros((1, *(self.root.shape[1],) * 2), dtype=self.root.dtype)
-        for within, _, _, own in self.parts:
-            few = torch.linspace(0, len(own) - 1, min(len(own), most)).long()
-            waves = waves + own[few][:, None, None] * within
+        spectra = [own.expand(self._count()) for *_, own in self.parts]
+        share = torch.ones(1, dtype=self.root.dtype)
+        if spectra:
+            order = sum(own / own.abs().mean().clamp_min(1e-300) for own in spectra).argsort()
+            edges = _groups(len(order), most)
+            count = edges.diff()
+            share = count.to(self.root) / len(order)
+            for (within, *_), own in zip(self.parts, spectra, strict=True):
+                total = torch.cat([own.new_zeros(1), own[order].cumsum(0)])
+                mean = total[edges].diff() / count
+                waves = waves + mean[:, None, None] * within
         for prior, name in self.others:
             own = (prior.quadratic({name: free}).diagonal[name] * free.square()).mean()
             waves = waves + own * self.root.T @ self.root
-        return waves
+        return waves, share
+
+    def _count(self) -> int:
+        return max(len(own) for *_, own in self.parts)
 
     def eigenvalues(self) -> torch.Tensor:
         """What they multiply each cosine of the map with, where all z are joined alike, ``(pixels,)``."""
@@ -104,3 +120,12 @@ class Neighbours:
             return out
 
         return product
+
+
+def _groups(count: int, most: int) -> torch.Tensor:
+    """Where groups of ranks begin, and the last ends: the first alone, then in steps of a factor."""
+    if count <= most:
+        return torch.arange(count + 1)
+    alone = most // 2
+    steps = torch.logspace(math.log2(alone), math.log2(count), most - alone + 1, base=2.0, dtype=torch.float64)
+    return torch.cat([torch.arange(alone), steps.round().long()]).unique()

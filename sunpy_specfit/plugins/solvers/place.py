@@ -61,7 +61,7 @@ class Place:
     @classmethod
     def of(cls, problem, free: torch.Tensor) -> Place:
         """The place of some free numbers ``(k, pixels)``."""
-        prior = next(p for p, _ in problem.priors if not p.couples_pixels).about_mean
+        prior = next(p for p, _ in problem.priors if not p.couples_pixels)
         term = problem.whole().terms[0]
         _, columns = problem.whole().select(slice(0, 1)).jacobian(free[:, :1])
         response = torch.stack([column[:, 0] for column in columns], 1).double().cpu()

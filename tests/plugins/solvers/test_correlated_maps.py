@@ -9,8 +9,9 @@ from scipy.optimize import minimize
 import sunpy_specfit as specfit
 from sunpy_specfit.core.grid import Grid
 from sunpy_specfit.data import dem_scene
+from sunpy_specfit.plugins.priors.differences import Differences
 from sunpy_specfit.plugins.solvers.cosine_preconditioner import CosinePreconditioner
-from sunpy_specfit.plugins.solvers.medium import Medium
+from sunpy_specfit.plugins.solvers.neighbours import Neighbours
 
 pytest.importorskip("demregpy")
 BINS = np.logspace(5.7, 7.3, 13) * u.K
@@ -115,35 +116,43 @@ def test_at_low_signal_all_three_numbers_are_better_than_those_of_single_pixels(
     assert np.all(errors(coupled) < 0.85 * errors(alone))
 
 
-def test_answers_follow_the_mean_as_far_as_errors_say_that_they_share_its_error():
-    scene = dem_scene("quiet_sun", (6, 7), seed=1)
-    light = specfit.DEM(scene.responses, bins=BINS).matrix @ MEAN.value
-    for image, value in zip(scene.images.values(), light, strict=True):
-        image.data[:] = value
-        image.uncertainty.array[:] = 0.3 * value
-    shift = 0.05
+@pytest.mark.parametrize(
+    "neighbours", [specfit.Smooth("dem", scale=1e5, logarithm=True), specfit.Correlated("dem", length=1e-3)]
+)
+def test_without_coupling_maps_are_those_of_single_pixels(neighbours):
+    scene = dem_scene("active_region", (6, 7), seed=4, exposure=0.3)
+    model = specfit.DEM(scene.responses, bins=BINS)
+    alone = specfit.fit(scene.images, model, solver=specfit.DataSpace(tolerance=1e-4, max_iterations=100))
+    loose = specfit.fit(
+        scene.images, model, priors=neighbours, solver=specfit.DataSpaceMap(tolerance=1e-4, max_iterations=100)
+    )
+    here, there = alone["dem"], loose["dem"]
+    assert np.abs((there.data - here.data) / here.uncertainty.array).max() < 0.05
+    assert np.abs(there.uncertainty.array / here.uncertainty.array - 1).max() < 0.06
 
-    def answer(mean):
-        temperature = specfit.TemperaturePrior(scale=1.0, order=1, mean=mean)
-        solver = specfit.DataSpaceMap(tolerance=1e-4, max_iterations=100)
-        priors = [temperature, specfit.Correlated("dem", length=2)]
-        return specfit.fit(scene.images, specfit.DEM(scene.responses, bins=BINS), priors=priors, solver=solver)
 
-    here = answer(MEAN)
-    moved = np.log(answer(MEAN * np.exp(shift))["dem"].data / here["dem"].data)[:, 3, 3]
-    # A mean that is one sigma off by the shift in all bins at once.
-    prior = next(prior for prior in here._priors if prior.name == "temperature_prior")._bound
-    correlated = next(prior for prior in here._priors if prior.name == "correlated").bind({"dem": u.one}, _grid(6, 7))
-    problem = SimpleNamespace(coupled_priors=lambda: [(correlated, ("dem",))])
-    free, sigma = (torch.as_tensor(x) for x in (here["dem"].data.reshape(12, -1), Dense(here).sigma))
-    medium = Medium(problem, prior.root, torch.as_tensor(Dense(here).model.matrix), free, 1 / sigma**2)
+def test_a_smooth_map_is_that_of_the_problem_s_own_objective():
+    scene = dem_scene("active_region", (6, 6), seed=4, exposure=0.3)
+    model, prior = specfit.DEM(scene.responses, bins=BINS), specfit.Smooth("dem", scale=2.5, logarithm=True)
+    here = specfit.fit(scene.images, model, prior, solver=specfit.DataSpaceMap(tolerance=1e-4, max_iterations=100))
+    there = specfit.fit(scene.images, model, prior, solver=specfit.GaussNewton(tolerance=1e-4, max_iterations=300))
+    assert np.abs((here["dem"].data - there["dem"].data) / there["dem"].uncertainty.array).max() < 0.02
 
-    def variance(common):
-        inverse = torch.linalg.inv(medium.information + medium.precision(common))
-        return (prior.root @ inverse @ prior.root.T).diagonal().numpy()
 
-    added = variance(torch.full((12, 12), shift**2, dtype=torch.float64)) - variance(None)
-    np.testing.assert_allclose(np.sqrt(added), np.abs(moved), rtol=0.1, atol=0.02 * np.abs(moved).max())
+@pytest.mark.parametrize("side", [16, 128, 512])
+@pytest.mark.parametrize("length", [1.0, 4.0, 16.0])
+def test_few_waves_stand_for_those_of_any_map(side, length):
+    bound = specfit.Correlated("dem", length=length).bind({"dem": u.one}, _grid(side, side))
+    problem = SimpleNamespace(coupled_priors=lambda: [(bound, ("dem",))])
+    free, root = torch.ones((2, side * side), dtype=torch.float64), torch.eye(2, dtype=torch.float64)
+    waves, share = Neighbours(problem, root, free).waves(free, 2048)
+    assert len(waves) <= 2049
+    every = 1 + bound.among_pixels.eigenvalues
+    for told in (0.0, 0.1, 10.0):
+        few = float(share @ (1 / (told + 1 + waves[:, 0, 0])))
+        assert few == pytest.approx(float((1 / (told + every)).mean()), rel=2e-3), told
+    assert float(share @ waves[:, 1, 1]) == pytest.approx(float(every.mean() - 1), rel=1e-6)
+    assert float(share.sum()) == pytest.approx(1)
 
 
 def test_the_preconditioner_is_exact_where_all_pixels_tell_the_same():
@@ -151,10 +160,11 @@ def test_the_preconditioner_is_exact_where_all_pixels_tell_the_same():
     # One direction of the unknowns for each datum: the mean information is then diagonal.
     factor = torch.zeros((2, 3, 20), dtype=torch.float64)
     factor[0, 0], factor[1, 2] = 3.0, 0.5
-    among = specfit.Correlated("dem", length=3).bind({"dem": u.one}, _grid(4, 5)).among_pixels
-    near = CosinePreconditioner((4, 5), 1 + among.eigenvalues, [(slice(0, 20), factor)])
+    steps = Differences((4, 5), (0, 1), 1)
+    waves = steps.eigenvalues(torch.zeros(1, dtype=torch.float64))
+    near = CosinePreconditioner((4, 5), 1 + 9 * waves, [(slice(0, 20), factor)])
     v = torch.randn((3, 20), generator=generator, dtype=torch.float64)
-    torch.testing.assert_close(near(near.data_product(v) + v + among.product(v)), v)
+    torch.testing.assert_close(near(near.data_product(v) + v + 9 * steps.product(v)), v)
 
 
 def test_solvers_that_know_no_such_prior_say_so():
