@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,6 +66,9 @@ class Prior(Configurable):
     first_scale: float | None = None
     """Where the search for an automatic scale begins; None for how much neighbours differ."""
 
+    largest_scale: float = math.inf
+    """The largest that the search for the most probable scale may try."""
+
     def scale_unit(self, unit: u.UnitBase) -> u.UnitBase:
         """The unit of the scale of a quantity in some unit."""
         return u.dimensionless_unscaled if getattr(self, "logarithm", False) else unit
@@ -112,8 +116,11 @@ class BoundPrior:
         """
         return self
 
-    def beside(self, priors: Sequence[BoundPrior]) -> BoundPrior:
-        """The same prior, knowing all priors of the problem, itself among them."""
+    def beside(self, priors: Sequence[tuple[BoundPrior, str]], quantity: str) -> BoundPrior:
+        """The same prior, knowing all priors of the problem, itself among them, with the first quantity of each.
+
+        Quantities, that of this prior too, are named as the result names them.
+        """
         return self
 
     @property

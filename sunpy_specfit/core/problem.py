@@ -195,8 +195,8 @@ class Problem:
         def separable(pairs):
             return [prior for prior, _ in pairs if not prior.couples_pixels]
 
-        every = [prior for prior, _ in priors]
-        priors = [(prior.beside(every), names) for prior, names in priors]
+        every = [(prior, self.layout.resolve(names[0]) if names else "") for prior, names in priors]
+        priors = [(prior.beside(every, key), names) for (prior, names), (_, key) in zip(priors, every, strict=True)]
         same = separable(priors) == separable(self.priors)
         return replace(self, priors=list(priors), _whole=self.whole() if same else None)
 

@@ -57,6 +57,11 @@ class Scales:
     units: list[u.UnitBase]
     values: list[float]
 
+    @property
+    def largest(self) -> list[float]:
+        """The largest that each may be."""
+        return [self.priors[number].largest_scale for number, _ in self.names]
+
     def join(self, first: int) -> None:
         """Make one scale of those from a number on, if they are of one unit: which way a vector points is no matter."""
         if len(set(self.units[first:])) != 1:
@@ -163,7 +168,7 @@ def choose_scales(
         )
     free, known = pixel_solution(problem, local, init)
     problem.renew_weights(free)
-    scales = _by_evidence(problem, automatic, models, free, coupled)
+    scales = _by_evidence(problem, automatic, models, free, known, coupled)
     if scales is not None:
         return scales
     scales = _first_guess(problem, automatic, models, free, known)
@@ -190,8 +195,8 @@ def choose_scales(
     return scales.bound(problem, models)[0], scales.told(curves, risk.name, "error_of_prediction")
 
 
-def _by_evidence(problem, automatic, models, free, coupled) -> tuple[list[Prior], dict] | None:
-    """The most probable scales, where the solver knows how probable they make the data."""
+def _by_evidence(problem, automatic, models, free, known, coupled) -> tuple[list[Prior], dict] | None:
+    """The most probable scales, where the solver knows how probable they make the data; without data the first."""
     theta = problem.whole().theta(free)
 
     def value(name, logarithm):
@@ -202,8 +207,11 @@ def _by_evidence(problem, automatic, models, free, coupled) -> tuple[list[Prior]
     trial = scales.problem(problem, models)
     if not coupled(trial).tells_evidence(trial):
         return None
-    found = most_probable(scales.values, lambda values: scales.problem(problem, models, values), coupled, free)
-    scales.values, curves = found
+    curves: list[dict[float, float]] = [{} for _ in scales.values]
+    if bool(known.any()):
+        scales.values, curves = most_probable(
+            scales.values, scales.largest, lambda values: scales.problem(problem, models, values), coupled, free
+        )
     return scales.bound(problem, models)[0], scales.told(curves, "evidence", "evidence")
 
 

@@ -25,7 +25,7 @@ def neighbours_apart(problem: Problem, q: torch.Tensor, logarithm: bool) -> floa
 
 
 def most_probable(
-    values: list[float], problem_with: Callable, coupled: Callable, free: torch.Tensor
+    values: list[float], largest: list[float], problem_with: Callable, coupled: Callable, free: torch.Tensor
 ) -> tuple[list[float], list[dict[float, float]]]:
     """The scales of the greatest evidence, one after the other, and for each what was tried: -2 ln evidence.
 
@@ -33,6 +33,8 @@ def most_probable(
     ----------
     values : list of float
         Where to begin.
+    largest : list of float
+        What none may exceed.
     problem_with : callable
         The problem with priors of some scales.
     coupled : callable
@@ -60,7 +62,8 @@ def most_probable(
                 moved = False
                 while True:
                     trial = [*values[:i], values[i] * step, *values[i + 1 :]]
-                    if not (1 / _RANGE < trial[i] / begin[i] < _RANGE and ask(trial) < ask(values)):
+                    within = 1 / _RANGE < trial[i] / begin[i] < _RANGE and trial[i] <= largest[i]
+                    if not (within and ask(trial) < ask(values)):
                         break
                     values, moved = trial, True
                 if moved:

@@ -47,8 +47,8 @@ class Correlated(Prior):
     Raises
     ------
     ValueError
-        If the order is not 1 or 2, the length is not positive, the map has no such axis, or the quantity has no
-        Gaussian prior on its logarithm.
+        If the order is not 1 or 2, the length is not between 0 and 300, the map has no such axis, or the quantity has
+        no Gaussian prior on its logarithm.
     astropy.units.UnitConversionError
         If the length is not in pixels.
 
@@ -74,7 +74,7 @@ class Correlated(Prior):
     name = "correlated"
     references = ("10.1111/j.1467-9868.2011.00777.x",)
     couples_pixels = True
-    first_scale = _FIRST
+    first_scale, largest_scale = _FIRST, _LONGEST
 
     def __init__(self, quantity: str, *, length="auto", order: int = 2, axes="space"):
         if not isinstance(quantity, str):
@@ -115,7 +115,15 @@ class Correlated(Prior):
 
 
 def _pixels(length, name: str) -> float:
-    return min(float(in_unit(length, u.pixel, name, "length", positive=True)), _LONGEST)
+    try:
+        number = in_unit(length, u.pixel, name, "length", positive=True)
+    except u.UnitConversionError:
+        raise u.UnitConversionError(f"the length of Correlated is in pixels, found {length!r}") from None
+    if number.ndim or number > _LONGEST:
+        raise ValueError(
+            f"the length of Correlated is one number of pixels, {_LONGEST:g} at the most; found {length!r}"
+        )
+    return float(number)
 
 
 class BoundCorrelated(BoundPrior):
@@ -136,10 +144,10 @@ class BoundCorrelated(BoundPrior):
     def _power(self, steps: torch.Tensor) -> torch.Tensor:
         return (1 + self.length**2 * steps) ** self.order
 
-    def beside(self, priors) -> BoundCorrelated:
-        own = [p for p in priors if isinstance(p, BoundGaussian) and p.quantity == self.quantity and p.logarithm]
-        others = [p for p in priors if isinstance(p, BoundCorrelated) and p.quantity == self.quantity]
-        if len(others) > 1:
+    def beside(self, priors, quantity: str) -> BoundCorrelated:
+        same = [prior for prior, name in priors if name == quantity]
+        own = [prior for prior in same if isinstance(prior, BoundGaussian) and prior.logarithm]
+        if sum(isinstance(prior, BoundCorrelated) for prior in same) > 1:
             raise ValueError(f"Correlated is given twice for {self.quantity!r}: give one, of several axes")
         new = copy(self)
         new.gaussian = own[0] if own else None
@@ -167,5 +175,6 @@ class BoundCorrelated(BoundPrior):
                 f"Correlated is about a vector with a Gaussian prior on its logarithm, and {self.quantity!r} has none"
             )
         # In place of the pixels' own, which is the problem's too.
+        maps = {self.gaussian.quantity: maps[self.quantity]}
         z = self.gaussian.white(maps)
         return 0.5 * (z * (self._product(z) + z)).sum() - self.gaussian.energy(maps).sum()

@@ -140,7 +140,10 @@ def _fit_in_full(shape: Shape, others, data, weight, amplitude):
     covariance += torch.diag_embed(torch.where(used, 1 / weight.double().T.clamp_min(1e-300), 1.0))
     columns = [shape.values, *(c.expand(n, pixels) for c in others), data]
     right = torch.stack([torch.where(used, c.double().T, 0.0) for c in columns], -1)  # (pixels, n, k + 1)
-    factor = torch.linalg.cholesky(covariance)
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    # Without a line to speak of, any amplitude may have come out, and the noise that goes with it is no number.
+    alone = covariance.diagonal(dim1=1, dim2=2).nan_to_num(posinf=1e300).clamp_min(1e-300).sqrt()
+    factor = torch.where((failed > 0)[:, None, None], torch.diag_embed(alone), factor)
     half = torch.linalg.solve_triangular(factor, right, upper=False)
     gram = (half.mT @ half).to(data)
     k = len(columns) - 1
@@ -214,7 +217,10 @@ def fit_shapes(shapes: list[Shape], others: list[torch.Tensor], data: list[torch
     own = matrix.index_select(-1, index)
     # The inverse of A⁻¹ (A + N) A⁻¹.
     full, both = packed.unpack(own.double()), packed.unpack((own + spread).double())
-    curvature = packed.pack(full @ torch.linalg.solve(_lifted(both), full)).to(own)
+    solved, failed = torch.linalg.solve_ex(_lifted(both), full)
+    # Where noise is all there is of a shape, nothing is known.
+    curvature = torch.where((failed > 0)[:, None, None], 0.0, full @ solved)
+    curvature = packed.pack(curvature).nan_to_num(0.0, 0.0, 0.0).to(own)
     matrix[:, index] = curvature
     vector[:, index] = packed.matvec(curvature, here)
     constant[index] = misfit + (here * vector.index_select(-1, index)).sum(0)

@@ -48,7 +48,7 @@ def test_with_the_pixels_own_prior_it_is_the_separable_gaussian():
     mean = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
     gaussian = BoundGaussian("dem", mean, torch.as_tensor(scatter), logarithm=True)
     bound = specfit.Correlated("dem", length=2.0).bind({"dem": u.one}, GRID)
-    bound = bound.beside([bound, gaussian])
+    bound = bound.beside([(bound, "dem"), (gaussian, "dem")], "dem")
     q = torch.as_tensor(np.exp(rng.standard_normal((3, 20))))
     away = (q.log() - mean[:, None]).numpy()
     between = bound.among_pixels.product(torch.eye(20, dtype=torch.float64)).numpy() + np.eye(20)
@@ -63,14 +63,17 @@ def test_bad_input_is_refused():
         specfit.Correlated("dem", length="long")
     with pytest.raises(ValueError, match="must be positive"):
         specfit.Correlated("dem", length=0)
-    with pytest.raises(u.UnitConversionError, match="does not convert"):
+    with pytest.raises(u.UnitConversionError, match="is in pixels, found"):
         specfit.Correlated("dem", length=3 * u.km)
+    for length in (301, [2.0, 3.0]):
+        with pytest.raises(ValueError, match="one number of pixels, 300 at the most"):
+            specfit.Correlated("dem", length=length)
     with pytest.raises(TypeError, match="name of a vector"):
         specfit.Correlated(3)
     with pytest.raises(ValueError, match="still 'auto'"):
         specfit.Correlated("dem").bind({"dem": u.one}, GRID)
     bound = specfit.Correlated("dem", length=2).bind({"dem": u.one}, GRID)
     with pytest.raises(ValueError, match="given twice"):
-        bound.beside([bound, bound])
+        bound.beside([(bound, "dem"), (bound, "dem")], "dem")
     with pytest.raises(ValueError, match="'dem' has none"):
-        bound.beside([bound]).energy({"dem": torch.ones(2, 20)})
+        bound.beside([(bound, "dem")], "dem").energy({"dem": torch.ones(2, 20)})

@@ -167,6 +167,29 @@ def test_the_preconditioner_is_exact_where_all_pixels_tell_the_same():
     torch.testing.assert_close(near(near.data_product(v) + v + 9 * steps.product(v)), v)
 
 
+def test_a_quantity_is_the_same_by_either_of_its_names():
+    scene = dem_scene("active_region", (3, 4), seed=2, exposure=0.1)
+    short, full = (fit(scene, specfit.Correlated(name, length=2)) for name in ("dem", "dem.dem"))
+    np.testing.assert_allclose(full["dem"].data, short["dem"].data)
+    with pytest.raises(ValueError, match="given twice"):
+        fit(scene, specfit.Correlated("dem", length=2), specfit.Correlated("dem.dem", length=2))
+
+
+@pytest.mark.parametrize("neighbours", [specfit.Smooth("dem", logarithm=True), specfit.Correlated("dem")])
+def test_a_map_without_data_has_no_scale_to_find(neighbours):
+    scene = dem_scene("active_region", (3, 4), seed=2)
+    model = specfit.DEM(scene.responses, bins=BINS)
+    mask = {channel: np.ones((3, 4), bool) for channel in scene.images}
+    result = specfit.fit(scene.images, model, priors=neighbours, mask=mask)
+    assert np.all(result.status.data & specfit.Status.MASKED)
+
+
+def test_no_length_is_longer_than_what_is_asked_for():
+    scene = dem_scene("quiet_sun", (1, 7), seed=2, exposure=0.1)
+    told = fit(scene, specfit.Correlated("dem")).meta["prior_scales"]["correlated:dem"]
+    assert max(told["tried"]) <= 300
+
+
 def test_solvers_that_know_no_such_prior_say_so():
     with pytest.raises(ValueError, match="gauss_newton"):
         fit(dem_scene("quiet_sun", (3, 3)), specfit.Correlated("dem", length=2), solver="gauss_newton")

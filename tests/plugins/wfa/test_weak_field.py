@@ -758,3 +758,22 @@ def test_no_pixel_sees_a_bad_one_however_large_the_noise():
     assert misfit.max() < 1e-6
     pieces = specfit.fit(like(cube, spoilt), WeakField(IRON), chunks=37)
     np.testing.assert_allclose(pieces.chi2.data, found.chi2.data, rtol=1e-5)
+
+
+@pytest.mark.parametrize("linear", ["wing", "both"])
+@pytest.mark.parametrize("options", [{}, {"offset": True}, {"crosstalk": True}, {"offset": True, "crosstalk": True}])
+@pytest.mark.filterwarnings("ignore:WeakField. beside both offset and crosstalk")
+def test_a_pixel_without_a_line_stops_no_other(options, linear):
+    cube = weak_field_cube((6, 7), line="Fe I 6302.5", noise=1e-3, seed=1)
+    model = specfit.WeakField("Fe I 6302.5", linear=linear, **options)
+    plain = specfit.fit(cube, model)
+    cube.data[0, :, 2, 3] = 1.0
+    flat = specfit.fit(cube, model)
+    assert flat.status.data[2, 3] & Status.FLAT_PROFILE
+    others = np.ones((6, 7), bool)
+    others[2, 3] = False
+    for name in ("b_los", "b_q", "b_u"):
+        apart = (flat[name].data - plain[name].data)[others] / plain[name].uncertainty.array[others]
+        assert np.abs(apart[np.isfinite(apart)]).max() < 0.05, name
+    cube.data[0] = 1.0
+    assert np.all(specfit.fit(cube, model).status.data & Status.FLAT_PROFILE)
