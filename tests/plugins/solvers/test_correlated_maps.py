@@ -117,9 +117,14 @@ def test_at_low_signal_all_three_numbers_are_better_than_those_of_single_pixels(
 
 
 @pytest.mark.parametrize(
-    "neighbours", [specfit.Smooth("dem", scale=1e5, logarithm=True), specfit.Correlated("dem", length=1e-3)]
+    ("neighbours", "apart"),
+    [
+        (specfit.Smooth("dem", scale=1e5, logarithm=True), 0.02),
+        # Directions of which the data tell next to nothing stay at the mean.
+        (specfit.Correlated("dem", length=1e-3), 0.05),
+    ],
 )
-def test_without_coupling_maps_are_those_of_single_pixels(neighbours):
+def test_without_coupling_maps_are_those_of_single_pixels(neighbours, apart):
     scene = dem_scene("active_region", (6, 7), seed=4, exposure=0.3)
     model = specfit.DEM(scene.responses, bins=BINS)
     alone = specfit.fit(scene.images, model, solver=specfit.DataSpace(tolerance=1e-4, max_iterations=100))
@@ -127,7 +132,7 @@ def test_without_coupling_maps_are_those_of_single_pixels(neighbours):
         scene.images, model, priors=neighbours, solver=specfit.DataSpaceMap(tolerance=1e-4, max_iterations=100)
     )
     here, there = alone["dem"], loose["dem"]
-    assert np.abs((there.data - here.data) / here.uncertainty.array).max() < 0.05
+    assert np.abs((there.data - here.data) / here.uncertainty.array).max() < apart
     assert np.abs(there.uncertainty.array / here.uncertainty.array - 1).max() < 0.06
 
 
