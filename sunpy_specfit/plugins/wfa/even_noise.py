@@ -153,7 +153,7 @@ def fit_compiled(loops: ModuleType, *spectra, **inputs) -> tuple[torch.Tensor, .
 
 
 def _fit_compiled(
-    loops, x, data, weight, *, intensity, variance, derivatives, center, lines, wing, core, modes, signs, samples
+    loops, x, data, weight, *, intensity, variance, derivatives, center, lines, wing, core, own, modes, signs, samples
 ):
     """The quadratic of b_los, b_q and b_u: `fit_transverse` and `fit_longitudinal` at once.
 
@@ -172,7 +172,9 @@ def _fit_compiled(
     lines : tuple of `torch.Tensor`
         As `Centers` has them.
     wing, core : tuple of `torch.Tensor`
-        Factor, and where the wing begins or the core ends; ``(n, 1)``.
+        Factor, ``(n, 1)``, and where the wing begins or the core ends, ``(1 or n, 1 or pixels)``.
+    own : `torch.Tensor`
+        Which samples belong to the lines that are fitted (1) or to others (0), ``(n, 1)``.
     modes : tuple of `torch.Tensor`
         Modes ``(n, m)``, what takes I to the shape among them, ``(m, n)``, and their noise, ``(m,)``.
     signs : tuple of int
@@ -192,10 +194,11 @@ def _fit_compiled(
     matrix = torch.cat([matrix, moment, extent])
     products, n, pixels = torch.cat([matrix, mode_shape]), len(x), data.shape[-1]
     mode_noise = (variance.reshape(1) * mode_noise).numpy()
-    rows = [row[:, 0].contiguous().numpy() for row in (x, *wing, *core)]
+    place, outer, inner, own = (row[:, 0].contiguous().numpy() for row in (x, wing[0], core[0], own))
+    begins, reaches = (edge[1].expand(-1, pixels).contiguous().numpy() for edge in (wing, core))
     owner, reach = members.argmax(0).numpy(), reach[:, 0].contiguous().numpy()
     light, center = data.contiguous().numpy(), center.contiguous().numpy()
-    one, own = weight.numpy()[0], variance.numpy().reshape(-1)[0]
+    one, noise_of_light = weight.numpy()[0], variance.numpy().reshape(-1)[0]
     signs, samples = tuple(map(light.dtype.type, signs)), light.dtype.type(samples)
     found = [data.new_empty(shape) for shape in ((pixels,), (6, pixels), (3, pixels))]
     found.append(torch.empty(pixels, dtype=torch.int64))
@@ -211,7 +214,6 @@ def _fit_compiled(
         derived, mode_data, back = (v.view(-1, some) for v in memory[: sum(sizes)].split(sizes))
         torch.mm(products, intensity[:, part], out=derived)
         torch.mm(vectors.T, data[2, :, part], out=mode_data)
-        place, outer, begins, inner, reaches = rows
         loops.add_up(
             start,
             derived.numpy(),
@@ -223,6 +225,7 @@ def _fit_compiled(
             begins,
             inner,
             reaches,
+            own,
             owner,
             reach,
             noise,
@@ -231,5 +234,5 @@ def _fit_compiled(
             sums,
         )
         torch.mm(matrix.T, derived[: len(matrix)], out=back)
-        loops.put_together(start, sums, back.numpy(), one, own, signs, samples, *filled)
+        loops.put_together(start, sums, back.numpy(), one, noise_of_light, signs, samples, *filled)
     return tuple(found)

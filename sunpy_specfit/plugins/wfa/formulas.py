@@ -14,13 +14,13 @@ def constants_of(linear: str, squared_splitting, own, core, wing):
     Returns
     -------
     wing, core : tuple of `torch.Tensor`
-        ``(n, 1)``: what stands over the distance, and where it begins; the factor, and how far it reaches. What is not
-        used begins at infinity, or reaches nowhere.
+        What stands over the distance, zero for other lines' samples, ``(n, 1)``, and where it begins,
+        ``(1 or n, 1 or pixels)``; the factor, and how far it reaches. What is not used begins at infinity, or reaches
+        nowhere.
     """
     begins = wing if linear != "core" else torch.full_like(wing, torch.inf)
     reaches = core if linear != "wing" else torch.full_like(core, -1.0)
-    begins, reaches = torch.where(own > 0, begins, torch.inf), torch.where(own > 0, reaches, -1.0)
-    return (0.75 * squared_splitting, begins), (-0.25 * squared_splitting, reaches)
+    return (0.75 * squared_splitting * own, begins), (-0.25 * squared_splitting * own, reaches)
 
 
 def factors_of(linear: str, x, center, squared_splitting, own, core, wing):
@@ -31,9 +31,10 @@ def factors_of(linear: str, x, center, squared_splitting, own, core, wing):
     linear : {"wing", "core", "both"}
     x, center : `torch.Tensor`
         Wavelengths and the line's centre, ``(n, 1 or pixels)`` and ``(1 or n, pixels)``.
-    squared_splitting, own, core, wing : `torch.Tensor`
-        C² G, which samples belong to the lines that are fitted (1) or to others (0), how far the core's formula reaches
-        and where the wing's begins, ``(n, 1)``.
+    squared_splitting, own : `torch.Tensor`
+        C² G, and which samples belong to the lines that are fitted (1) or to others (0), ``(n, 1)``.
+    core, wing : `torch.Tensor`
+        How far the core's formula reaches and where the wing's begins, ``(1 or n, 1 or pixels)``.
 
     Returns
     -------

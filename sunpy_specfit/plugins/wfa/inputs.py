@@ -54,7 +54,7 @@ def prepared(model, observation, lines, wavelengths) -> dict[str, torch.Tensor]:
     used = observation.used if observation.used is not None and observation.used.ndim == 1 else np.ones_like(mean) > 0
     shift = torch.as_tensor(x - mean[:, None] if x.ndim > 1 else np.zeros((1, 1)))
     variance = _variance(variance, known)
-    centers, edges, strengths, sums = [], [], [], []
+    centers, edges, strengths, dopplers, sums = [], [], [], [], []
     for number, one in enumerate(lines):
         own = (owner == number) & known
         _check_window(one, own & used, own)
@@ -65,20 +65,20 @@ def prepared(model, observation, lines, wavelengths) -> dict[str, torch.Tensor]:
         window = LineWindow(mean[own], rests[number], light)
         sums.append((window, place))
         centers.append(window.center + shift.mean(0))
-        # In whole quarters of a sample, so that one pixel more or less in the mean hardly ever moves an edge.
-        quarter = 0.25 * window.spacing
-        width, margin = quarter * round(window.doppler_width / quarter), 2 * quarter
-        noise = window.center_noise(variance if len(variance) == 1 else variance[place])
-        # Where the centre is less certain than by half a sample, noise hides what the margin is for.
-        clear = np.hypot(margin, min(_CLEAR * noise, margin))
-        if model.core_width is not None:
-            width, margin, clear = model.core_width.to_value(unit), 0.0, 0.0
+        if model.core_width is None:
+            width, margin = window.doppler_width, 0.5 * window.spacing
+            noise = window.center_noise(variance if len(variance) == 1 else variance[place])
+            # Where the centre is less certain than by half a sample, noise hides what the margin is for.
+            clear = (margin**2 + (_CLEAR * noise).nan_to_num(nan=margin).clamp_max(margin) ** 2).sqrt()
+        else:
+            width, margin, clear = torch.tensor([model.core_width.to_value(unit)]), 0.0, 0.0
         lorentz = LORENTZ_SPLITTING * wavelengths[number].to_value(u.AA) ** 2 * u.AA.to(unit)
-        edges.append((max(width - clear, margin), width + clear))
-        strengths.append((lorentz * one.g_eff, lorentz**2 * _transverse_factor(model, one), window.doppler_width))
+        edges.append(torch.stack([(width - clear).clamp_min(margin), width + clear]).double())
+        strengths.append((lorentz * one.g_eff, lorentz**2 * _transverse_factor(model, one)))
+        dopplers.append(window.doppler_width / (lorentz * abs(one.g_eff)))
     index, own = torch.as_tensor(np.maximum(owner, 0)), torch.as_tensor((owner >= 0) & known).double()[:, None]
-    splitting, squared, doppler = (torch.tensor(v, dtype=torch.float64) for v in zip(*strengths, strict=True))
-    core, wing = torch.tensor(edges, dtype=torch.float64).T
+    splitting, squared = (torch.tensor(v, dtype=torch.float64) for v in zip(*strengths, strict=True))
+    core, wing = torch.stack(edges, 1)
     first, second = (_matrix(x, known, order, model.derivative) for order in (1, 2))
     lengthwise = -splitting[index][:, None] * first.mean(-1)
     modes = EvenModes(lengthwise, own[:, 0] > 0)
@@ -100,8 +100,8 @@ def prepared(model, observation, lines, wavelengths) -> dict[str, torch.Tensor]:
         "splitting": splitting[index][:, None],
         "squared_splitting": squared[index][:, None],
         "own": own,
-        "core": core[index][:, None],
-        "wing": wing[index][:, None],
+        "core": core if len(lines) == 1 else core[index],
+        "wing": wing if len(lines) == 1 else wing[index],
         "moment": moment,
         "extent": extent,
         "members": members,
@@ -109,7 +109,7 @@ def prepared(model, observation, lines, wavelengths) -> dict[str, torch.Tensor]:
         "modes": modes.vectors[..., None],
         "mode_slope": modes.slope[..., None],
         "mode_noise": modes.values[:, None],
-        "strongest": (_STRONG * doppler / splitting.abs().clamp_min(1e-300)).amin()[None],
+        "strongest": _STRONG * torch.stack(dopplers).amin(0),
         "flat": _flat(first, splitting[index], intensity, variance, observation),
     }
 

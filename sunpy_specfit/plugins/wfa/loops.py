@@ -27,6 +27,7 @@ def add_up(
     wing,
     inner,
     core,
+    own,
     owner,
     window,
     noise,
@@ -50,11 +51,13 @@ def add_up(
         Q, U and V, ``(3, n, pixels)``.
     x, center : `numpy.ndarray`
         ``(n,)`` and ``(1 or n, pixels)``.
-    outer, wing, inner, core : `numpy.ndarray`
-        ``(n,)``: the factor of the wing (times the distance from the centre) and where it begins, that of the core and
-        how far it reaches.
-    owner, window : `numpy.ndarray`
-        The line of each sample, ``(n,)``, and how far from its middle a line's centre may be, ``(lines,)``.
+    outer, inner : `numpy.ndarray`
+        ``(n,)``: the factor of the wing (times the distance from the centre) and that of the core.
+    wing, core : `numpy.ndarray`
+        Where the one begins and how far the other reaches, ``(1 or n, pixels)``.
+    own, owner, window : `numpy.ndarray`
+        Which samples are of the lines that are fitted (1, others 0), ``(n,)``, the line of each, and how far from its
+        middle a line's centre may be, ``(lines,)``.
     noise : `numpy.ndarray`
         The variance of each sample of the derivatives, its factor left out.
     mode_noise : `numpy.ndarray`
@@ -93,29 +96,31 @@ def add_up(
             v_both[p] = zero
         for mode in range(modes):
             s, v = derived[behind + mode, first:last], mode_data[mode, first:last]
-            own = mode_noise[mode]
+            level = mode_noise[mode]
             for p in range(last - first):
-                share = one / (one + own * size[p])
+                share = one / (one + level * size[p])
                 v_shape[p] += share * s[p] * s[p]
                 v_both[p] += share * s[p] * v[p]
                 v_data[p] += share * v[p] * v[p]
-                v_noise[p] += share * own
+                v_noise[p] += share * level
         moved[:] = zero
         for j in range(n):
             middle = center[j if len(center) > 1 else 0, start + first : start + last]
             q, u = light[0, j, start + first : start + last], light[1, j, start + first : start + last]
             d = derived[j, first:last]
             tilt = moved[owner[j], : last - first]
-            place, c, begin, e, reach, own = x[j], outer[j], wing[j], inner[j], core[j], noise[j]
+            begin = wing[j if len(wing) > 1 else 0, start + first : start + last]
+            reach = core[j if len(core) > 1 else 0, start + first : start + last]
+            place, c, e, known, level = x[j], outer[j], inner[j], own[j], noise[j]
             if parts > n:
-                d2, own2 = derived[n + j, first:last], noise[n + j]
+                d2, level2 = derived[n + j, first:last], noise[n + j]
                 for p in range(last - first):
                     away = place - middle[p]
-                    far, near = abs(away) > begin, abs(away) < reach
+                    far, near = abs(away) > begin[p], abs(away) < reach[p]
                     near_center = one / away if far else zero
                     f = c * near_center
                     f2 = e if near else zero
-                    kept = one if far | near else zero
+                    kept = known if far | near else zero
                     s = f * d[p] + f2 * d2[p]
                     tilt[p] += s * s * near_center
                     shape2[p] += s * s
@@ -123,16 +128,16 @@ def add_up(
                     shape_u[p] += s * u[p]
                     total[p] += kept * (q[p] * q[p] + u[p] * u[p])
                     count[p] += kept
-                    spread[p] += f * f * own + f2 * f2 * own2
+                    spread[p] += f * f * level + f2 * f2 * level2
                     d[p] = f * s
                     d2[p] = f2 * s
                 continue
             for p in range(last - first):
                 away = place - middle[p]
-                far, near = abs(away) > begin, abs(away) < reach
+                far, near = abs(away) > begin[p], abs(away) < reach[p]
                 near_center = one / away if far else zero
                 f = c * near_center if far else (e if near else zero)
-                kept = one if far | near else zero
+                kept = known if far | near else zero
                 s = f * d[p]
                 tilt[p] += s * s * near_center
                 shape2[p] += s * s
@@ -140,7 +145,7 @@ def add_up(
                 shape_u[p] += s * u[p]
                 total[p] += kept * (q[p] * q[p] + u[p] * u[p])
                 count[p] += kept
-                spread[p] += f * f * own
+                spread[p] += f * f * level
                 d[p] = f * s
         for k in range(lines):
             tilt = moved[k, : last - first]

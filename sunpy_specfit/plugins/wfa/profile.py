@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.interpolate import make_interp_spline
 
 __all__ = ["LineWindow", "assign_samples"]
 
-# Pixels whose mean profile tells the width of a line.
-_SAMPLE = 200
+# Pixels whose samples stay in the processor's cache.
+_TOGETHER = 2**13
 # The Doppler width of a Gaussian profile, in units of its full width at half maximum.
 _DOPPLER = 1 / (2 * np.sqrt(np.log(2)))
 
@@ -70,11 +69,12 @@ class LineWindow:
         How far the window goes from its middle.
     center : `torch.Tensor`
         Centre of gravity of each pixel's profile below (or above) the continuum, float64 ``(pixels,)``; where there
-        is none within the window, the median of the others.
+        is none within the window, the wavelength at rest.
     depth : `torch.Tensor`
         Σ (I_c - I) Δλ, float64 ``(pixels,)``.
-    doppler_width : float
-        Of the mean profile.
+    doppler_width : `torch.Tensor`
+        Of each pixel's profile, from its full width at half depth, float64 ``(pixels,)``; where there is no line, twice
+        the spacing.
     """
 
     def __init__(self, x: np.ndarray, rest: float, intensity: torch.Tensor):
@@ -84,7 +84,7 @@ class LineWindow:
         self.moment, self.extent = self._sums(order)
         self.reach = 0.5 * (self.x[-1] - self.x[0])
         self.center = self._centers(intensity)
-        self.doppler_width = self._doppler_width()
+        self.doppler_width = self._doppler_widths()
 
     @property
     def spacing(self) -> float:
@@ -96,15 +96,17 @@ class LineWindow:
         """Of the window."""
         return float(0.5 * (self.x[0] + self.x[-1]))
 
-    def center_noise(self, variance: torch.Tensor) -> float:
-        """The usual standard deviation of the centre, from the variance of I, ``(1 or m, 1 or pixels)``."""
-        some = slice(None, None, max(1, len(self.center) // _SAMPLE))
+    def center_noise(self, variance: torch.Tensor) -> torch.Tensor:
+        """The standard deviation of each centre, from the variance of I, ``(1 or m, 1 or pixels)``."""
         moment, extent = (torch.as_tensor(row)[:, None] for row in (self.moment, self.extent))
-        own = variance[:, some] if variance.shape[-1] > 1 else variance
-        slope = moment - (self.center[some] - self.middle) * extent
-        deviation = (own.double() * slope.square()).sum(0).sqrt() / self.depth[some].abs()
-        deviation = deviation[torch.isfinite(deviation)]
-        return float(deviation.median()) if len(deviation) else 0.0
+        place = self.center - self.middle
+        if len(variance) == 1:
+            # The square of a line in the place: three sums for all pixels.
+            squares = (moment**2).sum() - 2 * place * (moment * extent).sum() + place**2 * (extent**2).sum()
+            total = variance[0].double() * squares
+        else:
+            total = (variance.double() * (moment - place * extent).square()).sum(0)
+        return total.sqrt() / self.depth.abs()
 
     def _sums(self, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         place = self.x - self.middle
@@ -121,39 +123,30 @@ class LineWindow:
         both = torch.as_tensor(np.stack([self.moment, self.extent])).to(intensity) @ intensity
         moment, self.depth = both.double()
         center = moment / self.depth
-        inside = center.abs() <= self.reach
-        usual = center[inside].median() if bool(inside.any()) else torch.tensor(self.rest - self.middle).double()
-        return torch.where(inside, center, usual) + self.middle
+        return torch.where(center.abs() <= self.reach, center, self.rest - self.middle) + self.middle
 
-    def _doppler_width(self) -> float:
-        some = self._mean_profile()
-        spacing = self.spacing
-        away = some - 0.5 * (some[0] + some[-1])
-        peak = int(np.abs(away).argmax())
-        half = np.abs(away) - 0.5 * abs(away[peak])
-        if not np.isfinite(half).all() or abs(away[peak]) == 0:
-            return 2 * spacing
-        left, right = self._crossing(half, peak, -1), self._crossing(half, peak, 1)
-        return max(float(right - left) * _DOPPLER, 0.5 * spacing)
+    def _doppler_widths(self) -> torch.Tensor:
+        """From how far the line goes at half its depth: the longest stretch of a profile that is as deep, or deeper."""
+        steps = torch.as_tensor(np.diff(self.x)).to(self.intensity)[:, None]
+        longest = self.intensity.new_empty(self.intensity.shape[1])
+        for first in range(0, len(longest), _TOGETHER):
+            light = self.intensity[:, first : first + _TOGETHER]
+            longest[first : first + _TOGETHER] = _longest_stretch(light, steps)
+        width = longest.double() * _DOPPLER
+        return torch.where(width > 0, width.clamp_min(0.5 * self.spacing), 2 * self.spacing)
 
-    def _mean_profile(self) -> np.ndarray:
-        """The mean of some pixels' profiles, ``(m,)``, each moved to where its centre is in the middle of all."""
-        every = max(1, self.intensity.shape[1] // _SAMPLE)
-        profiles, centers = self.intensity[:, ::every].double().numpy(), self.center[::every].numpy()
-        good = np.isfinite(profiles).all(0)
-        if not good.any():
-            return np.nanmean(profiles, axis=1) if np.isfinite(profiles).any() else np.full(len(self.x), np.nan)
-        profiles, centers = profiles[:, good], centers[good]
-        shifts = centers - np.median(centers)
-        moved = make_interp_spline(self.x, profiles, k=min(3, len(self.x) - 1))(self.x[:, None] + shifts)
-        # The spline has all profiles at all places: of each, those moved by its own shift.
-        return np.diagonal(moved, axis1=1, axis2=2).mean(1)
 
-    def _crossing(self, half: np.ndarray, peak: int, step: int) -> float:
-        i = peak
-        while 0 <= i + step < len(half) and half[i + step] > 0:
-            i += step
-        j = i + step
-        if not 0 <= j < len(half):
-            return self.x[i]
-        return self.x[i] + (self.x[j] - self.x[i]) * half[i] / (half[i] - half[j])
+def _longest_stretch(light: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+    """How long a profile stays away from its ends by half its depth or more, ``(pixels,)``, between samples too."""
+    away = torch.sub(light, 0.5 * (light[0] + light[-1])).abs_()
+    beyond = away.sub_(0.5 * away.amax(0))
+    size = beyond.abs()
+    # The part of a straight line from a to b that is above zero is (1 + (a + b) / (|a| + |b|)) / 2.
+    part = (beyond[1:] + beyond[:-1]).div_(size[1:] + size[:-1]).add_(1.0).mul_(0.5 * steps)
+    on = beyond.sign_().clamp_min_(0.0)
+    stretch = part[0]
+    longest = stretch.clone()
+    for row, goes_on in zip(part[1:], on[1:-1], strict=True):
+        stretch = torch.addcmul(row, stretch, goes_on)
+        torch.maximum(longest, stretch, out=longest)
+    return longest.nan_to_num_(nan=0.0)

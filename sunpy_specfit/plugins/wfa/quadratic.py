@@ -28,7 +28,7 @@ def field_quadratic(model, x, data, weight, **inputs):
         return _of_one_kind(model, x, data, weight, bool(steady.all()), **inputs)
     found = None
     for kind, index in ((True, steady.nonzero()[:, 0]), (False, (~steady).nonzero()[:, 0])):
-        own = inputs | {name: _chosen(inputs[name], index) for name in ("intensity", "center")}
+        own = inputs | {name: _chosen(inputs[name], index) for name in ("intensity", "center", "core", "wing")}
         part = _of_one_kind(model, _chosen(x, index), data[..., index], weight[..., index], kind, **own)
         if found is None:
             found = [value.new_empty((*value.shape[:-1], data.shape[-1])) for value in part]
@@ -92,6 +92,7 @@ def _of_one_kind(
             lines=lines,
             wing=parts[0],
             core=parts[1],
+            own=own,
             modes=tuple(v[..., 0] for v in modes.values()),
             signs=tuple(model.sign(s) for s in "QUV"),
             samples=int(own.sum()),

@@ -51,7 +51,7 @@ class WeakField(PolarizedModel):
         from it, so each is used in its own part only. None fits b_los alone, from cubes that need I and V only.
     core_width : `~astropy.units.Quantity`, optional
         How far the core reaches to either side of the centre, and where the wing begins. By default the Doppler width
-        of the mean profile, with half a sample to either side of it that counts in neither.
+        of each pixel's own profile, with half a sample to either side of it that counts in neither.
     medium : {"air", "vacuum"}, optional
         Of the data's wavelengths, for lines known in both. By default as the header says: air for an axis AWAV; vacuum
         for IRIS and below 2000 Å; else air, with a warning.
