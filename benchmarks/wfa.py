@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from functools import partial
 from itertools import product
 
@@ -333,6 +334,7 @@ def speed(scene: Scene, options) -> list[Table]:
     known = specfit.Smooth(*FITTED, scale={key.split(":")[1]: entry["scale"] for key, entry in chosen.items()})
     runners = {
         "sum": cube.data.sum,
+        "reading the cube and its lines' centres": lambda: build_problem([cube], [model]),
         "quadratics": partial(quadratics, problem),
         "closed form, errors not looked at": lambda: specfit.fit(cube, model),
         "closed form": lambda: with_errors(specfit.fit(cube, model)),
@@ -344,12 +346,50 @@ def speed(scene: Scene, options) -> list[Table]:
     for name, value in seconds.items():
         table.note(name, value, "{:.3f}")
     one = seconds["sum"]
+    for name, value in breakdown(seconds).items():
+        table.note(f"of the whole fit, over one pass: {name}", value / one)
     table.speed("quadratics over one pass (numpy sum)", seconds["quadratics"] / one, at_most=3.0)
     for name in ("closed form, errors not looked at", "closed form"):
         table.speed(f"whole fit, {name}, over one pass", seconds[name] / one, at_most=3.0)
     for name in ("known scale", "automatic scale"):
         table.speed(f"coupled, {name}, over closed form", seconds[name] / seconds["closed form"], at_most=5.0)
-    return [table, linear_cost(scene, model, known, options)]
+    return [bare_passes(cube.data, options), table, linear_cost(scene, model, known, options)]
+
+
+def breakdown(seconds: dict[str, float]) -> dict[str, float]:
+    """Of the seconds of a whole fit those of its parts, which follow each other."""
+    centers, quadratic = seconds["reading the cube and its lines' centres"], seconds["quadratics"]
+    fitted, everything = seconds["closed form, errors not looked at"], seconds["closed form"]
+    return {
+        "lines' centres and what else is prepared": centers,
+        "quadratics": quadratic,
+        "solutions, their covariances, chi2 and status": fitted - centers - quadratic,
+        "all maps with their errors": everything - fitted,
+    }
+
+
+def bare_passes(data: np.ndarray, options) -> Table:
+    """What memory and its bandwidth cost: the least that anything can take which looks at all of a cube.
+
+    Seconds on the clock, for two threads share the work.
+    """
+    table = Table(f"speed: one pass over {data.nbytes / 1e9:.1f} GB, milliseconds on the clock")
+    flat = torch.from_numpy(data).reshape(-1)
+    double = flat[: len(flat) // 4].double()
+    runners = {"numpy's sum": (data.sum, 1, 1), "numpy's sum in double precision": (double.numpy().sum, 1, 4)}
+    for threads in (1, 2):
+        runners[f"torch's sum, {threads} thread{'s' if threads > 1 else ''}"] = flat.sum, threads, 1
+    for name, (run, threads, times) in runners.items():
+        torch.set_num_threads(threads)
+        seconds = []
+        for _ in range(2 * options.rounds + 1):
+            begin = time.perf_counter()
+            run()
+            seconds.append(time.perf_counter() - begin)
+        table.note(name, 1e3 * times * float(np.median(seconds)))
+        table.note(f"{name}, at best", 1e3 * times * min(seconds))
+    torch.set_num_threads(1)
+    return table
 
 
 def linear_cost(scene: Scene, model, prior, options) -> Table:

@@ -8,8 +8,9 @@ import torch
 
 from ..numerics import packed
 from .pixels import PixelBlock, TermData, chosen
+from .term import Term
 
-__all__ = ["CompressedBlock", "compress"]
+__all__ = ["CompressedBlock", "compress", "in_free_numbers"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,14 @@ class CompressedBlock(PixelBlock):
         names = ("transform", "base", "lower", "upper", "constant", "matrix", "vector", "peak")
         return replace(self, **{name: getattr(self, name).to(dtype) for name in names})
 
+    def with_pixels(self, index: torch.Tensor, own: CompressedBlock) -> CompressedBlock:
+        """The same with some pixels from another block."""
+        rows = {}
+        for name in (*self._PIXELS, "flags"):
+            rows[name] = getattr(self, name).clone()
+            rows[name][..., index] = getattr(own, name)
+        return replace(self, **rows)
+
     @classmethod
     def join(cls, blocks: list[CompressedBlock]) -> CompressedBlock:
         """Several blocks side by side."""
@@ -129,11 +138,13 @@ def _quadratic(block: PixelBlock) -> tuple[torch.Tensor, ...]:
 
 
 def _of_term(data: TermData, block: PixelBlock):
-    """Constant, A, b and the number of samples of one term in the free numbers: θ = base + T · free."""
-    term = data.term
-    constant, matrix, vector, valid = term.model.components[0].quadratic(
-        data.x, data.data, data.weight, **data.auxiliary[0]
-    )
+    """Constant, A, b and the number of samples of one term in the free numbers."""
+    found = data.term.model.components[0].quadratic(data.x, data.data, data.weight, **data.auxiliary[0])
+    return in_free_numbers(data.term, block, *found)
+
+
+def in_free_numbers(term: Term, block: PixelBlock, constant, matrix, vector, valid):
+    """The quadratic of a term's own parameters as one of the free numbers: θ = base + T · free."""
     index = term.component_indices[0]
     keys = term.layout.keys[index]
     own = [

@@ -172,9 +172,13 @@ class Propagation:
         )
         where = np.flatnonzero(component.far_from_linear(values, sigmas).numpy())
         if len(where) and component.spread is not None:
-            part = self.select(where)
-            values, sigmas = ({name: v[torch.as_tensor(where)] for name, v in one.items()} for one in (values, sigmas))
-            told = component.spread(values, sigmas, lambda a, b: torch.tensor(part.covariance(keys[a], keys[b])))
+            chosen = torch.as_tensor(where)
+
+            def between(a: str, b: str) -> torch.Tensor:
+                return torch.tensor(self.covariance(keys[a], keys[b])[..., where])
+
+            values, sigmas = ({name: v[chosen] for name, v in one.items()} for one in (values, sigmas))
+            told = component.spread(values, sigmas, between)
             for name, spread in told.items():
                 found[keys[name]][1][..., where] = spread.numpy()
             unknown = np.logical_or.reduce([np.isnan(spread.numpy()) for spread in told.values()])
@@ -222,17 +226,19 @@ class Propagation:
         def outer(a, b):
             return a * b if diagonal else a[:, None] * b[None]
 
+        twice = diagonal and left is right  # each pair stands for both of its orders
         total = np.zeros((1, 1) if diagonal else (1, 1, 1))
         for i, a in left.items():
             for j, b in right.items():
-                entry = self.covariance_rows[packed_row(i, j)].astype(float)
-                infinite = np.isinf(entry) if i == j else None
+                if twice and j > i:
+                    continue
+                entry = self.covariance_rows[packed_row(i, j)].astype(float, copy=False)
                 product = outer(a, b)
-                if infinite is not None and infinite.any():
-                    product = np.where(infinite & (product == 0), 0.0, product * entry)
+                if i == j and not np.isfinite(np.max(entry, initial=0.0)):
+                    product = np.where(np.isinf(entry) & (product == 0), 0.0, product * entry)
                 else:
                     product = product * entry
-                total = total + product
+                total = total + (2.0 * product if twice and i != j else product)
         return total
 
     def _is_all(self, key: str) -> bool:

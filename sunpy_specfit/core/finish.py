@@ -113,7 +113,7 @@ def finish_block(problem, block, solution, index, outcome) -> None:
     free = block.fold(free)
     chi2 = block.chi2(free) if block.priors else 2 * objective
     if solution.covariance is not None:
-        covariance, undetermined = solution.covariance.double(), None
+        covariance, undetermined = solution.covariance.double(), solution.undetermined
     else:
         covariance, undetermined = packed.inverse(matrix)
     valid = block.n_valid
@@ -123,12 +123,16 @@ def finish_block(problem, block, solution, index, outcome) -> None:
         _, data_only, _ = replace(block, priors=[]).linearize(free)
         spent = _trace(covariance, data_only)
     else:
+        undetermined = undetermined if undetermined is not None and bool(undetermined.any()) else None
         spent = block.n_free - (undetermined.sum(0) if undetermined is not None else 0)
     status = status | _flags(problem, block, free, covariance, undetermined)
     status = status | _own_flags(problem, block, free, covariance, index)
-    failed = ((status & int(Status.FAILED)) > 0) | ~torch.isfinite(free).all(0)
-    status = torch.where(failed, (status | int(Status.FAILED)) & ~int(Status.CONVERGED), status)
+    failed = (status & int(Status.FAILED)) > 0
+    if not bool(torch.isfinite(free.sum())):
+        failed = failed | ~torch.isfinite(free).all(0)
     part, some_failed = _place(index), bool(failed.any())
+    if some_failed:
+        status = torch.where(failed, (status | int(Status.FAILED)) & ~int(Status.CONVERGED), status)
     for array, value in (
         (outcome.free, free),
         (outcome.covariance, covariance),
@@ -176,8 +180,9 @@ def _trace(covariance: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
 
 def _flags(problem, block, free, covariance, undetermined) -> torch.Tensor:
     status = torch.zeros(free.shape[-1], dtype=torch.int32, device=free.device)
-    at_bound = ((free <= block.lower) | (free >= block.upper)).any(0)
-    status[at_bound] |= int(Status.AT_BOUND)
+    if bool(torch.isfinite(block.lower).any() | torch.isfinite(block.upper).any()):
+        at_bound = ((free <= block.lower) | (free >= block.upper)).any(0)
+        status[at_bound] |= int(Status.AT_BOUND)
     if undetermined is not None:
         status[undetermined.any(0)] |= int(Status.UNCONSTRAINED)
     layout = problem.layout
@@ -201,10 +206,15 @@ def _own_flags(problem, block, free, covariance, index) -> torch.Tensor:
     if all(component.flag is None for component in layout.components):
         return status
     factor, offset = (torch.as_tensor(v, device=free.device)[:, None] for v in layout.scales())
-    theta = factor * block.theta(free.to(block.dtype)).double() + offset
     transform = block.transform.double().tolist()
-    variance = torch.stack([_between(covariance, row, row) for row in transform])
-    sigma = factor.abs() * variance.clamp_min(0).sqrt()
+    if block.simple:  # θ is the free numbers themselves
+        theta, variance = free.double(), covariance[packed.diagonal_index(block.n_free)]
+    else:
+        theta = block.theta(free.to(block.dtype)).double()
+        variance = torch.stack([_between(covariance, row, row) for row in transform])
+    sigma = variance.clamp_min(0).sqrt_()
+    if bool((factor != 1).any() | (offset != 0).any()):
+        theta, sigma = factor * theta + offset, factor.abs() * sigma
     part = _place(index)
     part = part if isinstance(part, slice) else torch.as_tensor(part)
     for component, keys, inputs in zip(layout.components, layout.keys, problem.physical_auxiliary, strict=True):

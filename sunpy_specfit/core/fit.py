@@ -318,7 +318,9 @@ def _result(problem: Problem, outcome, priors, solver, meta) -> FitResult:
     values = {}
     for key, parameter in layout.parameters.items():
         rows = layout.rows[key]
-        physical = theta[rows] * factor[rows, None] + offset[rows, None]
+        physical = theta[rows]
+        if np.any(factor[rows] != 1.0) or np.any(offset[rows] != 0.0):
+            physical = physical * factor[rows, None] + offset[rows, None]
         values[key] = physical if parameter.shape else physical[0]
     free_factor = (
         np.concatenate([factor[layout.rows[key]] for key in layout.free_keys]) if layout.free_keys else factor[:0]
@@ -327,7 +329,9 @@ def _result(problem: Problem, outcome, priors, solver, meta) -> FitResult:
     if isinstance(covariance, np.ndarray):
         i, j = np.tril_indices(problem.n_free)
         factors = (free_factor[i] * free_factor[j])[:, None]
-        if np.all((factors > 1e-20) & (factors < 1e20)):
+        if np.all(factors == 1.0):
+            pass
+        elif np.all((factors > 1e-20) & (factors < 1e20)):
             with np.errstate(over="ignore"):  # beyond what the type holds a variance is infinite, as good as unknown
                 covariance *= factors.astype(covariance.dtype)
         else:  # variances in the data's unit that single precision could not hold

@@ -120,6 +120,16 @@ class Model(Configurable):
     expanded: one number in memory for all samples. `weigh` is left to it.
     """
 
+    quadratic_in_place = None
+    """Optional: the same, read off the cube itself, ``quadratic_in_place(x, data, weight, limit, dtype, **auxiliary)
+    -> (constant, matrix, vector, valid, peak, regular)``.
+
+    Data, and auxiliary inputs with a number a pixel, come as they lie in memory, see `InPlace`; the other inputs and x,
+    ``(n, 1)``, in the internal frame and float64. All samples have one weight; what is beyond the limit is no
+    measurement. dtype is what to return: to the quadratic come the largest sample's size, ``(pixels,)``, and where all
+    samples are measurements, bool ``(pixels,)``: the others are read again, one by one. None where it cannot be done.
+    """
+
     normal_equations = None
     """Optional: what a fit needs of all samples without their Jacobian,
     ``normal_equations(x, data, weight, **parameters, **auxiliary) -> (chi2, matrix, vector) or None``.

@@ -15,6 +15,7 @@ from ndcube import NDCube
 from .axes import Axes, find_axes, spectral_values, stokes_index
 from .eis import corrected_unit, corrected_wavelengths
 from .grid import Grid
+from .in_place import InPlace
 from .mask import read_mask
 from .members import check_cube
 from .noise import Noise
@@ -179,7 +180,7 @@ class Observation:
         """
         return replace(self, stokes=stokes, stokes_index=stokes_index(self.cube, self.axes, stokes))
 
-    def samples(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def samples(self) -> tuple[torch.Tensor, torch.Tensor, bool]:
         """All samples and their variances in physical numbers, as views of the cube wherever that is possible.
 
         Returns
@@ -188,6 +189,8 @@ class Observation:
             ``([stokes,] n, pixels)``; NaN where a sample is masked or no measurement.
         variance : `torch.Tensor`
             The same shape, or ``(1,)`` where one number serves all.
+        complete : bool
+            Whether every sample is known to be a number.
 
         Raises
         ------
@@ -220,7 +223,8 @@ class Observation:
             bad = wild if bad is None else bad | wild
         if bad is not None and bool(bad.any()):
             data = torch.where(bad, torch.nan, data)
-        return data, variance
+            return data, variance, False
+        return data, variance, bool(torch.isfinite(least) & torch.isfinite(most))
 
     # -- shapes ----------------------------------------------------------------------------------
 
@@ -360,6 +364,31 @@ class Observation:
         x = self.x[:, None] if self.x.ndim == 1 else self.x[:, index]
         x = torch.as_tensor((x - origin) / scale, dtype=dtype, device=device)
         return Block(data, weight, x, flags)
+
+    def in_place(
+        self, index: slice | np.ndarray, *, data_scale: float = 1.0
+    ) -> tuple[InPlace, torch.Tensor, float] | None:
+        """Some pixels as they lie in the cube, where each sample counts and all have one noise; else None.
+
+        Returns
+        -------
+        samples : `InPlace`
+            ``([stokes,] n, pixels)``; what is no number, or beyond ``largest``, is no measurement.
+        weight : `torch.Tensor`
+            1/sigma² in the internal frame, one number, float64.
+        largest : float
+            In the internal frame.
+        """
+        if self.sigma is None or self.masks or self.used is not None:
+            return None
+        values = self.sigma.values if self.sigma.uniform else self._gather("sigma", index)
+        if not values.size or (not self.sigma.uniform and values.min() != values.max()):
+            return None
+        weight = to_weight(torch.full((), values.flat[0], dtype=torch.float64), self.sigma, data_scale)
+        if not 0 < float(weight) < np.inf or not np.isfinite(self.typical):
+            return None
+        samples = InPlace(_as_tensor(self._gather("data", index)), factor=data_scale)
+        return samples, weight, _WILD * self.typical / data_scale
 
     def deviations(self, index: slice | np.ndarray = slice(None)) -> np.ndarray | None:
         """The stored standard deviation of some pixels' samples, ``([stokes,] n, pixels)``; None with a noise model."""

@@ -10,7 +10,7 @@ import torch
 
 from .blocks import DenseBlocks
 from .chart import bind_charts
-from .compressed import CompressedBlock, compress
+from .compressed import CompressedBlock
 from .coupling import Coupling
 from .flat import FlatVector
 from .grid import Grid
@@ -20,6 +20,7 @@ from .pixels import PixelBlock
 from .prior import BoundPrior
 from .quantities import Quantities
 from .read_pixels import read_pixels
+from .read_quadratics import read_quadratics
 from .term import Term
 
 __all__ = ["FLOAT32_SIGNAL", "Problem"]
@@ -160,9 +161,9 @@ class Problem:
             return self.spectra(index, dtype)
         # In the scaled frame single precision holds all that weights and signals say.
         scaled = all(not term.frame.is_identity for term in self.terms)
-        block = compress(self.spectra(index, torch.float32 if scaled else dtype, compressed=True))
+        block = read_quadratics(self, index, torch.float32 if scaled else dtype)
         if block.dtype == torch.float32 and block.peak_signal > FLOAT32_SIGNAL:
-            block = compress(self.spectra(index, torch.float64, compressed=True))
+            block = read_quadratics(self, index, torch.float64)
         return block.to(dtype)
 
     def spectra(self, index: slice | np.ndarray, dtype: torch.dtype, *, compressed: bool = False) -> PixelBlock:

@@ -15,7 +15,7 @@ from .status import Status
 if TYPE_CHECKING:
     from .problem import Problem
 
-__all__ = ["read_pixels"]
+__all__ = ["bare_block", "read_pixels"]
 
 
 def read_pixels(
@@ -65,13 +65,20 @@ def read_pixels(
                 weight = component.weigh(loaded.x, weight, **own)
         usable = None if term.observation.noise is None else (weight > 0).to(weight)
         data.append(TermData(term, loaded.x, loaded.data, weight, usable, auxiliary))
+    return bare_block(problem, index, dtype, flags, base, data)
+
+
+def bare_block(
+    problem: Problem, index: slice | np.ndarray, dtype: torch.dtype, flags: torch.Tensor, base: torch.Tensor, terms=()
+) -> PixelBlock:
+    """Some pixels with their flags and what is held fixed, and the samples of terms where there are any."""
     priors = [
         (prior.select(index), Quantities(problem.layout, names, problem.physical_auxiliary).select(index))
         for prior, names in problem.priors
         if not prior.couples_pixels
     ]
     return PixelBlock(
-        terms=data,
+        terms=list(terms),
         transform=problem.transform.to(dtype),
         base=base,
         lower=problem.lower.to(dtype),

@@ -47,8 +47,9 @@ def pixel_last(part: np.ndarray, dtype: torch.dtype, device, *, scale: float = 1
     if scale == 1.0:
         return fresh.copy_(source)
     # In one go where memory is laid out alike, or numbers are too large or small to be held before they are scaled;
-    # elsewhere copying is what turns memory fastest.
-    at_once = source.stride(-1) == 1 or not 1e-15 < abs(scale) < 1e15
+    # elsewhere copying is what turns memory fastest. Products have the precision of the source, whatever they go to.
+    at_once = source.stride(-1) == 1 and torch.promote_types(source.dtype, dtype) == source.dtype
+    at_once |= not 1e-15 < abs(scale) < 1e15
     at_once &= source.is_floating_point() and source.device == fresh.device
     return torch.mul(source, scale, out=fresh) if at_once else fresh.copy_(source).mul_(scale)
 

@@ -32,6 +32,8 @@ class Solution:
         Packed lower triangle, ``(k (k + 1) / 2, pixels)``: inverse of the undamped Hessian. Without it
         the engine inverts the Hessian of each pixel's block, which is right where pixels are not coupled. In factored
         form the engine takes the solution as it is, and needs its leverage.
+    undetermined : `torch.Tensor`, optional
+        Beside a covariance, which numbers the data do not determine, bool ``(k, pixels)``; they are infinite there.
     leverage : `torch.Tensor`, optional
         tr(H⁻¹ A) of each pixel, ``(pixels,)``: the degrees of freedom that the data spent there.
     quadratic : tuple of `torch.Tensor`, optional
@@ -52,6 +54,7 @@ class Solution:
     free: torch.Tensor
     status: torch.Tensor
     covariance: torch.Tensor | FactoredCovariance | None = None
+    undetermined: torch.Tensor | None = None
     leverage: torch.Tensor | None = None
     quadratic: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
     chi2: torch.Tensor | None = None

@@ -143,7 +143,8 @@ def internal_auxiliary(
         declared = component.auxiliaries.get(name)
         if declared is not None:
             offset, factor = frame.offset(declared), frame.factor(declared)
-            value = value.to(device) - offset if offset else value.to(device)
+            value = value.to(device=device, dtype=torch.promote_types(value.dtype, dtype))
+            value = value - offset if offset else value
             value = value / factor if factor != 1.0 else value
         moved[name] = value.to(dtype=dtype, device=device)
     return moved

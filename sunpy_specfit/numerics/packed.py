@@ -7,6 +7,8 @@ are factored by an unrolled Cholesky whose every step is one operation over all 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from types import ModuleType
 
 import torch
 
@@ -25,6 +27,7 @@ __all__ = [
     "scale_both",
     "size",
     "solve",
+    "solve_and_invert",
     "substitute",
     "unpack",
     "upper_product",
@@ -35,6 +38,8 @@ _UNROLLED = 9
 _FEW = 500
 # More pixels than these leave the processor's cache when their matrices are inverted.
 _MANY = 2**15
+# Fewer are not worth waiting for a compiler, or for what it left on the disk.
+_WORTH_COMPILING = 2**13
 
 
 def size(rows: int) -> int:
@@ -192,6 +197,23 @@ def solve(packed: torch.Tensor, vector: torch.Tensor, damping=0.0) -> torch.Tens
     return factorize(packed, damping)(vector)
 
 
+def _loops_for(packed: torch.Tensor) -> ModuleType | None:
+    """The compiled loops, for matrices that they are worth it for; None where there are none (no Numba)."""
+    few = packed.shape[-1] < _WORTH_COMPILING or size(packed.shape[0]) > _UNROLLED
+    if few or packed.device.type != "cpu" or packed.requires_grad:
+        return None
+    return _loops()
+
+
+@cache
+def _loops() -> ModuleType | None:
+    try:
+        from . import packed_loops
+    except Exception:  # noqa: BLE001 - not installed, or no place to keep its code: there is another way
+        return None
+    return packed_loops
+
+
 def factorize(packed: torch.Tensor, damping=0.0) -> Callable[[torch.Tensor], torch.Tensor]:
     """`solve` for several vectors: what it returns takes ``(k, pixels)`` to (A + damping · diag A)⁻¹ of it."""
     scaled, scale = _unit_diagonal(packed, damping)
@@ -269,8 +291,41 @@ def inverse(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     undetermined : `torch.Tensor`
         bool ``(k, pixels)``.
     """
+    if (loops := _loops_for(packed)) is not None:
+        return _compiled(loops, packed, packed[:0])[1:]
+    return _inverse(packed)
+
+
+def solve_and_invert(
+    packed: torch.Tensor, vector: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+    """What `solve` and `inverse` return, for little more than one of them; None where that takes no less than both.
+
+    All in float64.
+    """
+    loops = _loops_for(packed)
+    return None if loops is None else _compiled(loops, packed, vector)
+
+
+def _compiled(loops: ModuleType, packed: torch.Tensor, vector: torch.Tensor):
+    """Solution, inverse and what is undetermined."""
+    inverse, solution = (torch.empty(v.shape, dtype=torch.float64) for v in (packed, vector))
+    weak = torch.empty(packed.shape[-1], dtype=torch.bool)
+    loops.invert(packed.numpy(), vector.numpy(), inverse.numpy(), solution.numpy(), weak.numpy())
+    undetermined = torch.zeros((size(packed.shape[0]), packed.shape[-1]), dtype=torch.bool)
+    if bool(weak.any()):
+        where = weak.nonzero()[:, 0]
+        own = packed[:, where]
+        inverse[:, where], undetermined[:, where] = _inverse(own)
+        if len(vector):
+            solution[:, where] = factorize(own)(vector[:, where]).double()
+    return solution, inverse, undetermined
+
+
+def _inverse(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `inverse` returns, by operations over all pixels."""
     if packed.shape[-1] > _MANY and packed.device.type == "cpu":
-        inverses, undetermined = zip(*map(inverse, packed.split(_MANY, -1)), strict=True)
+        inverses, undetermined = zip(*map(_inverse, packed.split(_MANY, -1)), strict=True)
         return torch.cat(inverses, -1), torch.cat(undetermined, -1)
     packed = packed.double()
     k = size(packed.shape[0])

@@ -106,3 +106,30 @@ def test_triangular_products_and_solutions_agree_with_dense_ones():
     torch.testing.assert_close(packed.upper_product(factor, vector), times(lower.mT))
     torch.testing.assert_close(packed.lower_solve(factor, vector), times(torch.linalg.inv(lower)))
     torch.testing.assert_close(packed.lower_solve(factor, vector, transposed=True), times(torch.linalg.inv(lower).mT))
+
+
+@pytest.mark.parametrize("k", [1, 3, 9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_compiled_loops_invert_and_solve_as_the_plain_code_does(k, dtype, monkeypatch):
+    pytest.importorskip("numba")
+    _, matrix, vector = systems(k, pixels=700)
+    # Nothing known of one unknown, two of them alike, no number, and units far apart.
+    matrix[packed.index(0, 0) : packed.index(k - 1, 0) + 1, 3] = 0
+    matrix[:, 5] = torch.ones(len(matrix))
+    matrix[-1, 11] = torch.nan
+    matrix[0, 13] = torch.inf
+    matrix[:, 17] *= 1e-20
+    matrix, vector = matrix.to(dtype), vector.to(dtype)
+    expected, expected_free = packed.inverse(matrix)
+    solution = packed.solve(matrix.double(), vector.double())
+    monkeypatch.setattr(packed, "_WORTH_COMPILING", 1)
+    assert packed._loops_for(matrix) is not None
+    found, free = packed.inverse(matrix)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=0.0)
+    assert bool((free == expected_free).all())
+    solved, inverse, undetermined = packed.solve_and_invert(matrix, vector)
+    assert torch.equal(inverse.nan_to_num(), found.nan_to_num())
+    assert torch.equal(undetermined, free)
+    fine = ~expected_free.any(0)
+    torch.testing.assert_close(solved[:, fine], solution[:, fine], rtol=1e-9, atol=1e-12)
+    assert bool((solved[0, 3] == 0.0) & (solved[-1, 3] != 0.0 if k > 1 else True))

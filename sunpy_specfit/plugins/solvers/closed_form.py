@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ...core.compressed import CompressedBlock
 from ...core.solver import Solution, Solver
 from ...core.status import Status
 from ...numerics import packed
@@ -50,15 +51,29 @@ class ClosedForm(Solver):
         return None
 
     def solve(self, problem, start: torch.Tensor) -> Solution:
-        free = start[0]
-        _, matrix, vector = problem.linearize(free)
-        solve = packed.factorize(matrix)
-        free = free + solve(vector)
-        # A second time, to remove what single precision left. Of so short a step the quadratic tells all.
-        objective, _, vector = problem.linearize(free)
-        step = solve(vector)
-        objective = objective - 0.5 * (step * vector).sum(0)
-        status = torch.full_like(free[0], int(Status.CONVERGED), dtype=torch.int32)
+        if isinstance(problem, CompressedBlock):
+            # The quadratic itself: one step from zero to its minimum.
+            matrix, vector = problem.matrix, problem.vector
+            found = packed.solve_and_invert(matrix, vector)
+            free, covariance, undetermined = found or (packed.solve(matrix.double(), vector.double()), None, None)
+            objective = 0.5 * (problem.constant - (free * vector).sum(0))
+        else:
+            free, covariance, undetermined = start[0], None, None
+            _, matrix, vector = problem.linearize(free)
+            solve = packed.factorize(matrix)
+            free = free + solve(vector)
+            # A second time, to remove what single precision left. Of so short a step the quadratic tells all.
+            objective, _, vector = problem.linearize(free)
+            step = solve(vector)
+            objective, free = objective - 0.5 * (step * vector).sum(0), free + step
+        status = torch.full(objective.shape, int(Status.CONVERGED), dtype=torch.int32, device=free.device)
         status[~torch.isfinite(objective)] = int(Status.FAILED)
-        quadratic, free = (objective, matrix, torch.zeros_like(vector)), free + step
-        return Solution(free=free, status=status, quadratic=quadratic, info={"iterations": 1}, final=True)
+        return Solution(
+            free=free,
+            status=status,
+            covariance=covariance,
+            undetermined=undetermined,
+            quadratic=(objective, matrix, torch.zeros_like(vector)),
+            info={"iterations": 1},
+            final=True,
+        )

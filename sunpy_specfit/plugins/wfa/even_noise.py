@@ -5,25 +5,13 @@ The general case, with the same answers, is in `normal_equations`.
 
 from __future__ import annotations
 
-import warnings
-from functools import cache
-from types import ModuleType
-
-import numpy as np
 import torch
 
-from ...core.warnings import SpecfitWarning
 from .attenuation import share_of_noise
 from .normal_equations import Shape
+from .symmetry import eigenvectors
 
-__all__ = ["EvenModes", "compiled_loops", "fit_compiled", "fit_longitudinal", "fit_transverse"]
-
-# Fewer pixels are not worth waiting for a compiler, or for what it left on the disk.
-_WORTH_COMPILING = 2**12
-# Pixels whose samples, and what is made of them, stay in the processor's cache.
-_TOGETHER = 2**11
-# Why the compiled loops are not to be had: what went wrong with the first that were run.
-_failures: list[Exception] = []
+__all__ = ["EvenModes", "fit_longitudinal", "fit_transverse"]
 
 
 class EvenModes:
@@ -48,7 +36,7 @@ class EvenModes:
 
     def __init__(self, matrix: torch.Tensor, used: torch.Tensor):
         kernel = matrix[used]
-        values, vectors = torch.linalg.eigh(kernel @ kernel.T)
+        values, vectors = map(torch.as_tensor, eigenvectors((kernel @ kernel.T).numpy()))
         self.values, self.slope = values.clamp_min(0), vectors.T @ kernel
         self.vectors = matrix.new_zeros((len(matrix), len(values)))
         self.vectors[used] = vectors
@@ -123,116 +111,3 @@ def fit_transverse(
     misfit = (total - 2 * (theta * right).sum(0) + length * squared).clamp_min(0)
     misfit = misfit * samples / (samples + excess).clamp_min(1e-30)
     return misfit + (theta * vector).sum(0), matrix, vector
-
-
-@cache
-def _loops() -> ModuleType | None:
-    try:
-        from . import loops
-    except Exception:  # noqa: BLE001 - not installed, or no place to keep its code: there is another way
-        return None
-    return loops
-
-
-def compiled_loops(data: torch.Tensor) -> ModuleType | None:
-    """The compiled loops, for data ``(..., pixels)`` that are worth it; None where there are none (no Numba)."""
-    if _failures or data.device.type != "cpu" or data.shape[-1] < _WORTH_COMPILING:
-        return None
-    return _loops()
-
-
-def fit_compiled(loops: ModuleType, *spectra, **inputs) -> tuple[torch.Tensor, ...] | None:
-    """What `_fit_compiled` finds; None, with a warning, where Numba cannot compile or its cache is damaged."""
-    try:
-        return _fit_compiled(loops, *spectra, **inputs)
-    except Exception as error:  # noqa: BLE001 - whatever a compiler or its cache stumbles over, the plain code remains
-        _failures.append(error)
-        reason = str(error).strip().partition("\n")[0]
-        warnings.warn(f"Numba's loops cannot be used, so the plain code is: {reason}", SpecfitWarning, stacklevel=2)
-        return None
-
-
-def _fit_compiled(
-    loops, x, data, weight, *, intensity, variance, derivatives, center, lines, wing, core, own, modes, signs, samples
-):
-    """The quadratic of b_los, b_q and b_u: `fit_transverse` and `fit_longitudinal` at once.
-
-    Parameters
-    ----------
-    loops : module
-        From `compiled_loops`.
-    x, data, weight : `torch.Tensor`
-        ``(n, 1)``, ``(3, n, pixels)``, ``(1,)``.
-    intensity, variance : `torch.Tensor`
-        ``(n, pixels)``, and of one number.
-    derivatives : list of `torch.Tensor`
-        Matrices ``(n, n)`` of the first derivative, the second, or both, as the formulas ask.
-    center : `torch.Tensor`
-        ``(1 or n, pixels)``.
-    lines : tuple of `torch.Tensor`
-        As `Centers` has them.
-    wing, core : tuple of `torch.Tensor`
-        Factor, ``(n, 1)``, and where the wing begins or the core ends, ``(1 or n, 1 or pixels)``.
-    own : `torch.Tensor`
-        Which samples belong to the lines that are fitted (1) or to others (0), ``(n, 1)``.
-    modes : tuple of `torch.Tensor`
-        Modes ``(n, m)``, what takes I to the shape among them, ``(m, n)``, and their noise, ``(m,)``.
-    signs : tuple of int
-        Of Q, U and V.
-    samples : int
-        Of V.
-
-    Returns
-    -------
-    constant, matrix, vector, valid : `torch.Tensor`
-    """
-    vectors, mode_shape, mode_noise = modes
-    matrix = torch.cat(derivatives)
-    noise = (variance.reshape(1) * matrix.square().sum(1)).numpy()
-    moment, extent, reach, members = lines
-    # Of each line these follow the derivatives, and what they take from I is pulled back to it as the derivatives are.
-    matrix = torch.cat([matrix, moment, extent])
-    products, n, pixels = torch.cat([matrix, mode_shape]), len(x), data.shape[-1]
-    mode_noise = (variance.reshape(1) * mode_noise).numpy()
-    place, outer, inner, own = (row[:, 0].contiguous().numpy() for row in (x, wing[0], core[0], own))
-    begins, reaches = (edge[1].expand(-1, pixels).contiguous().numpy() for edge in (wing, core))
-    owner, reach = members.argmax(0).numpy(), reach[:, 0].contiguous().numpy()
-    light, center = data.contiguous().numpy(), center.contiguous().numpy()
-    one, noise_of_light = weight.numpy()[0], variance.numpy().reshape(-1)[0]
-    signs, samples = tuple(map(light.dtype.type, signs)), light.dtype.type(samples)
-    found = [data.new_empty(shape) for shape in ((pixels,), (6, pixels), (3, pixels))]
-    found.append(torch.empty(pixels, dtype=torch.int64))
-    filled = [value.numpy() for value in found]
-    # The same memory for all pieces, so that it stays in the cache.
-    most = min(_TOGETHER, pixels)
-    sums = np.empty((10, most), light.dtype)
-    memory = data.new_empty((len(products) + len(vectors.T) + n) * most)
-    for start in range(0, pixels, most):
-        some = min(most, pixels - start)
-        part = slice(start, start + some)
-        sizes = [rows_of * some for rows_of in (len(products), vectors.shape[1], n)]
-        derived, mode_data, back = (v.view(-1, some) for v in memory[: sum(sizes)].split(sizes))
-        torch.mm(products, intensity[:, part], out=derived)
-        torch.mm(vectors.T, data[2, :, part], out=mode_data)
-        loops.add_up(
-            start,
-            derived.numpy(),
-            mode_data.numpy(),
-            light,
-            place,
-            center,
-            outer,
-            begins,
-            inner,
-            reaches,
-            own,
-            owner,
-            reach,
-            noise,
-            mode_noise,
-            one,
-            sums,
-        )
-        torch.mm(matrix.T, derived[: len(matrix)], out=back)
-        loops.put_together(start, sums, back.numpy(), one, noise_of_light, signs, samples, *filled)
-    return tuple(found)

@@ -39,8 +39,8 @@ def prepared(model, observation, lines, wavelengths) -> dict[str, torch.Tensor]:
     ValueError
         If a line is not in the data or in the window, or a wavelength occurs twice.
     """
-    intensity, variance = observation.with_stokes("I").samples()
-    known = _known(observation, intensity)
+    intensity, variance, complete = observation.with_stokes("I").samples()
+    known = np.ones(len(intensity), bool) if complete else _known(observation, intensity)
     x = np.asarray(observation.x, float)
     mean = x if x.ndim == 1 else x.mean(1)
     if len(np.unique(mean)) < len(mean):
@@ -136,8 +136,6 @@ def _check_window(one: AtomicLine, used: np.ndarray, known: np.ndarray) -> None:
 
 def _known(observation, intensity: torch.Tensor) -> np.ndarray:
     """At which wavelengths I is known, in most pixels, or outside the window in all: the derivative's grid."""
-    if bool(torch.isfinite(intensity.sum())):
-        return np.ones(len(intensity), bool)
     missing = torch.isnan(intensity).double().mean(1).numpy()
     used = observation.used
     outside = ~used if used is not None and used.ndim == 1 else np.zeros(len(missing), bool)

@@ -1,4 +1,8 @@
-"""Loops over pixels in compiled code (Numba), for `even_noise`: sums that look at every number once, in the cache."""
+"""Loops over pixels in compiled code (Numba), for `compiled`: each spectrum is read once, where it lies in the cube.
+
+Rows of numbers that the loops add to lie in one piece of memory with fixed distances, by which the compiler knows that
+they do not overlap: only so does it take eight pixels at a time.
+"""
 
 from __future__ import annotations
 
@@ -7,219 +11,434 @@ import numpy as np
 
 from .attenuation import MOST
 
-__all__ = ["add_up", "put_together"]
+__all__ = ["AT_ONCE", "READ", "ROWS", "flag", "look_at"]
 
-# Pixels at a time, whose sums stay in the innermost cache.
-_AT_ONCE = 512
+# Pixels that are read at a time, for memory is quick where much of it is read in a row; and worked on at a time, so
+# that their samples and sums stay in the inner caches.
+READ = 512
+AT_ONCE = 256
+# Where the rows of sums begin: the shape's squares and its products with Q and U; Q² + U², how many samples count, the
+# noise of the shape, what is pulled back to I; the same of V; and the quadratic made of these.
+_SHAPE2, _SHAPE_Q, _SHAPE_U, _TOTAL, _COUNT, _SPREAD, _SQUARES = (k * AT_ONCE for k in range(7))
+_V_SHAPE, _V_BOTH, _V_DATA, _V_NOISE, _SIZE = (k * AT_ONCE for k in range(7, 12))
+_CONSTANT, _QQ, _QU, _UU, _Q, _U, _VV, _V, _VALID = (k * AT_ONCE for k in range(12, 21))
+ROWS = 21
 # Rounding may differ from one machine to another; what is no number stays none.
 _compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
 
 
 @_compiled
-def add_up(
-    start,
-    derived,
-    mode_data,
-    light,
-    x,
-    center,
-    outer,
-    wing,
-    inner,
-    core,
-    own,
-    owner,
-    window,
-    noise,
-    mode_noise,
-    weight,
-    sums,
-):
-    """Sums over the samples of some pixels, and in place of their derivatives what is to be pulled back to I.
-
-    Parameters
-    ----------
-    start : int
-        Where they begin among the pixels of ``light`` and ``center``.
-    derived : `numpy.ndarray`
-        The derivatives of I in use, the first where there is a wing, ``(n or 2 n, some)``, the sums that give the
-        centre of each line, ``(2 lines, some)``, and below them the shape of V among its modes, ``(m, some)``.
-        The derivatives are overwritten by their factor times the shape, the sums by what moves with the centre.
-    mode_data : `numpy.ndarray`
-        V among these modes, ``(m, some)``.
-    light : `numpy.ndarray`
-        Q, U and V, ``(3, n, pixels)``.
-    x, center : `numpy.ndarray`
-        ``(n,)`` and ``(1 or n, pixels)``.
-    outer, inner : `numpy.ndarray`
-        ``(n,)``: the factor of the wing (times the distance from the centre) and that of the core.
-    wing, core : `numpy.ndarray`
-        Where the one begins and how far the other reaches, ``(1 or n, pixels)``.
-    own, owner, window : `numpy.ndarray`
-        Which samples are of the lines that are fitted (1, others 0), ``(n,)``, the line of each, and how far from its
-        middle a line's centre may be, ``(lines,)``.
-    noise : `numpy.ndarray`
-        The variance of each sample of the derivatives, its factor left out.
-    mode_noise : `numpy.ndarray`
-        ``(m,)``: the variance of each mode of the shape of V.
-    weight : number
-    sums : `numpy.ndarray`
-        ``(10, some or more)``, to be filled: shape², shape · Q, shape · U, Q² + U², the samples, and the noise of the
-        shape; shape², shape · data, data² and noise of V, each mode with the share of its weight that it deserves.
-    """
-    n, modes, pixels = len(x), len(mode_noise), derived.shape[1]
-    lines = len(window)
-    parts = len(derived) - modes - 2 * lines
-    behind = parts + 2 * lines
-    moved = np.empty((lines, _AT_ONCE), light.dtype)
-    size = np.empty(_AT_ONCE, light.dtype)
-    zero, one = light.dtype.type(0), light.dtype.type(1)
-    for first in range(0, pixels, _AT_ONCE):
-        last = min(first + _AT_ONCE, pixels)
-        # One by one: only of rows that are cut out so does the compiler know that they are contiguous.
-        shape2, shape_q, shape_u = sums[0, first:last], sums[1, first:last], sums[2, first:last]
-        total, count, spread = sums[3, first:last], sums[4, first:last], sums[5, first:last]
-        v_shape, v_both = sums[6, first:last], sums[7, first:last]
-        v_data, v_noise = sums[8, first:last], sums[9, first:last]
-        for row in (shape2, shape_q, shape_u, total, count, spread, v_shape, v_both, v_data, v_noise):
-            row[:] = zero
-        # With all modes alike for a first amplitude, then with the weight that each deserves.
-        for mode in range(modes):
-            s, v = derived[behind + mode, first:last], mode_data[mode, first:last]
-            for p in range(last - first):
-                v_shape[p] += s[p] * s[p]
-                v_both[p] += s[p] * v[p]
-        for p in range(last - first):
-            amplitude = v_both[p] / v_shape[p] if v_shape[p] > zero else zero
-            size[p] = amplitude * amplitude * weight
-            v_shape[p] = zero
-            v_both[p] = zero
-        for mode in range(modes):
-            s, v = derived[behind + mode, first:last], mode_data[mode, first:last]
-            level = mode_noise[mode]
-            for p in range(last - first):
-                share = one / (one + level * size[p])
-                v_shape[p] += share * s[p] * s[p]
-                v_both[p] += share * s[p] * v[p]
-                v_data[p] += share * v[p] * v[p]
-                v_noise[p] += share * level
-        moved[:] = zero
-        for j in range(n):
-            middle = center[j if len(center) > 1 else 0, start + first : start + last]
-            q, u = light[0, j, start + first : start + last], light[1, j, start + first : start + last]
-            d = derived[j, first:last]
-            tilt = moved[owner[j], : last - first]
-            begin = wing[j if len(wing) > 1 else 0, start + first : start + last]
-            reach = core[j if len(core) > 1 else 0, start + first : start + last]
-            place, c, e, known, level = x[j], outer[j], inner[j], own[j], noise[j]
-            if parts > n:
-                d2, level2 = derived[n + j, first:last], noise[n + j]
-                for p in range(last - first):
-                    away = place - middle[p]
-                    far, near = abs(away) > begin[p], abs(away) < reach[p]
-                    near_center = one / away if far else zero
-                    f = c * near_center
-                    f2 = e if near else zero
-                    kept = known if far | near else zero
-                    s = f * d[p] + f2 * d2[p]
-                    tilt[p] += s * s * near_center
-                    shape2[p] += s * s
-                    shape_q[p] += s * q[p]
-                    shape_u[p] += s * u[p]
-                    total[p] += kept * (q[p] * q[p] + u[p] * u[p])
-                    count[p] += kept
-                    spread[p] += f * f * level + f2 * f2 * level2
-                    d[p] = f * s
-                    d2[p] = f2 * s
-                continue
-            for p in range(last - first):
-                away = place - middle[p]
-                far, near = abs(away) > begin[p], abs(away) < reach[p]
-                near_center = one / away if far else zero
-                f = c * near_center if far else (e if near else zero)
-                kept = known if far | near else zero
-                s = f * d[p]
-                tilt[p] += s * s * near_center
-                shape2[p] += s * s
-                shape_q[p] += s * q[p]
-                shape_u[p] += s * u[p]
-                total[p] += kept * (q[p] * q[p] + u[p] * u[p])
-                count[p] += kept
-                spread[p] += f * f * level
-                d[p] = f * s
-        for k in range(lines):
-            tilt = moved[k, : last - first]
-            moment, depth = derived[parts + k, first:last], derived[parts + lines + k, first:last]
-            for p in range(last - first):
-                middle_of = moment[p] / depth[p]
-                inside = abs(middle_of) <= window[k]
-                moment[p] = tilt[p] / depth[p] if inside else zero
-                depth[p] = -moment[p] * middle_of if inside else zero
+def _take(own, largest, source, begin, step, scale, pixels):
+    """One sample of some pixels out of the cube, multiplied; and the largest size so far, which is NaN where one is."""
+    if step == 1:
+        here = source[begin : begin + pixels]
+        for p in range(pixels):
+            value = scale * here[p]
+            own[p] = value
+            largest[p] = np.maximum(largest[p], abs(value))
+    else:
+        for p in range(pixels):
+            own[p] = scale * source[begin + p * step]
+        for p in range(pixels):
+            largest[p] = np.maximum(largest[p], abs(own[p]))
 
 
 @_compiled
-def put_together(start, sums, pulled_back, weight, variance, signs, samples, constant, matrix, vector, valid):
-    """The quadratic of b_los, b_q and b_u from the sums of `add_up`; `even_noise` has the formulas.
+def _fold(rows, half, begin, pixels):
+    """Sums of what is at equal distances from the middle, and differences below them, in place of the samples."""
+    n, end = len(rows), begin + pixels
+    for k in range(n - half):
+        one, other = rows[k, begin:end], rows[n - 1 - k, begin:end]
+        for p in range(pixels):
+            a, b = one[p], other[p]
+            one[p] = a + b
+            other[p] = a - b
+
+
+@_compiled
+def _add_eight(out, rows, which, at, factors, begin, pixels, fresh):
+    end = begin + pixels
+    a, b = rows[which[at], begin:end], rows[which[at + 1], begin:end]
+    c, d = rows[which[at + 2], begin:end], rows[which[at + 3], begin:end]
+    e, f = rows[which[at + 4], begin:end], rows[which[at + 5], begin:end]
+    g, h = rows[which[at + 6], begin:end], rows[which[at + 7], begin:end]
+    fa, fb, fc, fd = factors[at], factors[at + 1], factors[at + 2], factors[at + 3]
+    fe, ff, fg, fh = factors[at + 4], factors[at + 5], factors[at + 6], factors[at + 7]
+    if fresh:
+        for p in range(pixels):
+            out[p] = fa * a[p] + fb * b[p] + fc * c[p] + fd * d[p] + fe * e[p] + ff * f[p] + fg * g[p] + fh * h[p]
+    else:
+        for p in range(pixels):
+            out[p] += fa * a[p] + fb * b[p] + fc * c[p] + fd * d[p] + fe * e[p] + ff * f[p] + fg * g[p] + fh * h[p]
+
+
+@_compiled
+def _add_four(out, rows, which, at, factors, begin, pixels):
+    end = begin + pixels
+    a, b = rows[which[at], begin:end], rows[which[at + 1], begin:end]
+    c, d = rows[which[at + 2], begin:end], rows[which[at + 3], begin:end]
+    fa, fb, fc, fd = factors[at], factors[at + 1], factors[at + 2], factors[at + 3]
+    for p in range(pixels):
+        out[p] += fa * a[p] + fb * b[p] + fc * c[p] + fd * d[p]
+
+
+@_compiled
+def _add_one(out, row, factor, pixels):
+    for p in range(pixels):
+        out[p] += factor * row[p]
+
+
+@_compiled
+def _multiply(product, rows, begin, out, pixels):
+    """Some of the rows times a matrix, into some of the rows of ``out``; eight terms at a time."""
+    matrix, which, places = product
+    n = len(which)
+    for i in range(len(places)):
+        own, factors, at = out[places[i]], matrix[i], 0
+        if n >= 8:
+            _add_eight(own, rows, which, 0, factors, begin, pixels, True)
+            at = 8
+        else:
+            own[:pixels] = 0
+        while at + 8 <= n:
+            _add_eight(own, rows, which, at, factors, begin, pixels, False)
+            at += 8
+        if at + 4 <= n:
+            _add_four(own, rows, which, at, factors, begin, pixels)
+            at += 4
+        while at < n:
+            _add_one(own, rows[which[at], begin : begin + pixels], factors[at], pixels)
+            at += 1
+
+
+@_compiled
+def _place(target, maps, origin, shrink, begin, pixels):
+    """Some pixels of maps in the frame of the samples."""
+    for j in range(len(maps)):
+        own, here = target[j], maps[j, begin : begin + pixels]
+        for p in range(pixels):
+            own[p] = (here[p] - origin) * shrink
+
+
+@_compiled
+def _range(row, pixels):
+    """The least and the largest of some numbers."""
+    least, most = row[0], row[0]
+    for p in range(1, pixels):
+        least = min(least, row[p])
+        most = max(most, row[p])
+    return least, most
+
+
+@_compiled
+def _add_wing(place, middle, c, begins, own, d, q, u, sums, tilt, pixels):
+    """What one sample adds where the wing's formula may hold; d becomes its factor times the shape."""
+    one = d.dtype.type(1)
+    zero = d.dtype.type(0)
+    for p in range(pixels):
+        away = place - middle[p]
+        far = abs(away) > begins[p]
+        nearness = one / away if far else zero
+        kept = one if far else zero
+        f = c * nearness
+        s = f * d[p]
+        s2 = s * s
+        tilt[p] += s2 * nearness
+        sums[_SHAPE2 + p] += s2
+        sums[_SHAPE_Q + p] += s * q[p]
+        sums[_SHAPE_U + p] += s * u[p]
+        sums[_TOTAL + p] += kept * (q[p] * q[p] + u[p] * u[p])
+        sums[_COUNT + p] += kept
+        sums[_SPREAD + p] += own * f * f
+        d[p] = f * s
+
+
+@_compiled
+def _add_core(place, middle, e, reaches, own, d, q, u, sums, pixels):
+    """What one sample adds where the core's formula may hold; d becomes its factor times the shape."""
+    one = d.dtype.type(1)
+    zero = d.dtype.type(0)
+    for p in range(pixels):
+        near = abs(place - middle[p]) < reaches[p]
+        kept = one if near else zero
+        f = e * kept
+        s = f * d[p]
+        sums[_SHAPE2 + p] += s * s
+        sums[_SHAPE_Q + p] += s * q[p]
+        sums[_SHAPE_U + p] += s * u[p]
+        sums[_TOTAL + p] += kept * (q[p] * q[p] + u[p] * u[p])
+        sums[_COUNT + p] += kept
+        sums[_SPREAD + p] += own * f * f
+        d[p] = f * s
+
+
+@_compiled
+def _move_centers(tilt, moment, depth, window, pixels):
+    """What the sums that give a line's centre are to be pulled back with, in their place."""
+    zero = tilt.dtype.type(0)
+    for p in range(pixels):
+        middle = moment[p] / depth[p]
+        moved = tilt[p] / depth[p]
+        inside = abs(middle) <= window
+        moved = moved if inside else zero
+        middle = middle if inside else zero
+        moment[p] = moved
+        depth[p] = -moved * middle
+
+
+@_compiled
+def _add_longitudinal(shape, data, noise, weight, sums, pixels):
+    """Sums over the modes of V: with all modes alike for a first amplitude, then with the weight that each deserves."""
+    one, zero = sums.dtype.type(1), sums.dtype.type(0)
+    for mode in range(len(noise)):
+        s, v = shape[mode], data[mode]
+        for p in range(pixels):
+            sums[_V_SHAPE + p] += s[p] * s[p]
+            sums[_V_BOTH + p] += s[p] * v[p]
+    for p in range(pixels):
+        squared = sums[_V_SHAPE + p]
+        amplitude = sums[_V_BOTH + p] / squared
+        amplitude = amplitude if squared > zero else zero
+        sums[_SIZE + p] = amplitude * amplitude * weight
+        sums[_V_SHAPE + p] = zero
+        sums[_V_BOTH + p] = zero
+    for mode in range(len(noise)):
+        s, v, own = shape[mode], data[mode], noise[mode]
+        for p in range(pixels):
+            share = one / (one + own * sums[_SIZE + p])
+            scaled = share * s[p]
+            sums[_V_SHAPE + p] += scaled * s[p]
+            sums[_V_BOTH + p] += scaled * v[p]
+            sums[_V_DATA + p] += share * v[p] * v[p]
+            sums[_V_NOISE + p] += share * own
+
+
+@_compiled
+def _finish(sums, weight, variance, signs, samples, pixels):
+    """The quadratic of b_los, b_q and b_u from the sums; `even_noise` has the formulas."""
+    kind = sums.dtype.type
+    zero, one, two, tiny, most = kind(0), kind(1), kind(2), kind(1e-30), kind(MOST)
+    sign_q, sign_u, sign_v = signs
+    crossed = -sign_q * sign_u
+    for p in range(pixels):
+        squared, right0, right1 = (
+            weight * sums[_SHAPE2 + p],
+            weight * sums[_SHAPE_Q + p],
+            weight * sums[_SHAPE_U + p],
+        )
+        inverse = one / squared
+        inverse = inverse if squared > zero else zero
+        extra = weight * sums[_SPREAD + p]
+        share = extra * inverse
+        share = share if share < most else most
+        kept = one - share
+        theta0, theta1 = right0 * inverse / kept, right1 * inverse / kept
+        length = theta0 * theta0 + theta1 * theta1
+        wide = variance * weight * weight * sums[_SQUARES + p]
+        shrink = one / (one + length * wide * inverse)
+        sums[_QQ + p] = (squared - wide * theta0 * theta0 * shrink) * kept * kept
+        sums[_QU + p] = crossed * wide * theta0 * theta1 * shrink * kept * kept
+        sums[_UU + p] = (squared - wide * theta1 * theta1 * shrink) * kept * kept
+        sums[_Q + p] = sign_q * right0 * kept * shrink
+        sums[_U + p] = sign_u * right1 * kept * shrink
+        explained = theta0 * right0 + theta1 * right1
+        twice = two * sums[_COUNT + p]
+        left = weight * sums[_TOTAL + p] - two * explained + length * squared
+        left = left if left > zero else zero
+        below = twice + length * extra
+        below = below if below > tiny else tiny
+        sums[_CONSTANT + p] = left * twice / below + explained * kept * shrink
+        sums[_VALID + p] = samples + twice
+    for p in range(pixels):
+        squared, right0 = weight * sums[_V_SHAPE + p], weight * sums[_V_BOTH + p]
+        inverse = one / squared
+        inverse = inverse if squared > zero else zero
+        share = weight * sums[_V_NOISE + p] * inverse
+        share = share if share < most else most
+        kept = one - share
+        sums[_VV + p] = squared * kept * kept
+        sums[_V + p] = sign_v * right0 * kept
+        back = one / kept - one
+        sums[_CONSTANT + p] += weight * sums[_V_DATA + p] + right0 * right0 * inverse * back * back
+
+
+@_compiled
+def _put(target, sums, begin, pixels):
+    for p in range(pixels):
+        target[p] = sums[begin + p]
+
+
+@_compiled
+def _work_on(first, start, pixels, center, axis, products, half, lines, parts, modes, noise, numbers, memory, found):
+    """The quadratics of pixels whose samples have been read; see `look_at`."""
+    middles, begins, reaches, origin, shrink = center
+    even, odd, even_v, odd_v, even_back, odd_back = products
+    owner, known, window = lines
+    outer, n_wing, inner, n_core = parts
+    weight, variance, signs, samples = numbers
+    rows, largest, derived, mode_data, back, tilt, place, wing, core, sums = memory
+    constant, matrix, vector, valid, peak, regular = found
+    n, derivatives = len(axis), n_wing + n_core
+    kind, folded = sums.dtype.type, half < n
+    light, circular = rows[0], rows[3]
+    begin, end = first + start, first + start + pixels
+    sums[:] = kind(0)
+    tilt[:] = kind(0)
+    _place(place, middles, origin, shrink, begin, pixels)
+    if n_wing:
+        _place(wing, begins, 0.0, shrink, begin, pixels)
+    if n_core:
+        _place(core, reaches, 0.0, shrink, begin, pixels)
+    if folded:
+        _fold(light, half, start, pixels)
+        _fold(circular, half, start, pixels)
+        _multiply(odd, light, start, derived, pixels)
+        _multiply(odd_v, circular, start, mode_data, pixels)
+    _multiply(even, light, start, derived, pixels)
+    _multiply(even_v, circular, start, mode_data, pixels)
+    _add_longitudinal(derived[derivatives + 2 * len(window) :], mode_data, modes, weight, sums, pixels)
+    if folded:
+        for k in range(0, derivatives, n):
+            _fold(derived[k : k + n], half, 0, pixels)
+    alone = len(middles) == 1
+    least, most = _range(place[0], pixels)
+    nearest, _ = _range(wing[0], pixels)
+    for j in range(n):
+        one = 0 if alone else j
+        middle = place[one]
+        q, u = rows[1, j, start : start + pixels], rows[2, j, start : start + pixels]
+        if known[j] == 0:
+            for k in range(j, derivatives, n):
+                derived[k, :pixels] = kind(0)
+            continue
+        if n_wing and alone and axis[j] - least <= nearest and most - axis[j] <= nearest:
+            # No pixel's wing reaches here.
+            derived[j, :pixels] = kind(0)
+        elif n_wing:
+            own = derived[j]
+            _add_wing(axis[j], middle, outer[j], wing[one], noise[j], own, q, u, sums, tilt[owner[j]], pixels)
+        if n_core:
+            own = derived[n_wing + j]
+            _add_core(axis[j], middle, inner[j], core[one], noise[n_wing + j], own, q, u, sums, pixels)
+    for k in range(len(window)):
+        at = derivatives + k
+        _move_centers(tilt[k], derived[at], derived[at + len(window)], window[k], pixels)
+    if folded:
+        for k in range(0, derivatives, n):
+            _fold(derived[k : k + n], half, 0, pixels)
+        _multiply(odd_back, derived, 0, back, pixels)
+    _multiply(even_back, derived, 0, back, pixels)
+    for j in range(n):
+        own = back[j]
+        for p in range(pixels):
+            sums[_SQUARES + p] += own[p] * own[p]
+    _finish(sums, weight, variance, signs, samples, pixels)
+    _put(constant[begin:end], sums, _CONSTANT, pixels)
+    for row, what in ((0, _VV), (2, _QQ), (4, _QU), (5, _UU)):
+        _put(matrix[row, begin:end], sums, what, pixels)
+    matrix[1, begin:end] = kind(0)
+    matrix[3, begin:end] = kind(0)
+    for row, what in ((0, _V), (1, _Q), (2, _U)):
+        _put(vector[row, begin:end], sums, what, pixels)
+    _put(valid[begin:end], sums, _VALID, pixels)
+
+
+@_compiled
+def look_at(
+    spectra, steps, scale, center, axis, limit, products, half, lines, parts, modes, noise, numbers, memory, found
+):
+    """The quadratics of some pixels, from their samples where these lie.
 
     Parameters
     ----------
-    start : int
-        Where the pixels begin among all.
-    sums : `numpy.ndarray`
-    pulled_back : `numpy.ndarray`
-        What each sample of I adds to the sum of the shape's squares, ``(n, some)``.
-    weight, variance : number
-        Of Q, U and V, and of I.
-    signs : tuple of number
-        Of Q, U and V.
-    samples : number
-        Of V.
-    constant, matrix, vector, valid : `numpy.ndarray`
-        Of all pixels, to be filled.
+    spectra : tuple of `numpy.ndarray`
+        I and the other three: one-dimensional, from their first number to their last.
+    steps : tuple of int
+        How far apart samples and pixels of I lie there, and Stokes parameters, samples and pixels of the others.
+    scale : tuple of number
+        What to multiply I, and the others, by.
+    center : tuple of (`numpy.ndarray`, `numpy.ndarray`, `numpy.ndarray`, number, number)
+        The lines' centres, where the wing begins and how far the core reaches, ``(1 or n, pixels)`` all; the origin to
+        subtract from the first, and what to multiply by.
+    axis : `numpy.ndarray`
+        ``(n,)``.
+    limit : number
+        What no sample in the internal frame exceeds.
+    products : tuple of (`numpy.ndarray`, `numpy.ndarray`, `numpy.ndarray`)
+        What takes the even and the odd part of I to its derivatives, what gives the centre of each line, and the shape
+        of V among its modes; of V, to its modes; and what is pulled back from the first of these to both parts of I.
+        Matrices, which rows each is for, and which it gives.
+    half : int
+        Rows of the even part: all where the wavelengths have no symmetry.
+    lines : tuple of `numpy.ndarray`
+        The line of each sample, whether it is one of those fitted, and how far from its middle a line's centre may be.
+    parts : tuple
+        Factor of the wing (times the distance from the centre), and how many of the derivatives' rows it has; that of
+        the core, and how many rows.
+    modes, noise : `numpy.ndarray`
+        The variance of each mode of the shape of V; of each sample of the derivatives, their factors left out.
+    numbers : tuple of number
+        The weight of Q, U and V, the variance of I, the signs of Q, U and V, how many samples V has.
+    memory : tuple of `numpy.ndarray`
+        Four times the samples and the largest of I, and of the others, of the pixels that are read; what is derived,
+        V's modes, what is pulled back, a tilt for each line, centres and edges, and sums of those that are worked on.
+    found : tuple of `numpy.ndarray`
+        To be filled: constant, matrix, vector, valid, the largest of Q, U and V, and whether all samples are numbers.
     """
-    pixels, kind = pulled_back.shape[1], sums.dtype.type
-    squares = np.empty(_AT_ONCE, sums.dtype)
-    zero, one, two, tiny, most = kind(0), kind(1), kind(2), kind(1e-30), kind(MOST)
-    sign_q, sign_u, sign_v = signs
-    for first in range(0, pixels, _AT_ONCE):
-        last = min(first + _AT_ONCE, pixels)
-        for p in range(last - first):
-            squares[p] = zero
-        for j in range(len(pulled_back)):
-            row = pulled_back[j, first:last]
-            for p in range(last - first):
-                squares[p] += row[p] * row[p]
-        shape2, shape_q, shape_u = sums[0, first:last], sums[1, first:last], sums[2, first:last]
-        total, count, spread = sums[3, first:last], sums[4, first:last], sums[5, first:last]
-        v_shape, v_both = sums[6, first:last], sums[7, first:last]
-        v_data, v_noise = sums[8, first:last], sums[9, first:last]
-        begin, end = start + first, start + last
-        los, lq, qq = matrix[0, begin:end], matrix[1, begin:end], matrix[2, begin:end]
-        lu, qu, uu = matrix[3, begin:end], matrix[4, begin:end], matrix[5, begin:end]
-        right_v, right_q, right_u = vector[0, begin:end], vector[1, begin:end], vector[2, begin:end]
-        lowest, used = constant[begin:end], valid[begin:end]
-        for p in range(last - first):
-            squared, right0, right1 = weight * shape2[p], weight * shape_q[p], weight * shape_u[p]
-            inverse = one / squared if squared > zero else zero
-            extra = weight * spread[p]
-            kept = one - min(extra * inverse, most)
-            theta0, theta1 = right0 * inverse / kept, right1 * inverse / kept
-            length = theta0 * theta0 + theta1 * theta1
-            wide = variance * weight * weight * squares[p]
-            shrink = one / (one + length * wide * inverse)
-            qq[p] = (squared - wide * theta0 * theta0 * shrink) * kept * kept
-            qu[p] = -sign_q * sign_u * wide * theta0 * theta1 * shrink * kept * kept
-            uu[p] = (squared - wide * theta1 * theta1 * shrink) * kept * kept
-            right_q[p], right_u[p] = sign_q * right0 * kept * shrink, sign_u * right1 * kept * shrink
-            explained = theta0 * right0 + theta1 * right1
-            twice = two * count[p]
-            left = max(weight * total[p] - two * explained + length * squared, zero)
-            found = left * twice / max(twice + length * extra, tiny) + explained * kept * shrink
-            squared, right0 = weight * v_shape[p], weight * v_both[p]
-            inverse = one / squared if squared > zero else zero
-            kept = one - min(weight * v_noise[p] * inverse, most)
-            los[p], right_v[p] = squared * kept * kept, sign_v * right0 * kept
-            back = one / kept - one
-            lowest[p] = found + weight * v_data[p] + right0 * right0 * inverse * back * back
-            used[p] = np.int64(samples + twice)
-            lq[p], lu[p] = zero, zero
+    light, others = spectra
+    sample_step, pixel_step, stokes_step, other_sample, other_pixel = steps
+    rows, largest = memory[0], memory[1]
+    n, total, peak, regular = rows.shape[1], len(found[0]), found[4], found[5]
+    for first in range(0, total, READ):
+        pixels = min(READ, total - first)
+        largest[:] = 0
+        for j in range(n):
+            _take(rows[0, j], largest[0], light, j * sample_step + first * pixel_step, pixel_step, scale[0], pixels)
+        for s in range(3):
+            for j in range(n):
+                begin = s * stokes_step + j * other_sample + first * other_pixel
+                _take(rows[s + 1, j], largest[1], others, begin, other_pixel, scale[1], pixels)
+        for p in range(pixels):
+            peak[first + p] = largest[1, p]
+            regular[first + p] = (largest[0, p] <= limit) & (largest[1, p] <= limit)
+        for start in range(0, pixels, AT_ONCE):
+            _work_on(
+                first, start, min(AT_ONCE, pixels - start), center, axis, products, half, lines, parts, modes, noise,
+                numbers, memory, found,
+            )  # fmt: skip
+
+
+@_compiled
+def flag(fields, errors, strongest, limits, bits, found):
+    """Status bits of each pixel; `WeakField.flag` says what they mean.
+
+    Parameters
+    ----------
+    fields, errors : tuple of `numpy.ndarray`
+        b_los, b_q and b_u, and their standard deviations, ``(pixels,)``.
+    strongest : `numpy.ndarray`
+        The strongest field whose splitting is small, ``(pixels,)``.
+    limits : tuple of number
+        How many sigma squared make a linear signal, and any; of b_los; the error of b_los above which there is no line.
+    bits : tuple of int
+        AMBIGUOUS, NO_LINEAR_SIGNAL, STRONG_FIELD, NO_POLARIZATION, FLAT_PROFILE.
+    found : `numpy.ndarray`
+        int32 ``(pixels,)``, to be filled.
+    """
+    los, q, u = fields
+    sigma, sigma_q, sigma_u = errors
+    linear, detected, detected_los, flat = limits
+    ambiguous, none, strong, absent, no_line = bits
+    for p in range(len(found)):
+        of_q, of_u = q[p] / sigma_q[p], u[p] / sigma_u[p]
+        of_q, of_u = of_q * of_q, of_u * of_u
+        # Zero where nothing is known.
+        signal = (of_q if of_q == of_q else 0.0) + (of_u if of_u == of_u else 0.0)
+        seen = signal >= linear
+        across = np.sqrt(q[p] * q[p] + u[p] * u[p])
+        squared = los[p] * los[p] + (across if seen else 0.0)
+        own = ambiguous if seen else none
+        own += strong if squared > strongest[p] * strongest[p] else 0
+        own += absent if (abs(los[p]) < detected_los * sigma[p]) & (signal < detected) else 0
+        own += no_line if sigma[p] > flat else 0
+        found[p] = own

@@ -6,8 +6,8 @@ import torch
 
 from ...numerics import packed
 from .centers import Centers
-from .even_noise import compiled_loops, fit_compiled, fit_longitudinal, fit_transverse
-from .formulas import constants_of, factors_of, times
+from .even_noise import fit_longitudinal, fit_transverse
+from .formulas import factors_of, times
 from .normal_equations import Shape, fit_shape, fit_shapes, is_even
 
 __all__ = ["field_quadratic"]
@@ -76,29 +76,6 @@ def _of_one_kind(
         if regular:
             return *_even_circular(model, intensity, data, one, variance, **modes), _count(own, data)
         return _circular_alone(model, data, weight, intensity, variance, slope, splitting, own)
-    if regular and is_even(weight) and x.shape[-1] == 1 and (loops := compiled_loops(data)) is not None:
-        parts = constants_of(model.linear, squared_splitting, own, core, wing)
-        found = fit_compiled(
-            loops,
-            x,
-            data,
-            one,
-            intensity=intensity,
-            variance=variance,
-            derivatives=[
-                m[..., 0] for m, order in ((slope, "wing"), (bend, "core")) if model.linear in (order, "both")
-            ],
-            center=center,
-            lines=lines,
-            wing=parts[0],
-            core=parts[1],
-            own=own,
-            modes=tuple(v[..., 0] for v in modes.values()),
-            signs=tuple(model.sign(s) for s in "QUV"),
-            samples=int(own.sum()),
-        )
-        if found is not None:
-            return found
     *factors, kept = factors_of(model.linear, x, center, squared_splitting, own, core, wing)
     derived = times(slope, intensity), times(bend, intensity) if factors[1] is not None else None
     # Where each pixel has a grid of its own, the noise of the derivative is that on the mean grid.

@@ -15,6 +15,7 @@ from ...core.warnings import SpecfitWarning
 from ...data import AtomicLine
 from ...data.lines import lines_of
 from ...numerics.derivative import METHODS
+from .compiled import compiled_flags, quadratic_in_place
 from .faint import spread_of_transverse
 from .formulas import factors_of, times
 from .inputs import prepared
@@ -302,6 +303,10 @@ class WeakField(PolarizedModel):
         """Chi² of each pixel as a quadratic of its parameters, the noise of I included; see `Model.quadratic`."""
         return field_quadratic(self, x, data, weight, **inputs)
 
+    def quadratic_in_place(self, x, data, weight, limit, dtype, **inputs):
+        """The same, read off the cube in compiled code; see `Model.quadratic_in_place`."""
+        return quadratic_in_place(self, x, data, weight, limit, dtype, **inputs)
+
     # -- what follows -------------------------------------------------------------------------------
 
     def derive(self, b_q=None, b_u=None, **parameters):
@@ -333,6 +338,12 @@ class WeakField(PolarizedModel):
         flat : `torch.Tensor`
             The error of b_los (G) above which the profile has no line.
         """
+        if self.linear is not None and flat.numel() == 1:
+            limits = (_LINEAR**2, _DETECTED**2, _DETECTED, flat)
+            kinds = ("AMBIGUOUS", "NO_LINEAR_SIGNAL", "STRONG_FIELD", "NO_POLARIZATION", "FLAT_PROFILE")
+            found = compiled_flags(values, sigma, strongest, limits, [Status[kind] for kind in kinds])
+            if found is not None:
+                return found
         squared = values["b_los"].square()
         absent = values["b_los"].abs() < _DETECTED * sigma["b_los"]
         bits = torch.zeros_like(absent, dtype=torch.int32)

@@ -1,16 +1,18 @@
 import astropy.units as u
 import numpy as np
 import pytest
+import torch
 from astropy.nddata import StdDevUncertainty
 from ndcube import NDCube
 
 from sunpy_specfit import SpecfitWarning, WeakField
 from sunpy_specfit.core.setup import build_problem
 from sunpy_specfit.data import weak_field_cube
-from sunpy_specfit.plugins.wfa import even_noise, quadratic
+from sunpy_specfit.plugins.wfa import compiled
 
 pytest.importorskip("numba")
 LINES = {"Fe I 6301.5": 6301.4995, "Fe I 6302.5": 6302.4931}
+AXIS = np.concatenate([place + np.linspace(-0.3, 0.3, 21) for place in LINES.values()])
 
 
 @pytest.fixture(scope="module", params=[1e-3, 1e-5], ids=["single precision", "double precision"])
@@ -23,45 +25,138 @@ def cube(request):
     )
 
 
-def quadratics(cube, model):
-    x = np.concatenate([place + np.linspace(-0.3, 0.3, 21) for place in LINES.values()]) * u.AA
-    problem = build_problem([cube], [model], spectral_axis=x)
+def quadratics(cube, model, x=AXIS):
+    problem = build_problem([cube], [model], spectral_axis=x * u.AA)
     block = problem.block(slice(0, problem.n_pixels))
-    return block.constant, block.matrix, block.vector, block.valid
+    return block.constant, block.matrix, block.vector, block.valid, block.flags
+
+
+@pytest.fixture
+def both(monkeypatch):
+    """The quadratics of the plain code, and those of the compiled code, which must not have failed."""
+
+    def work_out(cube, model, x=AXIS):
+        monkeypatch.setattr(compiled, "_failures", [])
+        plain = quadratics(cube, model, x)
+        looked = []
+        loops = compiled._loops()
+
+        class Watched:
+            READ, AT_ONCE, ROWS = loops.READ, loops.AT_ONCE, loops.ROWS
+
+            @staticmethod
+            def look_at(*arguments):
+                looked.append(arguments)
+                loops.look_at(*arguments)
+
+        monkeypatch.setattr(compiled, "_WORTH_COMPILING", 1)
+        monkeypatch.setattr(compiled, "_loops", lambda: Watched)
+        fast = quadratics(cube, model, x)
+        assert looked
+        assert not compiled._failures
+        return plain, fast, looked
+
+    return work_out
+
+
+def apart(own, other) -> float:
+    """The largest difference in units of the root of the mean square of each row, pixels without numbers left out."""
+    own, other = own.double(), other.double()
+    size = other.square().nanmean(-1, keepdim=True).sqrt()
+    return float(((own - other).abs() / size.clamp_min(1e-300)).nan_to_num().amax())
+
+
+def check_alike(plain, fast, within):
+    for own, other in zip(fast[:3], plain[:3], strict=True):
+        assert own.dtype == other.dtype
+        assert apart(own, other) < within
+    assert all(bool((own == other).all()) for own, other in zip(fast[3:], plain[3:], strict=True))
+
+
+def tolerance(cube) -> float:
+    """Of sums over samples, in units of their usual size: rounding, where the data do not ask for double precision."""
+    return 1e-10 if float(cube.uncertainty.array.flat[0]) < 1e-4 else 1e-4
 
 
 @pytest.mark.parametrize("linear", ["wing", "core", "both"])
 @pytest.mark.parametrize("lines", [list(LINES), "Fe I 6302.5"], ids=["both lines", "one of two"])
-def test_compiled_loops_give_the_quadratics_of_the_plain_code(cube, linear, lines, monkeypatch):
+def test_compiled_loops_give_the_quadratics_of_the_plain_code(cube, linear, lines, both):
     model = WeakField(lines, linear=linear, stokes_sign={"U": -1, "V": -1})
-    plain = quadratics(cube, model)
-    monkeypatch.setattr(even_noise, "_TOGETHER", 300)  # several pieces, the last one short
-    monkeypatch.setattr(even_noise, "_WORTH_COMPILING", 1)
-    assert even_noise.compiled_loops(plain[0]) is not None
-    monkeypatch.delattr(quadratic, "fit_transverse")  # nobody asks for it
-    fast = quadratics(cube, model)
-    for own, other in zip(fast[:3], plain[:3], strict=True):
-        assert own.dtype == other.dtype
-        within = 1e-6 if float(cube.uncertainty.array.flat[0]) < 1e-4 else 1e-4
-        size = other.double().square().mean(-1, keepdim=True).sqrt()
-        apart = (own.double() - other.double()).abs() / size.clamp_min(1e-30)
-        assert float(apart.amax()) < within
-    assert bool((fast[3] == plain[3]).all())
+    plain, fast, looked = both(cube, model)
+    check_alike(plain, fast, tolerance(cube))
+    assert looked[0][7] == 42  # no symmetry
+
+
+def one_line(cube, n=21):
+    return NDCube(
+        cube.data[:, :n], wcs=cube.wcs, unit=cube.unit, uncertainty=StdDevUncertainty(cube.uncertainty.array[:, :n])
+    )
+
+
+@pytest.mark.parametrize("n", [21, 20])
+def test_symmetric_wavelengths_take_half_the_work(cube, n, both):
+    plain, fast, looked = both(one_line(cube, n), WeakField("Fe I 6301.5"), AXIS[:n])
+    check_alike(plain, fast, tolerance(cube))
+    assert looked[0][7] == ((n + 1) // 2 if plain[0].dtype == torch.float32 else n)
+
+
+@pytest.mark.parametrize("dtype", ["f8", ">f4", "f4"])
+def test_the_cube_is_read_in_any_precision_and_order_of_axes(cube, dtype, both):
+    turned = one_line(cube)
+    turned = NDCube(turned.data.astype(dtype), wcs=turned.wcs, unit=turned.unit, uncertainty=turned.uncertainty)
+    plain, fast, _ = both(turned, WeakField("Fe I 6301.5"), AXIS[:21])
+    within = tolerance(cube) if dtype == "f8" else 1e-4  # the lines' centres have the precision of the data
+    check_alike(plain, fast, within)
+    # The same numbers, with the wavelengths next to each other in memory.
+    data = np.ascontiguousarray(np.moveaxis(turned.data, 1, -1))
+    other = NDCube(np.moveaxis(data, -1, 1), wcs=turned.wcs, unit=turned.unit, uncertainty=turned.uncertainty)
+    check_alike(fast, both(other, WeakField("Fe I 6301.5"), AXIS[:21])[1], within)
+
+
+def test_samples_that_are_no_measurements_change_their_own_pixels_only(cube, both):
+    damaged = one_line(cube)
+    data = damaged.data.copy()
+    data[0, 3, 2, 5], data[1, 10, 7, 7], data[3, 4, 0, 0], data[2, 20, 22, 36] = np.nan, np.inf, 1e30, np.nan
+    damaged = NDCube(data, wcs=damaged.wcs, unit=damaged.unit, uncertainty=damaged.uncertainty)
+    plain, fast, _ = both(damaged, WeakField("Fe I 6301.5"), AXIS[:21])
+    check_alike(plain, fast, tolerance(cube))
+    assert int((fast[4] != 0).sum()) == 4
+
+
+def test_compiled_flags_are_those_of_the_plain_code(monkeypatch):
+    generator = torch.Generator().manual_seed(3)
+    names = ("b_los", "b_q", "b_u")
+    values = {name: torch.randn(5000, generator=generator).double() * 5 for name in names}
+    sigma = {name: torch.rand(5000, generator=generator).double() * 2 for name in names}
+    values["b_q"][7], sigma["b_q"][7], sigma["b_u"][8], sigma["b_los"][9] = 0.0, 0.0, np.inf, np.inf
+    limits = {"strongest": torch.tensor([6.0]).double(), "flat": torch.tensor([1.8]).double()}
+    model = WeakField("Fe I 6302.5")
+    fast = model.flag(values, sigma, **limits)
+    assert not compiled._failures
+    monkeypatch.setattr(compiled, "_WORTH_COMPILING", 10000)
+    plain = model.flag(values, sigma, **limits)
+    assert fast.dtype == plain.dtype
+    assert bool((fast == plain).all())
+    assert len(fast.unique()) > 6
 
 
 def test_where_numba_fails_the_plain_code_is_used_with_a_warning(cube, monkeypatch):
     model = WeakField("Fe I 6302.5")
     plain = quadratics(cube, model)
-    monkeypatch.setattr(even_noise, "_WORTH_COMPILING", 1)
-    monkeypatch.setattr(even_noise, "_failures", [])
+    monkeypatch.setattr(compiled, "_WORTH_COMPILING", 1)
+    monkeypatch.setattr(compiled, "_failures", [])
 
     class Damaged:
+        READ, AT_ONCE, ROWS = 1024, 256, 21
+
         @staticmethod
-        def add_up(*arguments):
+        def look_at(*arguments):
             raise EOFError("pickle data was truncated")
 
-    monkeypatch.setattr(even_noise, "_loops", lambda: Damaged)
+    monkeypatch.setattr(compiled, "_loops", lambda: Damaged)
     with pytest.warns(SpecfitWarning, match="plain code is: pickle data was truncated"):
         found = quadratics(cube, model)
     assert all(bool((own == other).all()) for own, other in zip(found, plain, strict=True))
-    assert even_noise.compiled_loops(plain[0]) is None  # once is enough
+    assert len(compiled._failures) == 1  # once is enough
+    assert quadratics(cube, model)[0] is not None
+    assert len(compiled._failures) == 1

@@ -1,0 +1,87 @@
+"""Quadratics of some pixels of a problem, from the spectra, or from the cube itself where a model reads it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from .compressed import CompressedBlock, compress, in_free_numbers
+from .in_place import InPlace
+from .read_pixels import bare_block, read_pixels
+from .term import Term, internal_auxiliary
+
+if TYPE_CHECKING:
+    from .problem import Problem
+
+__all__ = ["read_quadratics"]
+
+
+def read_quadratics(problem: Problem, index: slice | np.ndarray, dtype: torch.dtype) -> CompressedBlock:
+    """What the data say of some pixels.
+
+    Parameters
+    ----------
+    problem : `Problem`
+        A compressible one.
+    index : slice or `numpy.ndarray`
+        Flat pixel numbers.
+    dtype : `torch.dtype`
+    """
+    found = _read_in_place(problem, index, dtype)
+    if found is None:
+        return compress(read_pixels(problem, index, dtype, compressed=True))
+    block, regular = found
+    if bool(regular.all()):
+        return block
+    # What has samples that are no measurements is looked at again with more care.
+    rest = (~regular).nonzero()[:, 0]
+    numbers = np.arange(problem.n_pixels)[index] if isinstance(index, slice) else np.asarray(index)
+    own = compress(read_pixels(problem, numbers[rest.numpy()], dtype, compressed=True))
+    return block.with_pixels(rest, own)
+
+
+def _read_in_place(problem: Problem, index, dtype: torch.dtype) -> tuple[CompressedBlock, torch.Tensor] | None:
+    """The quadratics as the model reads them off the cube, and of which pixels; None where it does not."""
+    term = problem.terms[0]
+    if len(problem.terms) > 1 or term.model.components[0].quadratic_in_place is None:
+        return None
+    if problem.device.type != "cpu" or problem.base.shape[-1] > 1 or not bool(torch.isfinite(problem.base).all()):
+        return None
+    observation, frame = term.observation, term.frame
+    if observation.x.ndim > 1 or problem.n_pixels == 1:  # where inputs of each pixel look like those of all
+        return None
+    given = observation.in_place(index, data_scale=frame.data_scale)
+    if given is None:
+        return None
+    samples, weight, largest = given
+    x = torch.as_tensor((observation.x - frame.origin) / frame.scale)[:, None]
+    model = term.model.components[0]
+    found = model.quadratic_in_place(x, samples, weight, largest, dtype, **_inputs(term, index))
+    if found is None:
+        return None
+    *quadratic, peak, regular = found
+    pixels = len(regular)
+    flags = torch.zeros(pixels, dtype=torch.int32)
+    bare = bare_block(problem, index, dtype, flags, problem.base.to(dtype))
+    constant, matrix, vector, valid = in_free_numbers(term, bare, *quadratic)
+    # The largest of any sample, as where all have the same noise.
+    highest = (peak[regular] if not bool(regular.all()) else peak).amax() if bool(regular.any()) else peak.new_zeros(())
+    peak = (highest * weight.sqrt().to(dtype)).expand(pixels)
+    block = CompressedBlock.of(bare, constant=constant, matrix=matrix, vector=vector, valid=valid, peak=peak)
+    return block, regular
+
+
+def _inputs(term: Term, index) -> dict[str, torch.Tensor | InPlace]:
+    """Auxiliary inputs of a term's one component: those of each pixel in place, the others in the internal frame."""
+    component, frame = term.model.components[0], term.frame
+    small, maps = {}, {}
+    for name, value in term.auxiliary[0].items():
+        if value.shape[-1] == 1:
+            small[name] = value
+            continue
+        declared = component.auxiliaries.get(name)
+        moved = () if declared is None else (frame.offset(declared), frame.factor(declared))
+        maps[name] = InPlace(value[..., index], *moved)
+    return internal_auxiliary(component, small, frame) | maps

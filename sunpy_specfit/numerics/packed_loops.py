@@ -1,0 +1,143 @@
+"""The inverses of `packed` in compiled code (Numba): pixels few enough for the innermost cache go through all steps."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+__all__ = ["invert"]
+
+# Pixels at a time.
+_AT_ONCE = 256
+# Of a matrix with a unit diagonal: a direction with a smaller pivot is as good as free.
+_FREE = 1e-10
+_compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
+
+
+@_compiled
+def _set_product(out, a, b, pixels):
+    for p in range(pixels):
+        out[p] = a[p] * b[p]
+
+
+@_compiled
+def _add_product(out, a, b, pixels):
+    for p in range(pixels):
+        out[p] += a[p] * b[p]
+
+
+@_compiled
+def _subtract_product(out, a, b, pixels):
+    for p in range(pixels):
+        out[p] -= a[p] * b[p]
+
+
+@_compiled
+def _multiply(out, a, pixels):
+    for p in range(pixels):
+        out[p] *= a[p]
+
+
+@_compiled
+def _scale_of(diagonal, out, weak, pixels):
+    """1 / √ of a diagonal; 1 where there is none."""
+    for p in range(pixels):
+        value = diagonal[p]
+        good = (value > 0.0) & (value < np.inf)
+        weak[p] += 0.0 if good else 1.0
+        out[p] = 1.0 / np.sqrt(value if good else 1.0)
+
+
+@_compiled
+def _pivot(entry, weak, pixels):
+    """The reciprocal of a factor's diagonal, in its place."""
+    for p in range(pixels):
+        value = entry[p]
+        good = value >= _FREE
+        weak[p] += 0.0 if good else 1.0
+        entry[p] = 1.0 / np.sqrt(value if good else 1.0)
+
+
+@_compiled
+def _factor(matrix, begin, pixels, row, factor, scale, weak):
+    """The Cholesky factor of some matrices, scaled to a unit diagonal; its diagonal holds reciprocals."""
+    k = len(scale)
+    weak[:] = 0.0
+    for i in range(k):
+        at = i * (i + 1) // 2
+        source = matrix[at + i, begin : begin + pixels]
+        for p in range(pixels):
+            row[p] = source[p]
+        _scale_of(row, scale[i], weak, pixels)
+        for j in range(i):
+            own, source = factor[at + j], matrix[at + j, begin : begin + pixels]
+            for p in range(pixels):
+                own[p] = source[p]
+            _multiply(own, scale[i], pixels)
+            _multiply(own, scale[j], pixels)
+        factor[at + i, :] = 1.0
+    for j in range(k):
+        pivot = factor[j * (j + 1) // 2 + j]
+        for m in range(j):
+            own = factor[j * (j + 1) // 2 + m]
+            _subtract_product(pivot, own, own, pixels)
+        _pivot(pivot, weak, pixels)
+        for i in range(j + 1, k):
+            at = i * (i + 1) // 2
+            for m in range(j):
+                _subtract_product(factor[at + j], factor[at + m], factor[j * (j + 1) // 2 + m], pixels)
+            _multiply(factor[at + j], pivot, pixels)
+
+
+@_compiled
+def invert(matrix, vector, inverse, solution, weak):
+    """Inverses, and their products with vectors, in double; what is in doubt is marked.
+
+    Parameters
+    ----------
+    matrix : `numpy.ndarray`
+        Packed, ``(k (k + 1) / 2, pixels)``.
+    vector : `numpy.ndarray`
+        ``(k, pixels)``, or no rows where only inverses are wanted.
+    inverse, solution : `numpy.ndarray`
+        Shaped as these, to be filled.
+    weak : `numpy.ndarray`
+        bool ``(pixels,)``, to be filled: where something is not determined, or no number, and the inverse is none.
+    """
+    rows, total = matrix.shape
+    k = int(round((np.sqrt(8.0 * rows + 1.0) - 1.0) / 2.0))
+    factor, lower = np.empty((rows, _AT_ONCE)), np.empty((rows, _AT_ONCE))
+    scale, row, doubt = np.empty((k, _AT_ONCE)), np.empty(_AT_ONCE), np.empty(_AT_ONCE)
+    for begin in range(0, total, _AT_ONCE):
+        pixels = min(_AT_ONCE, total - begin)
+        _factor(matrix, begin, pixels, row, factor, scale, doubt)
+        for j in range(k):
+            lower[j * (j + 1) // 2 + j, :pixels] = factor[j * (j + 1) // 2 + j, :pixels]
+            for i in range(j + 1, k):
+                at = i * (i + 1) // 2
+                own = lower[at + j]
+                own[:pixels] = 0.0
+                for m in range(j, i):
+                    _subtract_product(own, factor[at + m], lower[m * (m + 1) // 2 + j], pixels)
+                _multiply(own, factor[at + i], pixels)
+        for i in range(k):
+            for j in range(i + 1):
+                out = inverse[i * (i + 1) // 2 + j, begin : begin + pixels]
+                _set_product(out, lower[i * (i + 1) // 2 + i], lower[i * (i + 1) // 2 + j], pixels)
+                for m in range(i + 1, k):
+                    _add_product(out, lower[m * (m + 1) // 2 + i], lower[m * (m + 1) // 2 + j], pixels)
+                _multiply(out, scale[i], pixels)
+                _multiply(out, scale[j], pixels)
+        for i in range(len(vector)):
+            right = vector[i, begin : begin + pixels]
+            for p in range(pixels):
+                row[p] = right[p]
+            for j in range(k):
+                at = i * (i + 1) // 2 + j if i >= j else j * (j + 1) // 2 + i
+                own, out = inverse[at, begin : begin + pixels], solution[j, begin : begin + pixels]
+                if i == 0:
+                    _set_product(out, own, row, pixels)
+                else:
+                    _add_product(out, own, row, pixels)
+        for p in range(pixels):
+            weak[begin + p] = doubt[p] > 0.0
