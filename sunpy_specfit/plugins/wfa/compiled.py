@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from functools import cache, lru_cache
+from importlib import import_module
 from types import ModuleType
 
 import numpy as np
@@ -17,7 +18,7 @@ from ...core.warnings import SpecfitWarning
 from .formulas import constants_of
 from .symmetry import fold, is_symmetric
 
-__all__ = ["compiled_flags", "quadratic_in_place"]
+__all__ = ["compiled", "compiled_flags", "quadratic_in_place"]
 
 # Fewer pixels are not worth waiting for a compiler, or for what it left on the disk.
 _WORTH_COMPILING = 2**12
@@ -37,7 +38,8 @@ def quadratic_in_place(model, x, data, weight, limit, dtype, *, intensity, cente
     pixels = data.values.shape[-1]
     if not suited or pixels < _WORTH_COMPILING or intensity.flat() is None or data.flat() is None:
         return None
-    return _run(
+    return compiled(
+        "loops",
         pixels,
         lambda loops: _look_at(loops, model, x, data, weight, limit, dtype, intensity, center, core, wing, **inputs),
     )
@@ -56,12 +58,19 @@ def compiled_flags(values, sigma, strongest, limits, bits) -> torch.Tensor | Non
         loops.flag(fields, errors, most, tuple(map(float, limits)), tuple(map(int, bits)), found.numpy())
         return found
 
-    return _run(rows[0][0].shape[-1], fill)
+    return compiled("loops", rows[0][0].shape[-1], fill)
 
 
-def _run(pixels: int, work):
-    """What a function of the loops returns; None where there are none, or fewer pixels than they are worth it for."""
-    if _failures or pixels < _WORTH_COMPILING or (loops := _loops()) is None:
+def compiled(name: str, pixels: int, work):
+    """What a function of a module of loops returns; None where there is none, or fewer pixels than it is worth for.
+
+    Parameters
+    ----------
+    name : {"loops", "profile_loops"}
+    pixels : int
+    work : callable
+    """
+    if _failures or pixels < _WORTH_COMPILING or (loops := _module(name)) is None:
         return None
     try:
         return work(loops)
@@ -73,12 +82,11 @@ def _run(pixels: int, work):
 
 
 @cache
-def _loops() -> ModuleType | None:
+def _module(name: str) -> ModuleType | None:
     try:
-        from . import loops
+        return import_module(f".{name}", __package__)
     except Exception:  # noqa: BLE001 - not installed, or no place to keep its code: there is another way
         return None
-    return loops
 
 
 def _look_at(

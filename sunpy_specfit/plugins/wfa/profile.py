@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from .compiled import compiled
+
 __all__ = ["LineWindow", "assign_samples"]
 
 # Pixels whose samples stay in the processor's cache.
@@ -83,8 +85,13 @@ class LineWindow:
         self.intensity = intensity if np.array_equal(order, np.arange(len(x))) else intensity[torch.as_tensor(order)]
         self.moment, self.extent = self._sums(order)
         self.reach = 0.5 * (self.x[-1] - self.x[0])
-        self.center = self._centers(intensity)
-        self.doppler_width = self._doppler_widths()
+        moment, depth, stretch = self._compiled_sums(order) or self._plain_sums(order)
+        self.depth = depth.double()
+        center = moment.double() / self.depth
+        # λ₀ = Σ λ (I_c - I) Δλ / Σ (I_c - I) Δλ
+        self.center = torch.where(center.abs() <= self.reach, center, rest - self.middle) + self.middle
+        width = stretch.double() * _DOPPLER
+        self.doppler_width = torch.where(width > 0, width.clamp_min(0.5 * self.spacing), 2 * self.spacing)
 
     @property
     def spacing(self) -> float:
@@ -117,23 +124,29 @@ class LineWindow:
         rows[:, order] = ends * (place * steps).sum() - place * steps, ends * steps.sum() - steps
         return rows[0], rows[1]
 
-    def _centers(self, intensity: torch.Tensor) -> torch.Tensor:
-        """λ₀ = Σ λ (I_c - I) Δλ / Σ (I_c - I) Δλ."""
-        # Both sums at once, in the precision of the data.
-        both = torch.as_tensor(np.stack([self.moment, self.extent])).to(intensity) @ intensity
-        moment, self.depth = both.double()
-        center = moment / self.depth
-        return torch.where(center.abs() <= self.reach, center, self.rest - self.middle) + self.middle
-
-    def _doppler_widths(self) -> torch.Tensor:
-        """From how far the line goes at half its depth: the longest stretch of a profile that is as deep, or deeper."""
+    def _plain_sums(self, order: np.ndarray):
+        """Both sums and the longest stretch at half depth, in the precision of the data."""
+        rows = torch.as_tensor(np.stack([self.moment, self.extent])[:, order]).to(self.intensity)
         steps = torch.as_tensor(np.diff(self.x)).to(self.intensity)[:, None]
         longest = self.intensity.new_empty(self.intensity.shape[1])
         for first in range(0, len(longest), _TOGETHER):
             light = self.intensity[:, first : first + _TOGETHER]
             longest[first : first + _TOGETHER] = _longest_stretch(light, steps)
-        width = longest.double() * _DOPPLER
-        return torch.where(width > 0, width.clamp_min(0.5 * self.spacing), 2 * self.spacing)
+        return *(rows @ self.intensity), longest
+
+    def _compiled_sums(self, order: np.ndarray):
+        """The same in one look at each spectrum; None where nothing is compiled."""
+        if self.intensity.device.type != "cpu":
+            return None
+        light = self.intensity.numpy()
+        rows = [row.astype(light.dtype) for row in (self.moment[order], self.extent[order], np.diff(self.x))]
+
+        def fill(loops):
+            found = np.empty((3, light.shape[1]), light.dtype)
+            loops.look_at(light, *rows, found)
+            return tuple(torch.as_tensor(found))
+
+        return compiled("profile_loops", light.shape[1], fill)
 
 
 def _longest_stretch(light: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:

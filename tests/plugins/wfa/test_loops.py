@@ -9,8 +9,10 @@ from sunpy_specfit import SpecfitWarning, WeakField
 from sunpy_specfit.core.setup import build_problem
 from sunpy_specfit.data import weak_field_cube
 from sunpy_specfit.plugins.wfa import compiled
+from sunpy_specfit.plugins.wfa.profile import LineWindow
 
 pytest.importorskip("numba")
+
 LINES = {"Fe I 6301.5": 6301.4995, "Fe I 6302.5": 6302.4931}
 AXIS = np.concatenate([place + np.linspace(-0.3, 0.3, 21) for place in LINES.values()])
 
@@ -39,7 +41,7 @@ def both(monkeypatch):
         monkeypatch.setattr(compiled, "_failures", [])
         plain = quadratics(cube, model, x)
         looked = []
-        loops = compiled._loops()
+        loops = compiled._module("loops")
 
         class Watched:
             READ, AT_ONCE, ROWS = loops.READ, loops.AT_ONCE, loops.ROWS
@@ -50,7 +52,7 @@ def both(monkeypatch):
                 loops.look_at(*arguments)
 
         monkeypatch.setattr(compiled, "_WORTH_COMPILING", 1)
-        monkeypatch.setattr(compiled, "_loops", lambda: Watched)
+        monkeypatch.setattr(compiled, "_module", {"loops": Watched}.get)
         fast = quadratics(cube, model, x)
         assert looked
         assert not compiled._failures
@@ -153,10 +155,35 @@ def test_where_numba_fails_the_plain_code_is_used_with_a_warning(cube, monkeypat
         def look_at(*arguments):
             raise EOFError("pickle data was truncated")
 
-    monkeypatch.setattr(compiled, "_loops", lambda: Damaged)
+    monkeypatch.setattr(compiled, "_module", {"loops": Damaged}.get)
     with pytest.warns(SpecfitWarning, match="plain code is: pickle data was truncated"):
         found = quadratics(cube, model)
     assert all(bool((own == other).all()) for own, other in zip(found, plain, strict=True))
     assert len(compiled._failures) == 1  # once is enough
     assert quadratics(cube, model)[0] is not None
     assert len(compiled._failures) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_compiled_loops_read_the_same_profiles(dtype, shuffled, monkeypatch):
+    random = np.random.default_rng(3)
+    x = np.sort(random.uniform(-0.5, 0.5, 27))
+    width, place = random.uniform(0.03, 0.2, 1500), random.uniform(-0.1, 0.1, 1500)
+    light = 1 - 0.6 * np.exp(-(((x[:, None] - place) / width) ** 2)) + 0.03 * random.standard_normal((27, 1500))
+    light[:, 0], light[4, 1], light[:, 2], light[:, 3] = 1.0, np.nan, np.nan, 2 - light[:, 3]
+    order = random.permutation(27) if shuffled else np.arange(27)
+    light = torch.as_tensor(light[order]).to(dtype)
+    monkeypatch.setattr(compiled, "_failures", [])
+    plain = LineWindow(x[order], 0.0, light)
+    monkeypatch.setattr(compiled, "_WORTH_COMPILING", 1)
+    fast = LineWindow(x[order], 0.0, light)
+    assert not compiled._failures
+    within = 1e-4 if dtype == torch.float32 else 1e-11
+    for name in ("center", "doppler_width", "depth"):
+        own, other = getattr(fast, name), getattr(plain, name)
+        assert torch.equal(own.isnan(), other.isnan()), name
+        # Of a line as deep as the noise any number may be the centre.
+        torch.testing.assert_close(own[4:], other[4:], rtol=within, atol=within, equal_nan=True)
+    torch.testing.assert_close(fast.doppler_width[:4], plain.doppler_width[:4], rtol=within, atol=within)
+    assert torch.equal(fast.doppler_width[:3], torch.full((3,), 2 * fast.spacing, dtype=torch.float64))
