@@ -13,6 +13,7 @@ from .curvature import Curvature
 from .effective_medium import medium_inverse
 from .factored import FactoredCovariance
 from .loss import excess
+from .map_sampler import MapSampler
 from .pixels import PixelBlock
 from .posterior import probe_inverse
 from .problem import FLOAT32_SIGNAL, Problem
@@ -42,6 +43,10 @@ class Outcome:
         int32 ``(pixels,)``.
     info, weights : dict
         What the solver tells, and weights it learned.
+    factored : list
+        Covariances in parts, with the pixels that each is of.
+    sampler : `MapSampler`, optional
+        The solver's own.
     """
 
     free: np.ndarray
@@ -53,6 +58,7 @@ class Outcome:
     info: dict
     weights: dict
     factored: list[tuple[np.ndarray, FactoredCovariance]] = field(default_factory=list)
+    sampler: MapSampler | None = None
 
     @classmethod
     def empty(cls, problem: Problem, *, factored: bool = False) -> Outcome:
@@ -240,6 +246,7 @@ def finish_whole(problem, solution, flags, outcome) -> None:
         finish_factored(problem.whole(), solution, np.arange(problem.n_pixels), outcome)
         outcome.n_valid[:] = problem.whole().n_valid.cpu().numpy()
         outcome.info.update(solution.info)
+        outcome.sampler = solution.sampler
         return
     problem = problem.with_learned(solution.weights)
     whole = problem.whole()

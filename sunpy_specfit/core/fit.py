@@ -16,6 +16,7 @@ from .engine import run
 from .factored import FactoredCovariance
 from .medium import check_media, in_medium_of
 from .members import as_cubes
+from .map_sampler import MapSampler
 from .metropolis import Metropolis
 from .model import Model
 from .mosaic import mosaic
@@ -352,9 +353,9 @@ def _result(problem: Problem, outcome, priors, solver, meta) -> FitResult:
     )
 
 
-def _sampler(problem: Problem, outcome) -> Metropolis | Perturbation | None:
+def _sampler(problem: Problem, outcome) -> Metropolis | MapSampler | None:
     if not problem.n_free or isinstance(outcome.covariance, FactoredCovariance):
-        return None
+        return outcome.sampler
     return Perturbation(problem, outcome.free) if problem.couples_pixels else Metropolis(problem)
 
 
