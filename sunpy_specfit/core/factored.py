@@ -171,7 +171,8 @@ class FactoredCovariance:
     def draws(self, n: int, rng: np.random.Generator, mean: np.ndarray) -> np.ndarray:
         """Draws about the solution ``mean`` ``(k, pixels)``: ``(n, k, pixels)``.
 
-        Each pixel by itself, but for what all share. A draw from the prior, corrected by what the data, with noise drawn too, say against it (Matheron's rule).
+        Each pixel by itself, but for what all share: a draw from the prior, corrected by what the data, with noise
+        drawn too, say against it (Matheron's rule).
         """
         root = torch.as_tensor(self.root)
         out = np.empty((n, *mean.shape))
@@ -195,13 +196,10 @@ class FactoredCovariance:
 
     def to_plain(self) -> dict:
         """Arrays by name, for a file."""
-        return {
-            "response": self.response,
-            "root": self.root,
-            "scale": self.scale,
-            "weight": self.weight,
-            "logarithm": bool(self.logarithm),
-        } | ({} if self.common is None else {"common": self.common})
+        arrays = {name: getattr(self, name) for name in ("response", "root", "scale", "weight", "common")}
+        return {name: array for name, array in arrays.items() if array is not None} | {
+            "logarithm": bool(self.logarithm)
+        }
 
     @classmethod
     def from_plain(cls, plain: Mapping) -> FactoredCovariance:

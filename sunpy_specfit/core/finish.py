@@ -276,12 +276,14 @@ def finish_whole(problem, solution, flags, outcome) -> None:
     status = status | _own_flags(problem, whole, free, covariance, np.arange(problem.n_pixels))
     # Without a sample of its own a pixel has what priors and neighbours say, and nothing where they are silent.
     empty = valid == 0
-    free, covariance = free.double().clone(), covariance.clone()
+    failed = ~torch.isfinite(free).all(0) & ~empty
+    free, covariance = torch.where(failed, torch.nan, free.double()), covariance.clone()
     if undetermined is not None:
         free[undetermined & empty] = torch.nan
     silent = torch.isnan(free).all(0)
     covariance[:, silent] = torch.nan
     status = torch.where(silent, flags, status)
+    status = torch.where(failed, status | int(Status.FAILED), status)
     outcome.free[:] = free.cpu().numpy()
     with np.errstate(over="ignore"):
         outcome.covariance[:] = covariance.cpu().numpy()

@@ -14,9 +14,10 @@ import torch
 from . import registry
 from .engine import run
 from .factored import FactoredCovariance
+from .gaussian import BoundGaussian
+from .map_sampler import MapSampler
 from .medium import check_media, in_medium_of
 from .members import as_cubes
-from .map_sampler import MapSampler
 from .metropolis import Metropolis
 from .model import Model
 from .mosaic import mosaic
@@ -293,6 +294,9 @@ def _local_solver(problem: Problem) -> Solver | None:
         return None
     classes = [registry.get("solver", name) for name in registry.available("solver")]
     local = [solver for solver in (cls() for cls in classes if not cls.whole_map) if solver.suits(problem) is None]
+    own = [pair for pair in problem.priors if isinstance(pair[0], BoundGaussian)]
+    if not local and 0 < len(own) < len(problem.priors):  # a start need not know of the others
+        return _local_solver(problem.with_priors(own))
     return max(local, key=lambda solver: solver.preference, default=None)
 
 

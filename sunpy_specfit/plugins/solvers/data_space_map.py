@@ -67,6 +67,8 @@ class DataSpaceMap(Solver):
             return reason.replace("data_space", "data_space_map").replace("levenberg_marquardt", "gauss_newton")
         instead = "use solver='gauss_newton'"
         own = [prior for prior, _ in problem.priors if not prior.couples_pixels]
+        if len(own) > 1:
+            return f"data_space_map knows no other prior of single pixels beside the Gaussian one; {instead}"
         if not own[0].logarithm:
             return f"data_space_map knows priors on the logarithm only; {instead}"
         if problem.mixes_pixels or bool(problem.shared.any()) or not problem.coupled_priors():
@@ -120,9 +122,7 @@ class DataSpaceMap(Solver):
         )
         sampler = MapDraws(replace(problem, _whole=None), own, covariance)
         free, status, leverage = (value.to(problem.device) for value in (here.free, status, leverage))
-        return Solution(
-            free=free, status=status, covariance=covariance, leverage=leverage, sampler=sampler, info=info
-        )
+        return Solution(free=free, status=status, covariance=covariance, leverage=leverage, sampler=sampler, info=info)
 
     def _search(self, problem, start: torch.Tensor) -> tuple[Place, torch.Tensor, dict]:
         """The place of the minimum, the square of each pixel's last step in sigma, and what it took."""

@@ -46,9 +46,8 @@ class MapDraws(MapSampler):
         return MapDraws(self.problem, self.root, self.covariance, self.pixels[pixels])
 
     def draw(self, n: int, seed: int) -> np.ndarray | None:
-        free, weight, response = (
-            torch.as_tensor(array) for array in (self.covariance.scale, self.covariance.weight, self.covariance.response)
-        )
+        known = self.covariance
+        free, weight, response = map(torch.as_tensor, (known.scale, known.weight, known.response))
 
         def factors(root):
             return seen_by_data(root, response, free, weight)

@@ -121,7 +121,6 @@ class Neighbours:
 
         return product
 
-
     def noise(self, free: torch.Tensor, z: torch.Tensor, generator: torch.Generator) -> torch.Tensor | None:
         """Noise like z whose covariance is the curvature of z's own prior and of all these.
 

@@ -98,9 +98,7 @@ def test_draws_vary_and_correlate_as_the_dense_posterior(name):
     assert np.all(np.abs(here - there) < 6 / np.sqrt(n))
     # The map's mean of each bin: what single pixels' draws cannot tell.
     mean = np.tile(np.eye(12), (12, 1)) / 12
-    np.testing.assert_allclose(
-        (away @ mean).var(0), (mean.T @ exact @ mean).diagonal(), rtol=6 * np.sqrt(2 / n)
-    )
+    np.testing.assert_allclose((away @ mean).var(0), (mean.T @ exact @ mean).diagonal(), rtol=6 * np.sqrt(2 / n))
 
 
 @pytest.mark.parametrize("name", ["smooth", "correlated"])
