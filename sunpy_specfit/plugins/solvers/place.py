@@ -70,7 +70,7 @@ class Place:
         neighbours = Neighbours(problem, root, free)
         if neighbours.alike:
             medium = Medium(problem, root, response, free, weight)
-            told, axes = torch.linalg.eigh(medium.information)
+            told, axes = torch.linalg.eigh(medium.known)
             axes = axes[:, told > _TOLD * medium.waves[:, 0, 0].min()]
             root, z = root @ axes, axes.T @ z
             neighbours = Neighbours(problem, root, free)
