@@ -121,7 +121,8 @@ class LogSystem:
             iterations += 1
             factor = system.jacobian(e, whitening)
             slope = data_space.pull(factor, residual) - here
-            if iterations > _GAUSS_NEWTON:
+            whole = iterations > _GAUSS_NEWTON
+            if whole:
                 step = system.newton(factor, slope, e, whitening * residual, damping)
             else:
                 step = _newton(factor, slope, damping)
@@ -131,6 +132,9 @@ class LogSystem:
             promised = (slope * step).sum(0)
             moved = data_space.apply(factor, step)
             told_gain = promised - 0.5 * (moved.square().sum(0) + step.square().sum(0))
+            if whole:  # by the curvature that the step was taken with, or a step too long seems to lose what it should
+                asked = e * (system.every.T @ (whitening * residual))
+                told_gain = told_gain + 0.5 * (asked * (self.root @ step).square()).sum(0)
             trial = here + step
             e_trial = (self.mean[:, None] + self.root @ trial).exp()
             there, residual_trial, whitening_trial = system.objective(trial, e_trial)
@@ -150,7 +154,8 @@ class LogSystem:
             done |= damping > 1e8
             calmer = torch.where(damping > 0.05, damping * 0.3, 0.0)
             firmer = (damping * torch.where(better, 2.0, 8.0)).clamp_min(0.5)
-            damping = torch.where(ratio > 0.75, calmer, torch.where(ratio > 0.25, damping, firmer))
+            good, fair = better & (ratio > 0.75), better & (ratio > 0.25)
+            damping = torch.where(good, calmer, torch.where(fair, damping, firmer))
             if bool(done.all()):
                 z[:, index] = here
                 converged[index] = damping < 1e8

@@ -210,3 +210,14 @@ def test_levenberg_marquardt_names_who_knows_logarithms(scene):
     bounded = specfit.fit(scene.images, model.bound(dem=(0, 1e24) * u.Unit("cm-5 K-1")))
     assert np.all(bounded["dem"].data > 0)
     assert np.all(np.isfinite(bounded["dem"].uncertainty.array))
+
+
+def test_bins_independent_of_each_other_converge_too():
+    # Where Gauss-Newton creeps, the step by all the curvature is longer than Gauss-Newton's own gain can tell.
+    scene = dem_scene("active_region", (32, 32), seed=101)
+    result = specfit.fit(
+        scene.images,
+        specfit.DEM(scene.responses, bins=np.logspace(5.7, 7.3, 33) * u.K),
+        priors=specfit.TemperaturePrior(order=0),
+    )
+    assert np.all(result.status.data & specfit.Status.CONVERGED)
