@@ -6,8 +6,8 @@ import numpy as np
 
 from .arguments import check_seed
 from .covariance import Propagation
+from .map_sampler import MapSampler
 from .metropolis import Metropolis
-from .perturbation import Perturbation
 from .sampling import derived_draws, displaced, draw
 from .status import Status
 
@@ -15,7 +15,7 @@ __all__ = ["draw_maps", "turned_draws"]
 
 
 def draw_maps(
-    propagation: Propagation, sampler: Metropolis | Perturbation | None, status: np.ndarray, n: int, seed: int
+    propagation: Propagation, sampler: Metropolis | MapSampler | None, status: np.ndarray, n: int, seed: int
 ) -> dict[str, np.ndarray]:
     """Draws of every fitted and derived quantity, key -> ``(n, [k,] pixels)``.
 
@@ -36,7 +36,7 @@ def draw_maps(
 
 def _parameters(propagation, sampler, status, n, seed) -> dict[str, np.ndarray]:
     bounds = propagation.layout.physical_bounds()
-    if isinstance(sampler, Perturbation):
+    if isinstance(sampler, MapSampler):
         moves = sampler.draw(n, seed)
         if moves is not None:
             return displaced(propagation, moves, *bounds)

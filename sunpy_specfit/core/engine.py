@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from ..numerics import packed
 from .finish import Outcome, finish_block, finish_whole
+from .gaussian import BoundGaussian
 from .pixels import PixelBlock
 from .problem import Problem
 from .restart import restart
@@ -104,12 +105,26 @@ def starts(problem: Problem, block: PixelBlock, index, init, previous, n_starts:
     if complete:
         found = torch.stack([given[j].expand(block.n_pixels) for j in range(block.n_free)])[None]
     else:
-        found = find_starts(block, n_starts if not given else 1)
+        found = _positive(problem, block, find_starts(block, n_starts if not given else 1))
         for column, value in given.items():
             found[:, column] = torch.where(torch.isfinite(value), value, found[:, column])
     if previous is not None:
         earlier = torch.where(torch.isfinite(previous), previous.to(found), found[0])
         found = torch.cat([earlier[None], found])
+    return found
+
+
+def _positive(problem: Problem, block: PixelBlock, found: torch.Tensor) -> torch.Tensor:
+    """Starts ``(starts, k, pixels)``, at the mean of priors on logarithms: from zero no step leads away."""
+    factor, _ = problem.layout.scales()
+    for prior, _ in block.priors:
+        if isinstance(prior, BoundGaussian) and prior.logarithm:
+            key = problem.layout.resolve(prior.quantity)
+            columns = problem.layout.columns.get(key, slice(0))
+            if columns.stop - (columns.start or 0) == len(prior.mean):
+                scale = torch.as_tensor(factor[problem.layout.rows[key]])
+                found[:, columns] = (prior.mean.exp() / scale).to(found)[:, None]
+                found = torch.minimum(found, block.upper)
     return found
 
 

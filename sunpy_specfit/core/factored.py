@@ -14,11 +14,13 @@ __all__ = ["FactoredCovariance"]
 
 # Pixels worked on at a time, so that their numbers stay in the processor's cache.
 _PIXELS = 4096
+# No draw is further from the solution than this, a natural logarithm.
+_LARGEST = 200.0
 
 
 @dataclass(frozen=True)
 class FactoredCovariance:
-    """C = D B (1 - Hᵀ (1 + H Hᵀ)⁻¹ H) Bᵀ D of each pixel, with H = W^½ R D B.
+    """C = D (B (1 - Hᵀ (1 + H Hᵀ)⁻¹ H) Bᵀ + S Sᵀ) D of each pixel, with H = W^½ R D B.
 
     A DEM of 32 bins has 528 covariances a pixel, and all of them follow from the few numbers kept here.
 
@@ -34,6 +36,8 @@ class FactoredCovariance:
         W ``(m, pixels)``: 1/sigma² of the data.
     logarithm : bool
         Whether the prior is about logarithms: draws are then positive.
+    common : `numpy.ndarray`, optional
+        S ``(k, q, pixels)``: by how much a pixel follows each of a few numbers that all pixels share.
     """
 
     response: np.ndarray
@@ -41,6 +45,7 @@ class FactoredCovariance:
     scale: np.ndarray
     weight: np.ndarray
     logarithm: bool
+    common: np.ndarray | None = None
 
     @property
     def n_pixels(self) -> int:
@@ -50,7 +55,8 @@ class FactoredCovariance:
     def __getitem__(self, index) -> FactoredCovariance:
         """Some of the pixels, ``covariance[..., pixels]``."""
         pixels = index[-1] if isinstance(index, tuple) else index
-        return replace(self, scale=self.scale[:, pixels], weight=self.weight[:, pixels])
+        common = None if self.common is None else self.common[..., pixels]
+        return replace(self, scale=self.scale[:, pixels], weight=self.weight[:, pixels], common=common)
 
     @classmethod
     def spread(cls, n_pixels: int, parts: Sequence[tuple[np.ndarray, FactoredCovariance]]) -> FactoredCovariance:
@@ -90,7 +96,10 @@ class FactoredCovariance:
         for part in self.pieces():
             scale, factor, lower = self.at(part)
             told = data_space.whiten(lower, torch.matmul(root, factor)).square().sum(0)
-            out[:, part] = (scale * (prior - told).clamp_min(0).sqrt()).numpy()
+            variance = (prior - told).clamp_min(0)
+            if self.common is not None:
+                variance = variance + torch.as_tensor(self.common[..., part]).double().square().sum(1)
+            out[:, part] = (scale * variance.sqrt()).numpy()
         return out
 
     def between(self, left: np.ndarray, right: np.ndarray, *, diagonal: bool) -> np.ndarray:
@@ -109,19 +118,28 @@ class FactoredCovariance:
             sides = []
             for gradient in (left, right):
                 own = torch.as_tensor(gradient if gradient.shape[-1] == 1 else gradient[..., part])
-                latent = torch.einsum("kr,akp->rap", root, own * scale)
+                own = own * scale
+                latent = torch.einsum("kr,akp->rap", root, own)
                 seen = data_space.whiten(lower, torch.einsum("mrp,rap->map", factor, latent))
-                sides.append((latent, seen))
+                shared = self._shared(own, part)
+                sides.append((latent, seen, shared))
                 if right is left:
                     sides.append(sides[0])
                     break
-            (a, sa), (b, sb) = sides
+            (a, sa, ca), (b, sb, cb) = sides
             if diagonal:
-                value = (a * b).sum(0) - (sa * sb).sum(0)
+                value = (a * b).sum(0) - (sa * sb).sum(0) + (ca * cb).sum(0)
             else:
                 value = torch.einsum("rap,rbp->abp", a, b) - torch.einsum("map,mbp->abp", sa, sb)
+                value += torch.einsum("qap,qbp->abp", ca, cb)
             out[..., part] = value.numpy()
         return out
+
+    def _shared(self, gradient: torch.Tensor, part: slice) -> torch.Tensor:
+        """What gradients ``(a, k, pixels)`` make of S, ``(q, a, pixels)``."""
+        if self.common is None:
+            return gradient.new_zeros((1, len(gradient), 1))
+        return torch.einsum("kqp,akp->qap", torch.as_tensor(self.common[..., part]).double(), gradient)
 
     def resolution(self, places: np.ndarray) -> np.ndarray:
         """How wide the answer at each place is smeared, the full width at half maximum in the places' unit.
@@ -153,10 +171,12 @@ class FactoredCovariance:
     def draws(self, n: int, rng: np.random.Generator, mean: np.ndarray) -> np.ndarray:
         """Draws about the solution ``mean`` ``(k, pixels)``: ``(n, k, pixels)``.
 
-        A draw from the prior, corrected by what the data, with noise drawn too, say against it (Matheron's rule).
+        Each pixel by itself, but for what all share: a draw from the prior, corrected by what the data, with noise
+        drawn too, say against it (Matheron's rule).
         """
         root = torch.as_tensor(self.root)
         out = np.empty((n, *mean.shape))
+        shared = None if self.common is None else rng.standard_normal((n, self.common.shape[1]))
         for part in self.pieces():
             scale, factor, lower = self.at(part)
             for number in range(n):
@@ -164,8 +184,10 @@ class FactoredCovariance:
                 noise = torch.as_tensor(rng.standard_normal((factor.shape[0], factor.shape[2])))
                 told = data_space.solve(lower, data_space.apply(factor, free) + noise)
                 away = (root @ (free - data_space.pull(factor, told))).numpy()
+                if shared is not None:
+                    away += np.einsum("kqp,q->kp", self.common[..., part], shared[number])
                 if self.logarithm:
-                    out[number, :, part] = mean[:, part] * np.exp(np.minimum(away, 200.0))
+                    out[number, :, part] = mean[:, part] * np.exp(np.minimum(away, _LARGEST))
                 else:
                     out[number, :, part] = mean[:, part] + scale.numpy() * away
         return out
@@ -174,16 +196,14 @@ class FactoredCovariance:
 
     def to_plain(self) -> dict:
         """Arrays by name, for a file."""
-        return {
-            "response": self.response,
-            "root": self.root,
-            "scale": self.scale,
-            "weight": self.weight,
-            "logarithm": bool(self.logarithm),
+        arrays = {name: getattr(self, name) for name in ("response", "root", "scale", "weight", "common")}
+        return {name: array for name, array in arrays.items() if array is not None} | {
+            "logarithm": bool(self.logarithm)
         }
 
     @classmethod
     def from_plain(cls, plain: Mapping) -> FactoredCovariance:
         """What `to_plain` gave."""
-        arrays = {name: np.array(plain[name]) for name in ("response", "root", "scale", "weight")}
+        names = ("response", "root", "scale", "weight", "common")
+        arrays = {name: np.array(plain[name]) for name in names if name in plain}
         return cls(**arrays, logarithm=bool(plain["logarithm"]))

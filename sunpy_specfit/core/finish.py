@@ -13,6 +13,7 @@ from .curvature import Curvature
 from .effective_medium import medium_inverse
 from .factored import FactoredCovariance
 from .loss import excess
+from .map_sampler import MapSampler
 from .pixels import PixelBlock
 from .posterior import probe_inverse
 from .problem import FLOAT32_SIGNAL, Problem
@@ -42,6 +43,10 @@ class Outcome:
         int32 ``(pixels,)``.
     info, weights : dict
         What the solver tells, and weights it learned.
+    factored : list
+        Covariances in parts, with the pixels that each is of.
+    sampler : `MapSampler`, optional
+        The solver's own.
     """
 
     free: np.ndarray
@@ -53,6 +58,7 @@ class Outcome:
     info: dict
     weights: dict
     factored: list[tuple[np.ndarray, FactoredCovariance]] = field(default_factory=list)
+    sampler: MapSampler | None = None
 
     @classmethod
     def empty(cls, problem: Problem, *, factored: bool = False) -> Outcome:
@@ -250,6 +256,7 @@ def finish_whole(problem, solution, flags, outcome) -> None:
         finish_factored(problem.whole(), solution, np.arange(problem.n_pixels), outcome)
         outcome.n_valid[:] = problem.whole().n_valid.cpu().numpy()
         outcome.info.update(solution.info)
+        outcome.sampler = solution.sampler
         return
     problem = problem.with_learned(solution.weights)
     whole = problem.whole()
@@ -279,12 +286,14 @@ def finish_whole(problem, solution, flags, outcome) -> None:
     status = status | _own_flags(problem, whole, free, covariance, np.arange(problem.n_pixels))
     # Without a sample of its own a pixel has what priors and neighbours say, and nothing where they are silent.
     empty = valid == 0
-    free, covariance = free.double().clone(), covariance.clone()
+    failed = ~torch.isfinite(free).all(0) & ~empty
+    free, covariance = torch.where(failed, torch.nan, free.double()), covariance.clone()
     if undetermined is not None:
         free[undetermined & empty] = torch.nan
     silent = torch.isnan(free).all(0)
     covariance[:, silent] = torch.nan
     status = torch.where(silent, flags, status)
+    status = torch.where(failed, status | int(Status.FAILED), status)
     outcome.free[:] = free.cpu().numpy()
     with np.errstate(over="ignore"):
         outcome.covariance[:] = covariance.cpu().numpy()

@@ -14,6 +14,8 @@ import torch
 from . import registry
 from .engine import run
 from .factored import FactoredCovariance
+from .gaussian import BoundGaussian
+from .map_sampler import MapSampler
 from .medium import check_media, in_medium_of
 from .members import as_cubes
 from .metropolis import Metropolis
@@ -292,6 +294,9 @@ def _local_solver(problem: Problem) -> Solver | None:
         return None
     classes = [registry.get("solver", name) for name in registry.available("solver")]
     local = [solver for solver in (cls() for cls in classes if not cls.whole_map) if solver.suits(problem) is None]
+    own = [pair for pair in problem.priors if isinstance(pair[0], BoundGaussian)]
+    if not local and 0 < len(own) < len(problem.priors):  # a start need not know of the others
+        return _local_solver(problem.with_priors(own))
     return max(local, key=lambda solver: solver.preference, default=None)
 
 
@@ -356,9 +361,9 @@ def _result(problem: Problem, outcome, priors, solver, meta) -> FitResult:
     )
 
 
-def _sampler(problem: Problem, outcome) -> Metropolis | Perturbation | None:
+def _sampler(problem: Problem, outcome) -> Metropolis | MapSampler | None:
     if not problem.n_free or isinstance(outcome.covariance, FactoredCovariance):
-        return None
+        return outcome.sampler
     return Perturbation(problem, outcome.free) if problem.couples_pixels else Metropolis(problem)
 
 

@@ -12,6 +12,8 @@ __all__ = ["BoundGaussian"]
 
 # Directions that together hold less than this part of the variance are left out.
 _LEAST = 1e-4
+# Of what pixels share, less than this part.
+_LEAST_SHARED = 0.01
 # The smallest number that a logarithm is taken of.
 _FLOOR = 1e-300
 
@@ -32,6 +34,9 @@ class BoundGaussian(BoundPrior):
         Whether it is the natural logarithm of the quantity that is Gaussian; the quantity is then positive.
     level : `torch.Tensor`, optional
         ``(pixels,)``: the size of the quantity in each pixel, in its unit.
+    shared : `torch.Tensor`, optional
+        ``(k, k)``: that part of the covariance which is the error of the mean, and the same in all pixels. Pixels by
+        themselves do not know the difference; maps do, for no averaging over pixels makes it smaller.
     """
 
     def __init__(
@@ -42,9 +47,10 @@ class BoundGaussian(BoundPrior):
         *,
         logarithm: bool = False,
         level: torch.Tensor | None = None,
+        shared: torch.Tensor | None = None,
     ):
         self.quantity, self.mean, self.covariance = quantity, mean, covariance
-        self.logarithm, self.level = logarithm, level
+        self.logarithm, self.level, self.shared = logarithm, level, shared
 
     def select(self, index) -> BoundGaussian:
         if self.level is None:
@@ -69,6 +75,24 @@ class BoundGaussian(BoundPrior):
         """B with B Bᵀ the covariance, ``(k, r)``; directions of next to no variance are left out."""
         values, vectors, dropped = self._eigen
         return (vectors[:, dropped:] * values[dropped:].sqrt()).contiguous()
+
+    @cached_property
+    def own_root(self) -> torch.Tensor:
+        """As `root`, of what pixels do not share."""
+        if self.shared is None:
+            return self.root
+        return BoundGaussian(self.quantity, self.mean, self.covariance - self.shared).root
+
+    @cached_property
+    def shared_root(self) -> torch.Tensor | None:
+        """A root of what pixels share, ``(k, q)``, of few columns; None where there is nothing."""
+        if self.shared is None:
+            return None
+        # By bins alike, however much larger the error is where no data tell.
+        size = self.shared.diagonal().clamp_min(1e-300).sqrt()
+        values, vectors = torch.linalg.eigh(self.shared / (size[:, None] * size))
+        few = values.clamp_min(0).cumsum(0) >= _LEAST_SHARED * values.sum()
+        return (size[:, None] * vectors[:, few] * values[few].sqrt()).contiguous()
 
     @cached_property
     def precision(self) -> torch.Tensor:

@@ -9,6 +9,7 @@ import torch
 
 from ..numerics import packed
 from .curvature import Curvature
+from .map_sampler import MapSampler
 from .problem import Problem
 
 __all__ = ["Perturbation"]
@@ -17,7 +18,7 @@ __all__ = ["Perturbation"]
 _ERROR = 1e-4
 
 
-class Perturbation:
+class Perturbation(MapSampler):
     """Draws from the Gaussian that the whole curvature describes, neighbours' errors in step with each other.
 
     H⁻¹ r has the covariance H⁻¹ if r has the covariance H, which is the sum of those of the data and of the priors:

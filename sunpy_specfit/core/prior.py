@@ -186,11 +186,14 @@ class AmongPixels:
         ``(pixels,)``.
     eigenvalues : `torch.Tensor`
         What A multiplies each cosine of the map with, ``(pixels,)``; above -1.
+    noise : callable
+        Takes maps ``(r, pixels)`` and a `torch.Generator`, and returns noise like the maps, of the covariance 1 + A.
     """
 
     product: Callable[[torch.Tensor], torch.Tensor]
     diagonal: torch.Tensor
     eigenvalues: torch.Tensor
+    noise: Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 
 
 @dataclass(frozen=True)

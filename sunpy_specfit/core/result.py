@@ -54,7 +54,7 @@ class FitResult(Mapping):
         What was used.
     meta : dict
         Provenance.
-    sampler : `Metropolis` or `Perturbation`, optional
+    sampler : `Metropolis` or `MapSampler`, optional
         Draws from the posterior itself, where the data are at hand and pixels are not coupled.
 
     Examples

@@ -97,9 +97,10 @@ def displaced(
     """
     layout = propagation.layout
     mean = np.concatenate([np.atleast_2d(propagation.values[key]) for key in layout.free_keys]).astype(float)
-    variances = [propagation.covariance_rows[packed_row(j, j)] for j in range(len(mean))]
     moves = np.clip(mean + moves, lower[:, None], upper[:, None]) - mean
-    moves = np.where(np.isinf(np.stack(variances)), np.nan, moves)
+    if not isinstance(propagation.covariance_rows, FactoredCovariance):  # behind which a prior tells all numbers
+        variances = [propagation.covariance_rows[packed_row(j, j)] for j in range(len(mean))]
+        moves = np.where(np.isinf(np.stack(variances)), np.nan, moves)
     return _moved(propagation, moves)
 
 

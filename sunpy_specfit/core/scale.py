@@ -37,6 +37,8 @@ __all__ = ["choose_scales"]
 # Where the quadratics are taken again at the maps of the scales found: rounds at the most, and by what factor a scale
 # may change in the last.
 _ROUNDS, _SAME = 4, 1.4
+# So few pixels, of a map that has none in most, tell next to nothing of a scale.
+_FEWEST = 32
 
 
 @dataclass
@@ -209,6 +211,14 @@ def _by_evidence(problem, automatic, models, free, known, coupled) -> tuple[list
         return None
     curves: list[dict[float, float]] = [{} for _ in scales.values]
     if bool(known.any()):
+        if int(known.sum()) < min(_FEWEST, known.numel() / 2):
+            warn(
+                f"only {int(known.sum())} of {known.numel()} pixels have data, too few to tell how maps vary: what was "
+                f"chosen for {' and '.join(type(prior).__name__ for prior in automatic)} is little more than a guess. "
+                "Give the scale or the length",
+                SpecfitWarning,
+                stacklevel=5,
+            )
         scales.values, curves = most_probable(
             scales.values, scales.largest, lambda values: scales.problem(problem, models, values), coupled, free
         )

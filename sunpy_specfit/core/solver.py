@@ -10,6 +10,7 @@ import torch
 
 from .arguments import Configurable
 from .factored import FactoredCovariance
+from .map_sampler import MapSampler
 
 if TYPE_CHECKING:
     from .curvature import Curvature
@@ -45,6 +46,9 @@ class Solution:
     curvature : `~sunpy_specfit.core.curvature.Curvature`, optional
         Of the whole problem at ``free``, or anywhere if it is the same everywhere, where the solver has it: the errors
         of coupled maps are found from it.
+    sampler : `~sunpy_specfit.core.map_sampler.MapSampler`, optional
+        Draws whole maps, where the covariance is factored and pixels are coupled; without it each pixel is drawn by
+        itself.
     weights : dict
         Learned weights of operators, or of the solver's own network.
     info : dict
@@ -60,6 +64,7 @@ class Solution:
     chi2: torch.Tensor | None = None
     final: bool = False
     curvature: Curvature | None = None
+    sampler: MapSampler | None = None
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
 

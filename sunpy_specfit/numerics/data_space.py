@@ -11,7 +11,7 @@ import torch
 
 from . import packed
 
-__all__ = ["apply", "cholesky", "gram", "pull", "solve", "trace_inverse", "whiten"]
+__all__ = ["apply", "cholesky", "diagonal_inverse", "gram", "pull", "solve", "trace_inverse", "whiten"]
 
 # From so many data on, LAPACK is quicker than an unrolled factorisation.
 _UNROLLED = 16
@@ -82,6 +82,11 @@ def whiten(lower: torch.Tensor, rows: torch.Tensor, *, transposed: bool = False)
 
 def trace_inverse(lower: torch.Tensor) -> torch.Tensor:
     """tr (1 + H Hᵀ)⁻¹ of each pixel."""
+    return diagonal_inverse(lower).sum(0)
+
+
+def diagonal_inverse(lower: torch.Tensor) -> torch.Tensor:
+    """The diagonal of (1 + H Hᵀ)⁻¹, ``(m, pixels)``."""
     m = packed.size(lower.shape[0])
     identity = torch.eye(m, dtype=lower.dtype, device=lower.device)[:, :, None].expand(m, m, lower.shape[-1])
-    return whiten(lower, identity).square().sum((0, 1))
+    return whiten(lower, identity).square().sum(0)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import astropy.units as u
 import torch
 
+from ..core.gaussian import BoundGaussian
 from ..core.grid import Grid
 from ..core.prior import BoundPrior, Prior, Quadratic
 from ..numerics.cosine_transform import cosine_transform
@@ -22,6 +23,7 @@ def check_prior(
     shape: tuple[int, ...] = (6, 7),
     kinds: Sequence[str] | None = None,
     maps: Mapping[str, torch.Tensor] | None = None,
+    beside: Sequence[BoundPrior] = (),
     seed: int = 0,
 ) -> None:
     """Hold a prior against the rules that solvers rely on.
@@ -29,7 +31,8 @@ def check_prior(
     Its energy must be finite and differentiable, at flat maps too, its gradient right (against finite differences), its
     quadratic form true to the energy's gradient, symmetric, positive semi-definite and with the right diagonal (and the
     right cosines where it tells them, on maps of more than four pixels along each axis); its proximal operator, if it
-    has one, must lead to the minimum; pixels must only be coupled by one that says so.
+    has one, must lead to the minimum; what it makes of a vector's Gaussian prior must be its energy, positive definite,
+    and as it tells; pixels must only be coupled by one that says so.
 
     Parameters
     ----------
@@ -41,6 +44,8 @@ def check_prior(
         The shape of the maps and the meaning of their axes, by default ``"space"`` for each.
     maps : mapping of str to `torch.Tensor`, optional
         Maps ``([k,] pixels)`` about which to check, by default random ones around 2 with a spread of 1.
+    beside : sequence of BoundPrior, optional
+        Other priors on its first quantity that it has to know of, such as the Gaussian one that it changes.
     seed : int
         For what is drawn.
 
@@ -90,6 +95,9 @@ def check_prior(
         bool(bound.couples_pixels) == bool(prior.couples_pixels),
         f"{who}.couples_pixels is {prior.couples_pixels} and that of what bind returns {bound.couples_pixels}",
     )
+    if beside:
+        first = next(iter(units))
+        bound = bound.beside([(other, first) for other in (bound, *beside)], first)
     generator = torch.Generator().manual_seed(seed)
 
     def draw(name):
@@ -110,6 +118,9 @@ def check_prior(
         )
     if type(bound).proximal is not BoundPrior.proximal:
         _check_proximal(who, bound, values, directions)
+    gaussian = next((other for other in beside if isinstance(other, BoundGaussian)), None)
+    if gaussian is not None and bound.among_pixels is not None:
+        _check_among(who, bound, gaussian, values, grid, generator)
     _check_flat(who, bound, values)
     _check_pixels(who, bound, values)
 
@@ -229,6 +240,36 @@ def _check_cosine(who: str, quadratic: Quadratic, values, direction, grid: Grid)
             f"{who}.quadratic: along some direction its cosine curvature for {name!r} is {found:.9g} where its matvec "
             f"has {expected:.9g}",
         )
+
+
+def _check_among(who: str, bound: BoundPrior, gaussian: BoundGaussian, values, grid: Grid, generator) -> None:
+    """½ zᵀ A z of the white numbers z is the energy, and 1 + A the curvature that is left."""
+    among = bound.among_pixels
+    z = gaussian.white(values)
+    energy, expected = float(bound.energy(values).sum()), float(0.5 * (z * among.product(z)).sum())
+    require(
+        abs(energy - expected) <= 1e-6 * abs(expected),
+        f"{who}.among_pixels: ½ zᵀ A z is {expected:.9g} where its energy is {energy:.9g}",
+    )
+    matrix = among.product(torch.eye(grid.size, dtype=torch.float64))
+    require(peak(matrix - matrix.T) <= 1e-10 * peak(matrix), f"{who}.among_pixels: its product is not symmetric")
+    require(
+        peak(matrix.diagonal() - among.diagonal) <= 1e-8 * peak(matrix),
+        f"{who}.among_pixels: its diagonal is not that of its product",
+    )
+    left = matrix + torch.eye(grid.size, dtype=torch.float64)
+    require(
+        bool((torch.linalg.eigvalsh(left) > 0).all()) and bool((among.eigenvalues > -1).all()),
+        f"{who}.among_pixels: 1 + A is not positive definite",
+    )
+    direction = torch.randn(grid.size, generator=generator, dtype=torch.float64)
+    like = z.new_empty((4096, grid.size))
+    found, expected = float((among.noise(like, generator) @ direction).var()), float(direction @ left @ direction)
+    require(
+        abs(found / expected - 1) < 0.15,  # six sigma and more
+        f"{who}.among_pixels: its noise has the variance {found:.4g} along some direction, where 1 + A has "
+        f"{expected:.4g}",
+    )
 
 
 def _check_proximal(who: str, bound: BoundPrior, values, directions) -> None:

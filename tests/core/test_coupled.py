@@ -397,3 +397,25 @@ def test_maps_of_a_vector_are_those_of_the_dense_system(order):
     assert np.abs(found.data.reshape(3, -1) - expected).max() < 0.01 * error.min()
     np.testing.assert_allclose(found.uncertainty.array.reshape(3, -1), error, rtol=0.2)
     assert np.all(np.isfinite(specfit.fit(cube, Bins(), specfit.Smooth("bins", order=order))["bins"].data))
+
+
+class Lost(specfit.Solver):
+    """Loses a pixel, and says that all is well."""
+
+    name = "lost"
+
+    def solve(self, problem, start):
+        free = start[0].clone()
+        free[:, 3] = torch.nan
+        status = torch.full((problem.n_pixels,), int(specfit.Status.CONVERGED), dtype=torch.int32)
+        return specfit.Solution(free=free, status=status)
+
+
+def test_what_is_not_a_number_has_not_converged():
+    cube = gaussian_cube((2, 3), seed=1)
+    result = specfit.fit(cube, specfit.Gaussian(195.119 * u.AA) + specfit.Polynomial(0), solver=Lost())
+    lost = result.status.data.ravel() & specfit.Status.FAILED > 0
+    assert lost.tolist() == [False, False, False, True, False, False]
+    assert np.array_equal(result.status.data.ravel() & specfit.Status.CONVERGED > 0, ~lost)
+    assert np.isnan(result["amplitude"].data.ravel()[3])
+    assert result["amplitude"].mask.ravel().tolist() == lost.tolist()

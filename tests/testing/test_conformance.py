@@ -11,6 +11,7 @@ from ndcube import NDCube
 import sunpy_specfit as specfit
 from sunpy_specfit import Parameter
 from sunpy_specfit.core import registry
+from sunpy_specfit.core.gaussian import BoundGaussian
 from sunpy_specfit.data import milne_eddington_cube, weak_field_cube
 from sunpy_specfit.testing import check_model, check_operator, check_prior, check_solver
 
@@ -29,6 +30,18 @@ UNITS = {"velocity": u.km / u.s, "width": u.AA}
 UNITS_OF_WIDTH = {"width": u.AA}
 POSITIVE = {"width": torch.linspace(0.5, 4, 42, dtype=torch.float64).sin() + 1.5}
 SCAN = ["time", "space", "space"]
+VECTOR = {
+    "units": {"dem": u.Unit("cm-5 K-1")},
+    "maps": {"dem": torch.linspace(0.5, 60, 126, dtype=torch.float64).sin().reshape(3, 42) + 1.5},
+    "beside": [
+        BoundGaussian(
+            "dem",
+            torch.tensor([0.2, 0.5, -0.1], dtype=torch.float64),
+            torch.tensor([[1.0, 0.4, 0.1], [0.4, 0.9, 0.3], [0.1, 0.3, 0.8]], dtype=torch.float64),
+            logarithm=True,
+        )
+    ],
+}
 
 T = np.geomspace(5e5, 2e7, 33) * u.K
 RESPONSES = {
@@ -112,6 +125,9 @@ PRIORS = [
     (specfit.Penalty("width", torch.distributions.Gamma(3.0, 1.0), unit=u.AA), {"units": UNITS}),
     (specfit.Penalty("width", torch.distributions.StudentT(3.0, 2.0, 0.4)), {"units": UNITS}),
     (specfit.Penalty(("velocity", "width"), lambda v, w: torch.cosh(v - w)), {"units": UNITS}),
+    (specfit.Correlated("dem", length=2.5), VECTOR),
+    (specfit.Correlated("dem", length=2.5, order=1), VECTOR),
+    (specfit.Correlated("dem", length=1.5, axes="time"), VECTOR | {"shape": (6, 7, 1), "kinds": SCAN}),
 ]
 SOLVERS = [
     (specfit.ClosedForm(), {}),
@@ -121,9 +137,9 @@ SOLVERS = [
     (specfit.LBFGS(), {}),
     (specfit.ProximalGradient(), {}),
 ]
-# They are about a vector with a prior of full covariance, which the kit's problems have not: these tests hold them
-# against dense matrices instead (tests/plugins/dem, tests/plugins/solvers/test_data_space*.py).
-ELSEWHERE = {"correlated", "temperature_prior", "data_space", "data_space_map"}
+# They learn from data or solve for a vector with a prior of full covariance, which the kit's problems have not: these
+# tests hold them against dense matrices instead (tests/plugins/dem, tests/plugins/solvers/test_data_space*.py).
+ELSEWHERE = {"temperature_prior", "data_space", "data_space_map"}
 METHODS = {"model": MODELS, "operator": OPERATORS, "prior": PRIORS, "solver": SOLVERS}
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from sunpy_specfit import Model, Operator, Parameter, Prior, Solver
-from sunpy_specfit.core.prior import BoundPrior, Quadratic
+from sunpy_specfit.core.gaussian import BoundGaussian
+from sunpy_specfit.core.prior import AmongPixels, BoundPrior, Quadratic
 from sunpy_specfit.core.solver import Solution
 from sunpy_specfit.core.status import Status
 from sunpy_specfit.testing import check_model, check_operator, check_prior, check_solver
@@ -354,6 +355,69 @@ PRIOR_MISTAKES = {
         "names and shapes",
     ),
 }
+
+
+class Joined(BoundPrior):
+    """Makes ½ zᵀ (1 + A) z of a vector's Gaussian ½ zᵀ z."""
+
+    couples_pixels = True
+    wrong: dict = {}
+
+    def __init__(self, shape):
+        self.shape, self.gaussian = shape, None
+        step = torch.eye(42, dtype=torch.float64).diff(dim=0)
+        self.matrix = step.T @ step
+
+    def beside(self, priors, quantity):
+        new = type(self)(self.shape)
+        new.gaussian = next(prior for prior, _ in priors if isinstance(prior, BoundGaussian))
+        return new
+
+    def energy(self, maps):
+        z = self.gaussian.white(maps)
+        return 0.5 * (z * (z @ self.matrix.to(z))).sum()
+
+    @property
+    def among_pixels(self):
+        root = torch.linalg.cholesky(self.matrix + torch.eye(42, dtype=torch.float64))
+
+        def noise(like, generator):
+            return torch.randn(like.shape, generator=generator, dtype=like.dtype) @ root.T
+
+        right = {
+            "product": lambda z: z @ self.matrix,
+            "diagonal": self.matrix.diagonal(),
+            "eigenvalues": torch.linalg.eigvalsh(self.matrix),
+            "noise": noise,
+        }
+        return AmongPixels(**(right | self.wrong))
+
+
+GAUSSIAN = BoundGaussian("dem", torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64), logarithm=True)
+AMONG_MISTAKES = {
+    "energy": ({"product": lambda z: 2 * z}, "where its energy is"),
+    "diagonal": ({"diagonal": torch.ones(42, dtype=torch.float64)}, "diagonal is not that of its product"),
+    "eigenvalues": ({"eigenvalues": torch.full((42,), -2.0, dtype=torch.float64)}, "not positive definite"),
+    "noise": (
+        {"noise": lambda like, generator: torch.randn(like.shape, generator=generator).to(like)},
+        "its noise has",
+    ),
+}
+
+
+def _joined(wrong):
+    maps = {"dem": torch.linspace(1, 9, 84, dtype=torch.float64).sin().reshape(2, 42) + 2}
+    check_prior(prior(variant(Joined, wrong=wrong)), units={"dem": u.K}, maps=maps, beside=[GAUSSIAN])
+
+
+def test_what_joins_the_pixels_of_a_gaussian_prior_passes():
+    _joined({})
+
+
+@pytest.mark.parametrize(("wrong", "sentence"), AMONG_MISTAKES.values(), ids=AMONG_MISTAKES)
+def test_mistakes_in_what_joins_pixels_are_named(wrong, sentence):
+    with pytest.raises(AssertionError, match=sentence):
+        _joined(wrong)
 
 
 @pytest.mark.parametrize(("made", "sentence"), PRIOR_MISTAKES.values(), ids=PRIOR_MISTAKES)

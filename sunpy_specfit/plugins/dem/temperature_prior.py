@@ -169,11 +169,11 @@ class TemperaturePrior(Prior):
         first = torch.as_tensor(shape + np.log(level))
         mean, uncertain, learned = first, torch.zeros_like(spread), None
 
-        def of_logarithm(scale: float, error=0.0) -> BoundGaussian:
+        def of_logarithm(scale: float, error=0.0, shared=None) -> BoundGaussian:
             own = torch.as_tensor(self._covariance(log_temperature, scale))
             if self.covariance is None or not logarithm:
                 own = (own + self.level_spread**2 if learned is None else learned) + error
-            return BoundGaussian(self.quantity, mean, own, logarithm=True)
+            return BoundGaussian(self.quantity, mean, own, logarithm=True, shared=shared)
 
         automatic = isinstance(self.scale, str) and self.covariance is None
         scale, curve = (_FIRST if automatic else self.scale if self.covariance is None else 1.0), {}
@@ -206,7 +206,9 @@ class TemperaturePrior(Prior):
                 starts[float(start)] = badness / len(evidence.pixels)
             better = ends[-1][0] < ends[0][0] - _APART * len(evidence.pixels)
             _, mean, uncertain, learned = ends[-1 if better else 0]
-        bound = partial(of_logarithm, error=uncertain)
+        # Of a mean that is not learned but taken, maps make what single pixels do.
+        shared = uncertain if learns_mean and self.covariance is None else None
+        bound = partial(of_logarithm, error=uncertain, shared=shared)
         if not logarithm:
             # In parts of each pixel's level: bins vary by a part of their mean, and a little where that is nothing.
             typical = (mean - mean.max()).exp()

@@ -160,7 +160,7 @@ class BoundCorrelated(BoundPrior):
             power = 1 + self.length**2 * diagonal
         else:  # a row of L is as many ones as neighbours, and their number
             power = 1 + 2 * self.length**2 * diagonal + self.length**4 * diagonal * (diagonal + 1)
-        return AmongPixels(self._product, self._variance * power - 1, self._waves)
+        return AmongPixels(self._product, self._variance * power - 1, self._waves, self._noise)
 
     def _product(self, z: torch.Tensor) -> torch.Tensor:
         root = self._root.to(z)
@@ -168,6 +168,15 @@ class BoundCorrelated(BoundPrior):
         for _ in range(self.order):
             out = self.steps.product(out).mul_(self.length**2).add_(out)
         return out.mul_(root).sub_(z)
+
+    def _noise(self, like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Of the covariance K⁻¹."""
+        out = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+        if self.order == 1:
+            out = out + self.length * self.steps.noise(like, generator)
+        else:
+            out = out + self.length**2 * self.steps.product(out)
+        return self._root.to(like) * out
 
     def energy(self, maps) -> torch.Tensor:
         if self.gaussian is None:

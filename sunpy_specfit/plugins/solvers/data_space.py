@@ -8,9 +8,12 @@ import torch
 
 from ...core.factored import FactoredCovariance
 from ...core.gaussian import BoundGaussian
+from ...core.quantities import Quantities
 from ...core.solver import Solution, Solver
 from ...core.status import Status
 from ...numerics import data_space, packed
+from .log_system import LogSystem
+from .penalty_rows import PenaltyRows, linear_rows
 
 __all__ = ["DataSpace"]
 
@@ -20,12 +23,6 @@ _PIXELS = 4096
 _SINGLE = 300.0
 # Where no datum stands this many sigma above nothing, the answer is the prior's.
 _FAINT = 3.0
-# No step changes a logarithm by more than this.
-_LONGEST = 4.0
-# Where Gauss-Newton has not converged after so many steps, the curvature that it leaves out counts.
-_GAUSS_NEWTON = 14
-# So many steps are taken on the logarithm of the data that stand this many sigma above nothing.
-_FAR_STEPS, _CLEAR = 3, 3.0
 
 
 class DataSpace(Solver):
@@ -33,8 +30,9 @@ class DataSpace(Solver):
 
     With a Gaussian prior of mean m and covariance B Bᵀ on the vector, or on its logarithm, the unknowns are m + B z
     with z ~ N(0, 1). A linear model is solved at once. On the logarithm, where positivity is exact, each step is the
-    Gauss-Newton step from where the last one ended, damped where the objective would rise. Bounded from below at zero,
-    without the logarithm, an active set is kept.
+    Gauss-Newton step from where the last one ended, damped where the objective would rise; other priors of single
+    pixels, such as a `Hinge`, may then act on what is linear in the vector, and count like data. Bounded from below at
+    zero, without the logarithm, an active set is kept.
 
     Parameters
     ----------
@@ -76,10 +74,14 @@ class DataSpace(Solver):
         return reason
 
     def suits(self, problem) -> str | None:
-        own = [prior for prior, _ in problem.priors if not prior.couples_pixels]
-        instead = "use solver='levenberg_marquardt'"
-        if len(own) != 1 or not isinstance(own[0], BoundGaussian):
+        own = [prior for prior, _ in problem.priors if isinstance(prior, BoundGaussian)]
+        logarithm = any(prior.logarithm for prior in own)
+        instead = f"use solver='{'gauss_newton' if logarithm else 'levenberg_marquardt'}'"
+        others = [names for prior, names in problem.priors if not prior.couples_pixels and prior not in own]
+        if len(own) != 1:
             return f"data_space needs one Gaussian prior with a full covariance on a vector, and no other; {instead}"
+        if others and not own[0].logarithm:
+            return f"data_space knows other priors beside one on the logarithm only; {instead}"
         if not problem.is_linear:
             return f"data_space needs a model that is linear in all that is free, and Gaussian noise; {instead}"
         layout = problem.layout
@@ -94,19 +96,28 @@ class DataSpace(Solver):
             return f"data_space keeps no upper bounds; {instead}"
         if own[0].logarithm and not bool((problem.lower == 0).all()):
             return f"a prior on the logarithm needs a lower bound of zero; {instead}"
+        for names in others:
+            if linear_rows(Quantities(layout, names, problem.physical_auxiliary), problem.transform) is None:
+                return (
+                    f"data_space knows priors on single quantities that are linear in {own[0].quantity!r} only, and "
+                    f"{' and '.join(map(repr, names))} is not; use solver='gauss_newton'"
+                )
         return None
 
     def solve(self, problem, start: torch.Tensor) -> Solution:
-        prior = problem.priors[0][0]
+        prior = next(prior for prior, _ in problem.priors if isinstance(prior, BoundGaussian))
+        others = [
+            (other, quantities.names[0], rows)
+            for other, quantities in problem.priors
+            if other is not prior and (rows := linear_rows(quantities, problem.transform)) is not None
+        ]
         term = problem.terms[0]
         _, columns = problem.select(slice(0, 1)).jacobian(start[0][:, :1])
         response = torch.stack([column[:, 0] for column in columns], 1).double().cpu()
         m = response.shape[0]
         if len(columns[0]) != m or term.data.ndim != 2:
             raise ValueError("data_space knows one Stokes parameter only")
-        if prior.logarithm:
-            method = self._logarithm
-        elif bool(torch.isfinite(problem.lower).any()):
+        if bool(torch.isfinite(problem.lower).any()):
             method = self._non_negative
         else:
             method = self._linear
@@ -115,11 +126,16 @@ class DataSpace(Solver):
         free = torch.empty((len(columns), pixels), dtype=torch.float64)
         chi2 = torch.empty(pixels, dtype=torch.float64)
         leverage, status = torch.empty_like(chi2), torch.empty(pixels, dtype=torch.int32)
-        most, begin = 0, start[0].double().cpu()
+        most, begin, roots = 0, start[0].double().cpu(), []
         for first in range(0, pixels, _PIXELS):
             part = slice(first, min(first + _PIXELS, pixels))
             inputs = (prior.select(part), response, data[:, part].double(), weight[:, part].double())
-            out = method(*inputs, begin[:, part]) if prior.logarithm else method(*inputs)
+            if prior.logarithm:
+                penalties = PenaltyRows(others).select(part) if others else None
+                *out, root = self._logarithm(*inputs, begin[:, part], penalties)
+                roots.append(root)
+            else:
+                out = method(*inputs)
             free[:, part], chi2[part], leverage[part], status[part], iterations = out
             most = max(most, iterations)
         faint = (data * weight.sqrt()).amax(0) < _FAINT
@@ -128,6 +144,9 @@ class DataSpace(Solver):
             scale = free
         else:
             scale = torch.ones((1, pixels)) if prior.level is None else prior.level[None]
+        if others:
+            response = torch.cat([response, PenaltyRows(others).response])
+            weight = torch.cat([weight.double(), torch.cat(roots, -1).square()])
         covariance = FactoredCovariance(
             response=response.numpy(),
             root=prior.root.numpy(),
@@ -162,7 +181,7 @@ class DataSpace(Solver):
 
     # -- the logarithm ---------------------------------------------------------------------------
 
-    def _logarithm(self, prior, response, data, weight, begin):
+    def _logarithm(self, prior, response, data, weight, begin, penalties: PenaltyRows | None):
         single = float((data.square() * weight).amax()) ** 0.5 < _SINGLE
         dtype = torch.float32 if single else torch.float64
         # In units of the prior's typical contribution nothing is beyond single precision.
@@ -171,7 +190,9 @@ class DataSpace(Solver):
         root = prior.root.to(dtype)
         whitening = weight.sqrt()
         response = response * math.exp(level)
-        scaled = _LogSystem(mean, root, response.to(dtype), (whitening * data).to(dtype), whitening.to(dtype))
+        if penalties is not None:
+            penalties = PenaltyRows(penalties.priors, math.exp(level))
+        scaled = LogSystem(mean, root, response.to(dtype), (whitening * data).to(dtype), whitening.to(dtype), penalties)
         z = None
         if bool((begin > 0).all()):
             z = torch.linalg.pinv(prior.root) @ (begin.log() - prior.mean[:, None])
@@ -182,10 +203,12 @@ class DataSpace(Solver):
         free = (x.double() + level).exp()
         light = (response / math.exp(level)) @ free
         chi2 = ((data - light).square() * weight).sum(0)
-        lower = data_space.cholesky(data_space.gram(scaled.jacobian(x.exp())))
-        leverage = response.shape[0] - data_space.trace_inverse(lower)
+        _, _, roots = scaled.objective(z, x.exp())
+        lower = data_space.cholesky(data_space.gram(scaled.jacobian(x.exp(), roots)))
+        m = len(response)
+        leverage = m - data_space.diagonal_inverse(lower)[:m].sum(0)
         status = torch.where(converged, int(Status.CONVERGED), int(Status.MAX_ITERATIONS)).to(torch.int32)
-        return free, chi2, leverage, status, iterations
+        return free, chi2, leverage, status, iterations, roots[m:].double()
 
     # -- at or above zero ------------------------------------------------------------------------
 
@@ -250,132 +273,3 @@ def _scaled_gram(base: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
             torch.mul(scale[i], scale[j], out=out[packed.index(i, j)]).mul_(product[i, j])
         out[packed.index(i, i)] += 1.0
     return out
-
-
-def _newton(factor, slope, damping=0.0) -> torch.Tensor:
-    """((1 + damping) 1 + Hᵀ H)⁻¹ slope, by a system of the size of the data."""
-    lower = data_space.cholesky(data_space.gram(factor, damping))
-    told = data_space.solve(lower, data_space.apply(factor, slope))
-    return (slope - data_space.pull(factor, told)) / (1 + damping)
-
-
-class _LogSystem:
-    """½ |d - W^½ R exp(mean + B z)|² + ½ |z|² of some pixels."""
-
-    def __init__(self, mean, root, response, data, whitening):
-        self.mean, self.root, self.response, self.data, self.whitening = mean, root, response, data, whitening
-
-    def select(self, index) -> _LogSystem:
-        return _LogSystem(self.mean, self.root, self.response, self.data[:, index], self.whitening[:, index])
-
-    def jacobian(self, e: torch.Tensor) -> torch.Tensor:
-        """H ``(m, r, pixels)`` where the vector is ``e`` ``(k, pixels)``: one matrix product for all pixels."""
-        k, pixels = e.shape
-        moved = self.response[:, :, None] * e  # (m, k, pixels)
-        factor = torch.matmul(self.root.T, moved)
-        return factor.mul_(self.whitening[:, None])
-
-    def objective(self, z, e) -> tuple[torch.Tensor, torch.Tensor]:
-        residual = torch.addcmul(self.data, self.whitening, self.response @ e, value=-1)
-        return 0.5 * (residual.square().sum(0) + z.square().sum(0)), residual
-
-    def start(self) -> torch.Tensor:
-        """The prior's mean, moved up or down as a whole to where the data are."""
-        e = self.mean.exp()
-        expected = self.whitening * (self.response @ e)[:, None]
-        ones = torch.ones_like(self.mean)
-        along = self.root.T @ torch.linalg.lstsq(self.root @ self.root.T, ones[:, None], driver="gelsd").solution[:, 0]
-        ratio = (self.data.clamp_min(0.3) / expected.clamp_min(1e-30)).log()
-        trust = self.data.clamp_min(0.3).square() / (1 + self.data.clamp_min(0.3).square())
-        shift = (ratio * trust).sum(0) / trust.sum(0)
-        return along[:, None] * shift
-
-    def approach(self, z: torch.Tensor) -> torch.Tensor:
-        """Steps on the logarithms of the light where it stands above the noise: from afar these are nearly linear."""
-        clear = self.data > _CLEAR
-        logarithm = self.data.clamp_min(_CLEAR).log()
-        for _ in range(_FAR_STEPS):
-            e = (self.mean[:, None] + self.root @ z).exp()
-            light = (self.whitening * (self.response @ e)).clamp_min(1e-20)
-            gain = torch.where(clear, (self.data / light).clamp(0.01, 100.0), 1.0)
-            residual = torch.where(clear, self.data * (logarithm - light.log()), self.data - light)
-            factor = self.jacobian(e).mul_(gain[:, None])
-            step = _newton(factor, data_space.pull(factor, residual) - z)
-            longest = (self.root @ step).abs().amax(0)
-            z = z + step * (_LONGEST / longest.clamp_min(1e-30)).clamp_max(1.0)
-        return torch.where(torch.isfinite(z), z, 0.0)
-
-    def newton(self, factor, slope, e, residual, damping) -> torch.Tensor:
-        """The step with the true curvature, that of exp with it, where Gauss-Newton's converges slowly.
-
-        Systems of the size of the root: for the few pixels that need it.
-        """
-        weighted = self.response.T @ (self.whitening * residual)  # what the data ask of each unknown
-        bend = torch.einsum("kr,kp,ks->prs", self.root, e * weighted, self.root)
-        bowl = torch.einsum("mrp,msp->prs", factor, factor)
-        eye = torch.eye(factor.shape[1], dtype=factor.dtype, device=factor.device)
-        flat = bowl + eye * (1 + damping)[:, None, None]
-        lower, failed = torch.linalg.cholesky_ex(flat - bend)
-        if bool(failed.any()):
-            lower = torch.where((failed > 0)[:, None, None], torch.linalg.cholesky_ex(flat)[0], lower)
-        return torch.cholesky_solve(slope.T[..., None], lower)[..., 0].T
-
-    def minimise(self, max_iterations: int, tolerance: float, z: torch.Tensor | None = None):
-        if z is None:
-            z = self.start()
-            near = self.approach(z)
-            energies = [self.objective(one, (self.mean[:, None] + self.root @ one).exp())[0] for one in (z, near)]
-            z = torch.where(energies[1] < energies[0], near, z)
-        pixels = z.shape[-1]
-        converged = torch.zeros(pixels, dtype=torch.bool, device=z.device)
-        index = torch.arange(pixels, device=z.device)
-        system, here = self, z
-        e = (self.mean[:, None] + self.root @ here).exp()
-        energy, residual = system.objective(here, e)
-        damping = torch.zeros(pixels, dtype=z.dtype, device=z.device)
-        iterations = 0
-        while iterations < max_iterations:
-            iterations += 1
-            factor = system.jacobian(e)
-            slope = data_space.pull(factor, residual) - here
-            if iterations > _GAUSS_NEWTON:
-                step = system.newton(factor, slope, e, residual, damping)
-            else:
-                step = _newton(factor, slope, damping)
-            change = self.root @ step
-            shorten = (_LONGEST / change.abs().amax(0).clamp_min(1e-30)).clamp_max(1.0)
-            step = step * shorten
-            promised = (slope * step).sum(0)
-            moved = data_space.apply(factor, step)
-            told_gain = promised - 0.5 * (moved.square().sum(0) + step.square().sum(0))
-            trial = here + step
-            e_trial = (self.mean[:, None] + self.root @ trial).exp()
-            there, residual_trial = system.objective(trial, e_trial)
-            eps = 4 * torch.finfo(z.dtype).eps
-            better = there <= energy * (1 + eps)
-            ratio = (energy - there + eps * energy) / (told_gain + eps * energy)
-            here = torch.where(better, trial, here)
-            e = torch.where(better, e_trial, e)
-            residual = torch.where(better, residual_trial, residual)
-            energy = torch.where(better, there, energy)
-            done = better & (promised * (1 + damping) <= tolerance**2) & (shorten == 1)
-            # A step that gains nothing more than round-off is the last.
-            unseen = eps * (energy + (residual * system.data).abs().sum(0))
-            done |= promised * (1 + damping) <= unseen.clamp_min((tolerance * 0.1) ** 2)
-            done |= damping > 1e8
-            calmer = torch.where(damping > 0.05, damping * 0.3, 0.0)
-            firmer = (damping * torch.where(better, 2.0, 8.0)).clamp_min(0.5)
-            damping = torch.where(ratio > 0.75, calmer, torch.where(ratio > 0.25, damping, firmer))
-            if bool(done.all()):
-                z[:, index] = here
-                converged[index] = damping < 1e8
-                return z, iterations, converged
-            if int(done.sum()) * 3 >= len(done):
-                left = (~done).nonzero()[:, 0]
-                z[:, index[done]] = here[:, done]
-                converged[index[done]] = damping[done] < 1e8
-                system, index = system.select(left), index[left]
-                here, e, residual = here[:, left], e[:, left], residual[:, left]
-                energy, damping = energy[left], damping[left]
-        z[:, index] = here
-        return z, iterations, converged

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from ...core.factored import FactoredCovariance
@@ -10,6 +12,7 @@ from ...core.solver import Solution, Solver
 from ...core.status import Status
 from ...numerics import data_space
 from .data_space import DataSpace
+from .map_draws import MapDraws
 from .place import Place
 
 __all__ = ["DataSpaceMap"]
@@ -29,7 +32,8 @@ class DataSpaceMap(Solver):
 
     Gauss-Newton on the numbers z of unit prior variance, of which the logarithm is m + B z; each step by conjugate
     gradients for the whole map, preconditioned by systems as large as the data, one a pixel. Errors take the neighbours
-    as a homogeneous medium: what they add to a pixel's own precision is that of an endless map of average pixels.
+    as a homogeneous medium: what they add to a pixel's own precision is that of an endless map of average pixels. The
+    error of a learned mean, which all pixels share, is solved for as the map is, and so are draws of whole maps.
 
     Parameters
     ----------
@@ -64,6 +68,8 @@ class DataSpaceMap(Solver):
             return reason.replace("data_space", "data_space_map").replace("levenberg_marquardt", "gauss_newton")
         instead = "use solver='gauss_newton'"
         own = [prior for prior, _ in problem.priors if not prior.couples_pixels]
+        if len(own) > 1:
+            return f"data_space_map knows no other prior of single pixels beside the Gaussian one; {instead}"
         if not own[0].logarithm:
             return f"data_space_map knows priors on the logarithm only; {instead}"
         if problem.mixes_pixels or bool(problem.shared.any()) or not problem.coupled_priors():
@@ -101,7 +107,9 @@ class DataSpaceMap(Solver):
         here, length, info = self._search(problem, start[0])
         status = torch.full((problem.n_pixels,), int(Status.MAX_ITERATIONS), dtype=torch.int32)
         status[length <= self.tolerance**2] = int(Status.CONVERGED)
-        root = here.medium(here.prior.root).effective_root()
+        own = here.prior.own_root
+        root = here.medium(own).effective_root()
+        common = None if here.prior.shared_root is None else here.shifted(here.prior.shared_root).float().numpy()
         leverage = torch.empty_like(length)
         for part, factor in here.factors(root):
             leverage[part] = len(factor) - data_space.trace_inverse(data_space.cholesky(data_space.gram(factor)))
@@ -111,9 +119,11 @@ class DataSpaceMap(Solver):
             scale=here.free.numpy(),
             weight=here.weight.numpy(),
             logarithm=True,
+            common=common,
         )
+        sampler = MapDraws(replace(problem, _whole=None), own, covariance)
         free, status, leverage = (value.to(problem.device) for value in (here.free, status, leverage))
-        return Solution(free=free, status=status, covariance=covariance, leverage=leverage, info=info)
+        return Solution(free=free, status=status, covariance=covariance, leverage=leverage, sampler=sampler, info=info)
 
     def _search(self, problem, start: torch.Tensor) -> tuple[Place, torch.Tensor, dict]:
         """The place of the minimum, the square of each pixel's last step in sigma, and what it took."""

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from ...core.gaussian import BoundGaussian
 from ...core.pixels import chosen
 from ...core.solver import Solution, Solver
 from ...core.status import Status
@@ -67,6 +68,14 @@ class LevenbergMarquardt(Solver):
             return (
                 "levenberg_marquardt fits pixel by pixel, and a prior, an operator or a shared parameter couples the "
                 "pixels here; use solver='gauss_newton' (or 'adam', 'lbfgs')"
+            )
+        return self.suits(problem)
+
+    def suits(self, problem) -> str | None:
+        if any(isinstance(prior, BoundGaussian) and prior.logarithm for prior, _ in problem.priors):
+            return (
+                "levenberg_marquardt steps in the numbers themselves, and stops short where a prior is on their "
+                "logarithm: use solver='data_space' (or 'gauss_newton', beside priors that it does not know)"
             )
         return None
 

@@ -13,6 +13,8 @@ __all__ = ["Medium", "inverse_root", "seen_by_data"]
 
 # So many waves stand for all of a map, half of them the lowest.
 _WAVES = 2048
+# How often, at the most, a medium of which pixels lack data is improved, and by what part of itself in the last.
+_ROUNDS, _SAME = 30, 1e-2
 # Pixels worked on at a time.
 _PIXELS = 2048
 
@@ -44,8 +46,10 @@ class Medium:
 
     Attributes
     ----------
+    known : `torch.Tensor`
+        What the data of a pixel that has any know of its white numbers, on the average, ``(r, r)``.
     information : `torch.Tensor`
-        What the data of a pixel know of its white numbers, on the average, ``(r, r)``.
+        What those of all pixels would have to know alike, for the medium to be as the map is.
     """
 
     def __init__(self, problem, root, response, free, weight):
@@ -54,11 +58,29 @@ class Medium:
         for _, seen in seen_by_data(root, response, free, weight):
             rows = seen.permute(1, 0, 2).flatten(1)
             total += rows @ rows.T
-        self.information = total / max(int((weight.sum(0) > 0).sum()), 1)
+        known = int((weight.sum(0) > 0).sum())
+        self.known = self.information = total / max(known, 1)
         self.eye = torch.eye(root.shape[1], dtype=root.dtype)
         # The precision that the priors alone give each wave, and what part of all waves are like it.
         waves, self.share = Neighbours(problem, root, free).waves(free, _WAVES)
         self.waves = self.eye + waves
+        if 0 < known < free.shape[1]:
+            self._empty_some(known / free.shape[1])
+
+    def _empty_some(self, part: float) -> None:
+        """Make a medium for pixels of which only a part have data.
+
+        In it, a pixel with data or without has, on the average, the medium's own covariance: the coherent-potential
+        approximation (Soven 1967, https://doi.org/10.1103/PhysRev.156.809).
+        """
+        self.information = part * self.known
+        for _ in range(_ROUNDS):
+            around, before = self.precision(), self.information
+            mean = part * torch.linalg.inv(around + self.known) + (1 - part) * torch.linalg.inv(around)
+            self.information = torch.linalg.inv(mean) - around
+            self.information = 0.5 * (self.information + self.information.T)
+            if float((self.information - before).norm()) <= _SAME * float(before.norm()):
+                break
 
     def covariance(self) -> torch.Tensor:
         """Of a pixel's white numbers: the mean of (information + precision of the wave)⁻¹ over all waves."""

@@ -31,10 +31,10 @@ class Neighbours:
     """
 
     def __init__(self, problem, root: torch.Tensor, free: torch.Tensor):
-        self.root = root
+        self.root, self._priors = root, problem.coupled_priors()
         eye, joined = torch.eye(root.shape[1], dtype=root.dtype), root.T @ root
         self.parts, self.others = [], []
-        for prior, (name, *_) in problem.coupled_priors():
+        for prior, (name, *_) in self._priors:
             if (among := prior.among_pixels) is not None:
                 self.parts.append((eye, among.product, among.diagonal, among.eigenvalues))
                 continue
@@ -120,6 +120,26 @@ class Neighbours:
             return out
 
         return product
+
+    def noise(self, free: torch.Tensor, z: torch.Tensor, generator: torch.Generator) -> torch.Tensor | None:
+        """Noise like z whose covariance is the curvature of z's own prior and of all these.
+
+        None where one of them does not tell it.
+        """
+        among = [prior.among_pixels for prior, _ in self._priors if prior.among_pixels is not None]
+        if len(among) > 1:  # which make one curvature, and not a sum of two
+            return None
+        if among:
+            out = among[0].noise(z, generator)
+        else:
+            out = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
+        for prior, (name, *_) in self._priors:
+            if prior.among_pixels is None:
+                noise = prior.quadratic({name: free}).noise
+                if noise is None:
+                    return None
+                out = out.addmm(self.root.T, free * noise(generator)[name])
+        return out
 
 
 def _groups(count: int, most: int) -> torch.Tensor:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
 from ...core.gaussian import BoundGaussian
 from ...numerics import data_space
-from ...numerics.conjugate_gradient import conjugate_gradient
-from .cosine_preconditioner import CosinePreconditioner
-from .medium import Medium, inverse_root, seen_by_data
+from .map_system import AlikeSystem, JoinedSystem, map_system
+from .medium import Medium, seen_by_data
 from .neighbours import Neighbours
 
 __all__ = ["Place"]
 
-# Each step is found to this part of itself; the next ones improve on it.
-_EXACT = 0.15
-# Where that is cheap, to this.
-_EXACT_ALIKE = 0.05
+# What all pixels share of an error is found to this part of itself.
+_SHARED = 0.05
 # Directions of which the data of all pixels together say less than this part of what the priors do stay as they are.
 _TOLD = 1e-3
 
@@ -72,7 +70,7 @@ class Place:
         neighbours = Neighbours(problem, root, free)
         if neighbours.alike:
             medium = Medium(problem, root, response, free, weight)
-            told, axes = torch.linalg.eigh(medium.information)
+            told, axes = torch.linalg.eigh(medium.known)
             axes = axes[:, told > _TOLD * medium.waves[:, 0, 0].min()]
             root, z = root @ axes, axes.T @ z
             neighbours = Neighbours(problem, root, free)
@@ -102,67 +100,40 @@ class Place:
         ``near`` the minimum all the curvature counts, that of exp with it, where neighbours hold all numbers alike:
         maps that are free to rise as a whole would else creep.
 
-        In z = shared · v the prior and what neighbours hold are of unit curvature, on the average. Single precision is
-        enough for a step: how far it leads is measured in double.
+        How far a step leads is measured in double precision.
         """
         own = slice(None) if few is None else few
         asked = (self.response.T @ self.residual[:, own]).mul_(self.free[:, own])
         gradient = self.z[:, own] + self.slope[:, own] - self.root.T @ asked
-        if few is None and self.neighbours.alike:
-            return self._step_alike(gradient, asked if near else None, damping)
-        shared = inverse_root(torch.eye(len(self.z), dtype=self.z.dtype) + self.neighbours.held(self.free))
-        root = (self.root @ shared).float()
-        right = -(shared.T @ gradient).float()
-        # The preconditioner is 1 + Hᵀ H of each pixel, the inverse of which is 1 - Kᵀ K.
-        pieces = [
-            (part, data_space.whiten(data_space.cholesky(data_space.gram(factor, damping)), factor))
-            for part, factor in self.factors(root, few)
-        ]
-        shape = right.shape
-
-        def precondition(v):
-            out = v.reshape(shape).clone()
-            for part, factor in pieces:
-                here = out[:, part]
-                here.sub_(data_space.pull(factor, (factor * here).sum(1)))
-            return out.div_(1 + damping).reshape(-1)
-
         if few is not None:
-            return shared @ precondition(right.reshape(-1)).double().reshape(shape), 0
-        lack = (shared.T @ shared - torch.eye(len(shared), dtype=shared.dtype)).float()
-        held = self.neighbours.curvature(self.free.float(), root, shared.float())
+            factors = partial(self.factors, few=few)
+            return JoinedSystem(self.neighbours, self.free, factors, damping).alone(-gradient), 0
+        return self.system(damping, asked if near and self.neighbours.alike else None).solve(-gradient)
 
-        def product(v):
-            """The curvature less the preconditioner's."""
-            v = v.reshape(shape)
-            return held(v).addmm_(lack, v).reshape(-1)
+    def system(self, damping: float = 0.0, bend: torch.Tensor | None = None) -> AlikeSystem | JoinedSystem:
+        """The curvature of all pixels here, of Gauss and Newton, less that of exp, ``bend``, where it is given."""
+        return map_system(self.problem.grid.shape, self.neighbours, self.free, self.factors, damping, bend)
 
-        solved = conjugate_gradient(
-            product, right.reshape(-1), preconditioner=precondition, tolerance=_EXACT, max_iterations=200, split=True
-        )
-        return shared @ solved.x.double().reshape(shape), solved.iterations
+    def shifted(self, means: torch.Tensor) -> torch.Tensor:
+        """By how much the logarithms of the solution follow a shift of the prior's mean, all pixels together.
 
-    def _step_alike(
-        self, gradient: torch.Tensor, bend: torch.Tensor | None, damping: float
-    ) -> tuple[torch.Tensor, int]:
-        """The step where neighbours hold all numbers alike."""
-        shape, firm, root = gradient.shape, 1 + damping, self.root.float()
-        bend = None if bend is None else bend.float()
-        waves = firm * (1 + self.neighbours.eigenvalues())
-        near = CosinePreconditioner(self.problem.grid.shape, waves, self.factors(root))
+        Neighbours, of which priors take differences, do not feel it.
 
-        def product(v):
-            v = v.reshape(shape)
-            out = near.data_product(v).add_(v, alpha=firm).add_(self.neighbours.product(v), alpha=firm)
-            if bend is not None:
-                out.addmm_(root.T, bend * (root @ v), alpha=-1)
-            return out.reshape(-1)
+        Parameters
+        ----------
+        means : `torch.Tensor`
+            Shifts ``(k, q)``.
 
-        solved = conjugate_gradient(
-            product,
-            -gradient.float().reshape(-1),
-            preconditioner=lambda v: near(v.reshape(shape)).reshape(-1),
-            tolerance=_EXACT_ALIKE,
-            max_iterations=200,
-        )
-        return solved.x.double().reshape(shape), solved.iterations
+        Returns
+        -------
+        `torch.Tensor`
+            ``(k, q, pixels)``.
+        """
+        system, found = self.system(), []
+        for mean in means.T:
+            right = torch.empty_like(self.z)
+            for part, factor in self.factors(self.root):
+                seen = self.weight[:, part].sqrt() * (self.response @ (self.free[:, part] * mean[:, None]))
+                right[:, part] = data_space.pull(factor, seen)
+            found.append(mean[:, None] - self.root @ system.solve(right, _SHARED)[0])
+        return torch.stack(found, 1)

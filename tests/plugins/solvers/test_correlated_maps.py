@@ -8,6 +8,7 @@ from scipy.optimize import minimize
 
 import sunpy_specfit as specfit
 from sunpy_specfit.core.grid import Grid
+from sunpy_specfit.core.warnings import SpecfitWarning
 from sunpy_specfit.data import dem_scene
 from sunpy_specfit.plugins.priors.differences import Differences
 from sunpy_specfit.plugins.solvers.cosine_preconditioner import CosinePreconditioner
@@ -198,3 +199,24 @@ def test_no_length_is_longer_than_what_is_asked_for():
 def test_solvers_that_know_no_such_prior_say_so():
     with pytest.raises(ValueError, match="gauss_newton"):
         fit(dem_scene("quiet_sun", (3, 3)), specfit.Correlated("dem", length=2), solver="gauss_newton")
+
+
+def test_where_most_pixels_are_masked_the_evidence_is_still_that_of_dense_matrices():
+    scene = dem_scene("active_region", (8, 8), seed=3, exposure=0.1)
+    keep = np.zeros((8, 8), bool)
+    keep[[0, 1, 1, 3, 5, 6, 7, 4], [1, 1, 6, 3, 5, 5, 0, 7]] = True
+    mask = dict.fromkeys(scene.images, ~keep)
+    with pytest.warns(SpecfitWarning, match="only 8 of 64 pixels have data"):
+        told = fit(scene, specfit.Correlated("dem"), mask=mask).meta["prior_scales"]["correlated:dem"]
+
+    def dense(length):
+        result = fit(scene, specfit.Correlated("dem", length=length), mask=mask)
+        exact, dem = Dense(result), result["dem"].data.reshape(12, -1)
+        exact.sigma = np.where(keep.ravel(), exact.sigma, np.inf)
+        volume = np.linalg.slogdet(exact.hessian(dem))[1] - np.linalg.slogdet(exact.precision)[1]
+        return 2 * exact.objective(np.log(dem).T.reshape(-1))[0] + volume
+
+    exact, found = np.array([dense(length) for length in told["tried"]]), np.array(told["evidence"])
+    best = told["tried"].index(told["scale"])
+    np.testing.assert_allclose(found - found[best], exact - exact[best], rtol=0.2, atol=4)
+    assert exact[best] - exact.min() < 4

@@ -145,3 +145,79 @@ def test_what_it_does_not_solve_is_refused_with_a_sentence(scene):
             specfit.DEM(scene.responses, bins=BINS).bound(dem=(0, 1e24)),
             solver="data_space",
         )
+
+
+MEAN = 1e21 * np.exp(-0.5 * ((np.linspace(5.75, 7.25, 16) - 6.2) / 0.4) ** 2) * u.Unit("cm-5 K-1")
+
+
+@pytest.mark.parametrize("name", ["emission_measure", "dem"])
+def test_a_soft_limit_beside_the_prior_on_the_logarithm_is_kept(scene, name):
+    prior = specfit.TemperaturePrior(scale=1.0, order=1, mean=MEAN)
+    free = specfit.fit(scene.images, specfit.DEM(scene.responses, bins=BINS), priors=prior)[name]
+    upper = np.median(free.data if name == "emission_measure" else free.data.max(0)) * free.unit
+    hinge = specfit.Hinge(name, upper=upper, scale=0.1 * upper)
+    result = specfit.fit(scene.images, specfit.DEM(scene.responses, bins=BINS), priors=[hinge, prior])
+    assert result.meta["solver"] == "DataSpace()"
+    assert np.all(result.status.data == specfit.Status.CONVERGED)
+    model, cube = result._layout.components[0], result._canvases[0].cube
+    bound = next(p for p in result._priors if p.name == "temperature_prior")._bound
+    mean, precision = bound.mean.numpy(), bound.precision.numpy()
+    rows = np.diff(BINS.value)[None] if name == "emission_measure" else np.eye(16)
+    limit, soft, felt = upper.value, 0.1 * upper.value, 0
+    for pixel in np.ndindex(4, 5):
+        data, sigma = cube.data[:, *pixel], cube.uncertainty.array[:, *pixel]
+
+        def objective(x, data=data, sigma=sigma):
+            dem = np.exp(x)
+            misfit, excess = (data - model.matrix @ dem) / sigma, np.maximum(rows @ dem - limit, 0) / soft
+            slope = precision @ (x - mean) - dem * (model.matrix.T @ (misfit / sigma) - rows.T @ (excess / soft))
+            return 0.5 * (misfit @ misfit + excess @ excess + (x - mean) @ precision @ (x - mean)), slope
+
+        dem = result["dem"].data[:, *pixel]
+        best = minimize(objective, np.log(dem), jac=True, method="L-BFGS-B", options={"maxiter": 3000, "ftol": 1e-14})
+        assert objective(np.log(dem))[0] - best.fun < 1e-2
+        # Errors are those of the dense curvature, the active limits in it.
+        active = rows @ dem > limit
+        felt += active.any()
+        seen = np.concatenate([model.matrix / sigma[:, None], rows[active] / soft]) * dem
+        exact = np.sqrt(np.linalg.inv(precision + seen.T @ seen).diagonal())
+        np.testing.assert_allclose(result["dem"].uncertainty.array[:, *pixel] / dem, exact, rtol=0.05)
+        data_only = model.matrix / sigma[:, None] * dem
+        spent = np.trace(np.linalg.inv(precision + seen.T @ seen) @ data_only.T @ data_only)
+        assert 6 - result.dof.data[pixel] == pytest.approx(spent, abs=0.02)
+    assert felt > 5
+
+
+def test_a_limit_on_what_is_not_linear_goes_to_another_solver_from_a_positive_start(scene):
+    hinge = specfit.Hinge("log_temperature", upper=6.3, scale=0.003)
+    prior = specfit.TemperaturePrior(scale=1.0, order=1, mean=MEAN)
+    model = specfit.DEM(scene.responses, bins=BINS)
+    with pytest.raises(ValueError, match="'log_temperature' is not; use solver='gauss_newton'"):
+        specfit.fit(scene.images, model, priors=[prior, hinge], solver="data_space")
+    result = specfit.fit(scene.images, model, priors=[prior, hinge])
+    free = specfit.fit(scene.images, model, priors=prior)
+    assert result.meta["solver"] == "GaussNewton()"
+    assert result["log_temperature"].data.max() < 6.31 < free["log_temperature"].data.max()
+    assert np.all(result["dem"].data > 0)
+    assert np.all(np.isfinite(result["dem"].uncertainty.array))
+
+
+def test_levenberg_marquardt_names_who_knows_logarithms(scene):
+    model = specfit.DEM(scene.responses, bins=BINS)
+    with pytest.raises(ValueError, match="use solver='data_space'"):
+        specfit.fit(scene.images, model, solver="levenberg_marquardt")
+    # An upper bound, which data_space does not keep, must not end at zero either.
+    bounded = specfit.fit(scene.images, model.bound(dem=(0, 1e24) * u.Unit("cm-5 K-1")))
+    assert np.all(bounded["dem"].data > 0)
+    assert np.all(np.isfinite(bounded["dem"].uncertainty.array))
+
+
+def test_bins_independent_of_each_other_converge_too():
+    # Where Gauss-Newton creeps, the step by all the curvature is longer than Gauss-Newton's own gain can tell.
+    scene = dem_scene("active_region", (32, 32), seed=101)
+    result = specfit.fit(
+        scene.images,
+        specfit.DEM(scene.responses, bins=np.logspace(5.7, 7.3, 33) * u.K),
+        priors=specfit.TemperaturePrior(order=0),
+    )
+    assert np.all(result.status.data & specfit.Status.CONVERGED)
