@@ -185,6 +185,7 @@ def _fit_jointly(cubes, models, priors, solver, *, init, progress, **options) ->
         known += learned
         bound = [bind_prior(prior, problem.layout, problem.grid, models) for prior in learned]
         problem = problem.with_priors([*problem.priors, *bound])
+        problem = problem.with_light_error(max(prior.light_error for prior in learned))
         scales |= {prior.name: prior.learned() for prior in learned}
     if automatic:
         from .scale import choose_scales

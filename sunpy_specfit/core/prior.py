@@ -38,6 +38,8 @@ class Prior(Configurable):
         Whether it takes differences of its quantities from pixel to pixel: then angles that wrap are refused.
     learns : bool
         Whether it still has to see the data: `sunpy_specfit.fit` then asks `learn` for the prior to use.
+    light_error : float
+        What it learned of the model: by what part of itself the light may be off. It is added to the noise.
     """
 
     couples_pixels: bool = False
@@ -45,6 +47,7 @@ class Prior(Configurable):
     positive_only: bool = False
     subtracts: bool = False
     learns: bool = False
+    light_error: float = 0.0
 
     @property
     @abstractmethod

@@ -201,6 +201,12 @@ class Problem:
         same = separable(priors) == separable(self.priors)
         return replace(self, priors=list(priors), _whole=self.whole() if same else None)
 
+    def with_light_error(self, error: float) -> Problem:
+        """The same problem with light that may be off by this part of itself, beside the noise."""
+        if all(term.light_error == error for term in self.terms):
+            return self
+        return replace(self, terms=[replace(term, light_error=error) for term in self.terms], _whole=None)
+
     def part(self, index: np.ndarray, grid: Grid) -> Problem:
         """The same problem on some of its pixels, in a grid of their own.
 

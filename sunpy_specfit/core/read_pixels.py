@@ -10,6 +10,7 @@ import torch
 
 from .pixels import PixelBlock, TermData
 from .quantities import Quantities
+from .samples import with_light_error
 from .status import Status
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ def read_pixels(
         for component, own in zip(term.model.components, auxiliary, strict=True):
             if component.weigh is not None and not compressed:
                 weight = component.weigh(loaded.x, weight, **own)
+        if term.light_error:
+            weight = with_light_error(weight, loaded.data, term.light_error)
         usable = None if term.observation.noise is None else (weight > 0).to(weight)
         data.append(TermData(term, loaded.x, loaded.data, weight, usable, auxiliary))
     return bare_block(problem, index, dtype, flags, base, data)

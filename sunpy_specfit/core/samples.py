@@ -9,7 +9,7 @@ import torch
 
 from .uncertainty import Sigma
 
-__all__ = ["Block", "pixel_last", "to_weight"]
+__all__ = ["Block", "pixel_last", "to_weight", "with_light_error"]
 
 
 @dataclass(frozen=True)
@@ -63,3 +63,8 @@ def to_weight(values: torch.Tensor, sigma: Sigma, data_scale: float) -> torch.Te
     values.mul_(sigma.factor / data_scale)
     # The sign survives: a negative sigma is an invalid one (eispac marks missing samples so).
     return values.mul_(values.abs()).reciprocal_()
+
+
+def with_light_error(weight: torch.Tensor, data: torch.Tensor, error: float) -> torch.Tensor:
+    """1/sigma² where the light may be off by a part of itself, beside the noise."""
+    return weight / (1 + (error * data.clamp_min(0)).square() * weight)

@@ -39,6 +39,8 @@ class Term:
     batched : list of `BatchedModel`
     learned : mapping
         Operator number -> weights that a solver learned, in place of the operator's own.
+    light_error : float
+        By what part of itself the light may be off beside the noise, as a prior learned.
     """
 
     observation: Observation
@@ -49,6 +51,7 @@ class Term:
     auxiliary: list[dict[str, torch.Tensor]]
     batched: list[BatchedModel]
     learned: Mapping[int, Mapping[str, torch.Tensor]] = field(default_factory=dict)
+    light_error: float = 0.0
 
     @classmethod
     def prepare(

@@ -45,7 +45,8 @@ class DEM(Model):
         Edges of temperature bands, ``(n + 1,)``: ``band_emission_measure`` is then derived too.
     response_error : float or mapping of channel to float, optional
         Relative error of the responses, such as 0.2: it adds to the noise of each pixel. It is the same error in all
-        pixels, so that no averaging over pixels makes it smaller.
+        pixels, so that no averaging over pixels makes it smaller. Where none is given, a map that teaches its own prior
+        teaches by how much the light of bins and responses is off, too; 0 for not at all.
     pixel_scale : `~astropy.units.Quantity`, optional
         The pixel's side in the data, where intensities are sums over pixels of another size than the responses' (those
         in their meta): responses then grow with its area.

@@ -11,6 +11,7 @@ import torch
 from ...core import registry
 from ...core.gaussian import BoundGaussian
 from ...core.quantities import Quantities
+from ...core.samples import with_light_error
 from ...numerics import data_space, packed
 
 __all__ = ["Evidence", "sample_pixels"]
@@ -25,6 +26,8 @@ _ITERATIONS, _TOLERANCE = 30, 0.1
 _PARTS = (1.0, 0.4, 0.1)
 # Scales are sought in steps of this factor, between these.
 _STEP, _LEAST, _MOST = 2**0.5, 0.15, 6.0
+# Relative errors of the light that are tried.
+_ERRORS = (0.0, *(0.004 * 2 ** (n / 4) for n in range(25)))
 # No step changes the logarithm of a mean by more than this.
 _LONGEST = 2.0
 
@@ -52,6 +55,7 @@ class Evidence:
         self.block = block.select(worth.nonzero()[:, 0])
         # Small systems, for which the processor is as quick as anything.
         self.data, self.weight = self.block.terms[0].data.cpu(), self.block.terms[0].weight.cpu()
+        self.noise, self.light_error = self.weight, 0.0
         one = problem.block(slice(0, 1), torch.float64)
         _, columns = one.jacobian(one.nothing()[0])
         self._last: torch.Tensor | None = None
@@ -87,6 +91,35 @@ class Evidence:
             levels = _levels(term.data.cpu(), term.weight.cpu(), self.response, shape)
             out[part] = torch.where(torch.isfinite(levels) & (levels > 0), levels, typical)
         return out
+
+    def admit(self, error: float) -> None:
+        """Let the light be off by this part of itself, beside the noise."""
+        if error != self.light_error:
+            term, self.light_error, self._solved = self.block.terms[0], error, None
+            self.weight = with_light_error(self.noise, self.data, error)
+            self.block = replace(self.block, terms=[replace(term, weight=self.weight.to(term.weight))])
+
+    def misfit(self, prior) -> float:
+        """By what part of itself the light is off, beside the noise: the most probable number given all pixels.
+
+        In units of the noise the data depart from what the prior's mean predicts with the covariance 1 + J C Jᵀ, and
+        e² diag(light²) more. Pixels are linearised about their solutions.
+        """
+        solution = self.solve(prior)
+        away = solution.free.cpu().log() - prior.mean[:, None]
+        deviation = self.noise.sqrt()
+        light = self.response @ solution.free.cpu()
+        jacobian = (self.response[:, :, None] * solution.free.cpu() * deviation[:, None]).permute(2, 0, 1)
+        innovation = deviation * (self.data - light) + torch.einsum("pmk,kp->mp", jacobian, away)
+        told = jacobian @ prior.covariance @ jacobian.mT + torch.eye(len(light))
+        relative = torch.diag_embed((self.data.clamp_min(0).square() * self.noise).T)
+
+        def badness(error: float) -> float:
+            lower = torch.linalg.cholesky(told + error**2 * relative)
+            left = torch.linalg.solve_triangular(lower, innovation.T[..., None], upper=False)
+            return float(left.square().sum() + 2 * lower.diagonal(dim1=1, dim2=2).log().sum())
+
+        return min(_ERRORS, key=badness)
 
     @property
     def tells_mean(self) -> bool:
@@ -170,7 +203,8 @@ class Evidence:
         if kind == "discrepancy":
             return float(chi2.sum() / (self.weight > 0).sum())
         energy = prior.energy({prior.quantity: free})
-        return float((chi2 + 2 * energy + log_determinant(solution.covariance)).mean())
+        wider = torch.where(self.noise > 0, self.noise / self.weight, 1.0).log().sum(0)
+        return float((chi2 + 2 * energy + log_determinant(solution.covariance) + wider).mean())
 
     def choose(self, bound: Callable, first: float, kind: str) -> tuple[float, dict[float, float]]:
         """The scale of a prior that the pixels ask for, and the criterion at each that was tried (less is better).

@@ -188,12 +188,13 @@ class TemperaturePrior(Prior):
                     mean, uncertain = evidence.mean(trial(scale), first, spread)
             if automatic and (logarithm or learns_mean or alone):
                 scale, curve = evidence.choose(trial, scale, self.criterion)
-        starts = {}
+        starts, error = {}, 0.0
         if logarithm and automatic and learns_mean:
             # What pixels say of their own scatter counts by their number, the smooth curve as much as one a bin.
             trust = len(evidence.pixels) / (len(evidence.pixels) + len(shape))
             smooth = torch.as_tensor(self._covariance(log_temperature, scale)) + self.level_spread**2
             known, common, ends = torch.linalg.inv(spread), mean, []
+            tells_error = getattr(component, "response_error", None) is None
             # Steps lead to the best end nearby. What one scale makes too narrow widens too slowly to be found.
             narrow = self.criterion == "evidence" and scale < _NARROW
             for start in (scale, _FIRST) if narrow else (scale,):
@@ -201,11 +202,13 @@ class TemperaturePrior(Prior):
                 for _ in range(_SCATTER_STEPS):
                     learned = trust * evidence.scatter(trial(start)) + (1 - trust) * smooth
                     mean, uncertain = evidence.mean(trial(start), first, spread)
+                    if tells_error:
+                        evidence.admit(evidence.misfit(trial(start)))
                 badness = evidence.badness(trial(start), first, known)
-                ends.append((badness, mean, uncertain, learned))
+                ends.append((badness, mean, uncertain, learned, evidence.light_error))
                 starts[float(start)] = badness / len(evidence.pixels)
             better = ends[-1][0] < ends[0][0] - _APART * len(evidence.pixels)
-            _, mean, uncertain, learned = ends[-1 if better else 0]
+            _, mean, uncertain, learned, error = ends[-1 if better else 0]
         # Of a mean that is not learned but taken, maps make what single pixels do.
         shared = uncertain if learns_mean and self.covariance is None else None
         bound = partial(of_logarithm, error=uncertain, shared=shared)
@@ -228,6 +231,7 @@ class TemperaturePrior(Prior):
             bound = partial(bound, own=levels)
         new = copy(self)
         new._bound = bound(scale)
+        new.light_error = error
         new._learned = {
             "scale": float(scale),
             "chosen_by": self.criterion if automatic else "given",
@@ -235,6 +239,7 @@ class TemperaturePrior(Prior):
             "criterion": list(curve.values()),
             "starts": list(starts),
             "ends": list(starts.values()),
+            "light_error": error,
             "level": float(level),
             "mean": mean.exp().numpy(),
             "covariance": new._bound.covariance.numpy(),

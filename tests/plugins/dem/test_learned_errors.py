@@ -1,0 +1,87 @@
+"""What a map teaches of the errors of its own DEMs: by how much the light is off."""
+
+import astropy.units as u
+import numpy as np
+import pytest
+import torch
+
+import sunpy_specfit as specfit
+from sunpy_specfit.core.samples import with_light_error
+from sunpy_specfit.data import dem_scene
+from sunpy_specfit.plugins.dem.correlation import correlation
+
+pytest.importorskip("demregpy")
+BINS = np.logspace(5.7, 7.3, 33) * u.K
+LOG_T = np.log10(np.sqrt(BINS[1:] * BINS[:-1]).value)
+
+
+def fit(images, responses, priors=(), **options):
+    return specfit.fit(images, specfit.DEM(responses, bins=BINS, **options), priors=priors)
+
+
+def learned(result) -> dict:
+    return result.meta["prior_scales"]["temperature_prior"]
+
+
+def drawn(length: float, pixels=(20, 20), light_error: float = 0.0, seed: int = 1):
+    """Images of DEMs whose logarithms are draws about a hump, with photon noise and light that is off by some part."""
+    rng = np.random.default_rng(seed)
+    responses = specfit.TemperatureResponse.aia()
+    mean = np.log(1e22) - 0.5 * ((LOG_T - 6.2) / 0.35) ** 2 + np.log(10) * (6.2 - LOG_T)
+    root = np.linalg.cholesky(correlation(LOG_T, length, 2) + 0.2 + 1e-9 * np.eye(32))
+    truth = np.exp(mean[:, None] + root @ rng.standard_normal((32, pixels[0] * pixels[1]))).reshape(32, *pixels)
+    images = {}
+    scene = dem_scene("quiet_sun", pixels)
+    for (name, image), row in zip(scene.images.items(), specfit.DEM(responses, bins=BINS).matrix, strict=True):
+        rate = np.tensordot(row, truth, 1)
+        sigma = np.sqrt(rate / 2 + 0.4)
+        found = rate * (1 + light_error * rng.standard_normal(rate.shape)) + sigma * rng.standard_normal(rate.shape)
+        images[name] = type(image)(found, wcs=image.wcs, unit=image.unit, uncertainty=type(image.uncertainty)(sigma))
+    return images, responses, truth
+
+
+def within(result, truth) -> float:
+    em = result["emission_measure"]
+    return float(np.mean(np.abs(em.data - truth) < em.uncertainty.array))
+
+
+def test_light_that_is_off_by_a_part_of_itself_is_found_and_only_then():
+    images, responses, _ = drawn(0.3)
+    assert learned(fit(images, responses))["light_error"] < 0.03
+    images, responses, _ = drawn(0.3, light_error=0.12)
+    result = fit(images, responses)
+    assert learned(result)["light_error"] == pytest.approx(0.12, rel=0.35)
+    # Nothing is learned where the error of the responses, or the prior, is given.
+    for options in ({"response_error": 0.0}, {"priors": specfit.TemperaturePrior(mean=np.zeros(32), scale=1.0)}):
+        assert learned(fit(images, responses, **options))["light_error"] == 0
+
+
+def test_errors_of_isothermal_plasma_hold_where_bins_are_too_coarse_for_its_light():
+    plain, own = [], []
+    for seed in (105, 107):
+        scene = dem_scene("isothermal", (24, 24), seed=seed)
+        plain.append(within(fit(scene.images, scene.responses, response_error=0.0), scene.total()))
+        own.append(within(fit(scene.images, scene.responses), scene.total()))
+    assert np.mean(plain) < 0.63 <= np.mean(own) < 0.73
+
+
+def test_the_error_of_the_light_widens_each_sample_s_own_noise():
+    weight = torch.tensor([[4.0, 0.0, 4.0]])
+    data = torch.tensor([[10.0, 10.0, -10.0]])
+    found = with_light_error(weight, data, 0.1)
+    # 0.5² + 1² beside; what has no weight gets none; light below zero is noise alone.
+    torch.testing.assert_close(found, torch.tensor([[1 / 1.25, 0.0, 4.0]]))
+
+
+def test_what_is_learned_of_the_light_is_in_all_errors():
+    images, responses, _ = drawn(0.3, light_error=0.12)
+    result = fit(images, responses)
+    error = learned(result)["light_error"]
+    weight = np.stack([1 / (i.uncertainty.array**2 + (error * i.data.clip(0)) ** 2) for i in images.values()])
+    np.testing.assert_allclose(result._propagation.covariance_rows.weight, weight.reshape(6, -1), rtol=1e-6)
+    light = np.tensordot(specfit.DEM(responses, bins=BINS).matrix, result["dem"].data, 1)
+    data = np.stack([image.data for image in images.values()])
+    np.testing.assert_allclose(result.chi2.data, ((data - light) ** 2 * weight).sum(0), rtol=1e-4)
+    draws = np.asarray(result.sample(200, seed=1)["dem"].data)
+    told = result["dem"].uncertainty.array / result["dem"].data
+    assert np.median(np.log(draws).std(0) / told) == pytest.approx(1, abs=0.1)
