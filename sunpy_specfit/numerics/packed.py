@@ -7,10 +7,11 @@ are factored by an unrolled Cholesky whose every step is one operation over all 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from types import ModuleType
 
 import torch
+
+from .compiled import compiled
 
 __all__ = [
     "cholesky",
@@ -197,23 +198,6 @@ def solve(packed: torch.Tensor, vector: torch.Tensor, damping=0.0) -> torch.Tens
     return factorize(packed, damping)(vector)
 
 
-def _loops_for(packed: torch.Tensor) -> ModuleType | None:
-    """The compiled loops, for matrices that they are worth it for; None where there are none (no Numba)."""
-    few = packed.shape[-1] < _WORTH_COMPILING or size(packed.shape[0]) > _UNROLLED
-    if few or packed.device.type != "cpu" or packed.requires_grad:
-        return None
-    return _loops()
-
-
-@cache
-def _loops() -> ModuleType | None:
-    try:
-        from . import packed_loops
-    except Exception:  # noqa: BLE001 - not installed, or no place to keep its code: there is another way
-        return None
-    return packed_loops
-
-
 def factorize(packed: torch.Tensor, damping=0.0) -> Callable[[torch.Tensor], torch.Tensor]:
     """`solve` for several vectors: what it returns takes ``(k, pixels)`` to (A + damping · diag A)⁻¹ of it."""
     scaled, scale = _unit_diagonal(packed, damping)
@@ -291,9 +275,8 @@ def inverse(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     undetermined : `torch.Tensor`
         bool ``(k, pixels)``.
     """
-    if (loops := _loops_for(packed)) is not None:
-        return _compiled(loops, packed, packed[:0])[1:]
-    return _inverse(packed)
+    found = solve_and_invert(packed, packed[:0])
+    return _inverse(packed) if found is None else found[1:]
 
 
 def solve_and_invert(
@@ -303,11 +286,13 @@ def solve_and_invert(
 
     All in float64.
     """
-    loops = _loops_for(packed)
-    return None if loops is None else _compiled(loops, packed, vector)
+    few = packed.shape[-1] < _WORTH_COMPILING or size(packed.shape[0]) > _UNROLLED
+    if few or packed.device.type != "cpu" or packed.requires_grad:
+        return None
+    return compiled(f"{__package__}.packed_loops", lambda loops: _by_loops(loops, packed, vector))
 
 
-def _compiled(loops: ModuleType, packed: torch.Tensor, vector: torch.Tensor):
+def _by_loops(loops: ModuleType, packed: torch.Tensor, vector: torch.Tensor):
     """Solution, inverse and what is undetermined."""
     inverse, solution = (torch.empty(v.shape, dtype=torch.float64) for v in (packed, vector))
     weak = torch.empty(packed.shape[-1], dtype=torch.bool)

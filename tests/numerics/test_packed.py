@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sunpy_specfit.numerics import packed
+from sunpy_specfit.numerics import compiled, packed
 
 
 def systems(k, pixels=7, seed=0, dtype=torch.float64):
@@ -123,7 +123,6 @@ def test_compiled_loops_invert_and_solve_as_the_plain_code_does(k, dtype, monkey
     expected, expected_free = packed.inverse(matrix)
     solution = packed.solve(matrix.double(), vector.double())
     monkeypatch.setattr(packed, "_WORTH_COMPILING", 1)
-    assert packed._loops_for(matrix) is not None
     found, free = packed.inverse(matrix)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=0.0)
     assert bool((free == expected_free).all())
@@ -133,3 +132,20 @@ def test_compiled_loops_invert_and_solve_as_the_plain_code_does(k, dtype, monkey
     fine = ~expected_free.any(0)
     torch.testing.assert_close(solved[:, fine], solution[:, fine], rtol=1e-9, atol=1e-12)
     assert bool((solved[0, 3] == 0.0) & (solved[-1, 3] != 0.0 if k > 1 else True))
+
+
+def test_where_numba_fails_packed_matrices_are_inverted_by_the_plain_code(monkeypatch):
+    class Damaged:
+        @staticmethod
+        def invert(*arguments):
+            raise EOFError("pickle data was truncated")
+
+    _, matrix, vector = systems(3, pixels=700)
+    expected, _ = packed.inverse(matrix)
+    monkeypatch.setattr(packed, "_WORTH_COMPILING", 1)
+    monkeypatch.setattr(compiled, "_failures", [])
+    monkeypatch.setattr(compiled, "_module", lambda name: Damaged)
+    with pytest.warns(RuntimeWarning, match="plain code is: pickle data was truncated"):
+        found, _ = packed.inverse(matrix)
+    assert torch.equal(found, expected)
+    assert packed.solve_and_invert(matrix, vector) is None

@@ -5,25 +5,20 @@
 
 from __future__ import annotations
 
-import warnings
-from functools import cache, lru_cache
-from importlib import import_module
-from types import ModuleType
+from functools import lru_cache
 
 import numpy as np
 import torch
 
 from ...core.in_place import InPlace
-from ...core.warnings import SpecfitWarning
+from ...numerics.compiled import compiled
 from .formulas import constants_of
 from .symmetry import fold, is_symmetric
 
-__all__ = ["compiled", "compiled_flags", "quadratic_in_place"]
+__all__ = ["compiled_flags", "of_loops", "quadratic_in_place"]
 
 # Fewer pixels are not worth waiting for a compiler, or for what it left on the disk.
 _WORTH_COMPILING = 2**12
-# Why the compiled loops are not to be had: what went wrong with the first that were run.
-_failures: list[Exception] = []
 
 
 def quadratic_in_place(model, x, data, weight, limit, dtype, *, intensity, center, core, wing, **inputs):
@@ -38,7 +33,7 @@ def quadratic_in_place(model, x, data, weight, limit, dtype, *, intensity, cente
     pixels = data.values.shape[-1]
     if not suited or pixels < _WORTH_COMPILING or intensity.flat() is None or data.flat() is None:
         return None
-    return compiled(
+    return of_loops(
         "loops",
         pixels,
         lambda loops: _look_at(loops, model, x, data, weight, limit, dtype, intensity, center, core, wing, **inputs),
@@ -58,10 +53,10 @@ def compiled_flags(values, sigma, strongest, limits, bits) -> torch.Tensor | Non
         loops.flag(fields, errors, most, tuple(map(float, limits)), tuple(map(int, bits)), found.numpy())
         return found
 
-    return compiled("loops", rows[0][0].shape[-1], fill)
+    return of_loops("loops", rows[0][0].shape[-1], fill)
 
 
-def compiled(name: str, pixels: int, work):
+def of_loops(name: str, pixels: int, work):
     """What a function of a module of loops returns; None where there is none, or fewer pixels than it is worth for.
 
     Parameters
@@ -70,23 +65,7 @@ def compiled(name: str, pixels: int, work):
     pixels : int
     work : callable
     """
-    if _failures or pixels < _WORTH_COMPILING or (loops := _module(name)) is None:
-        return None
-    try:
-        return work(loops)
-    except Exception as error:  # noqa: BLE001 - whatever a compiler or its cache stumbles over, the plain code remains
-        _failures.append(error)
-        reason = str(error).strip().partition("\n")[0]
-        warnings.warn(f"Numba's loops cannot be used, so the plain code is: {reason}", SpecfitWarning, stacklevel=2)
-        return None
-
-
-@cache
-def _module(name: str) -> ModuleType | None:
-    try:
-        return import_module(f".{name}", __package__)
-    except Exception:  # noqa: BLE001 - not installed, or no place to keep its code: there is another way
-        return None
+    return None if pixels < _WORTH_COMPILING else compiled(f"{__package__}.{name}", work)
 
 
 def _look_at(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from .compiled import compiled
+from .compiled import of_loops
 
 __all__ = ["LineWindow", "assign_samples"]
 
+# Half the depth, but for rounding.
+_HALF = 0.5 * (1 - 1e-5)
 # Pixels whose samples stay in the processor's cache.
 _TOGETHER = 2**13
 # The Doppler width of a Gaussian profile, in units of its full width at half maximum.
@@ -143,16 +145,17 @@ class LineWindow:
 
         def fill(loops):
             found = np.empty((3, light.shape[1]), light.dtype)
-            loops.look_at(light, *rows, found)
+            loops.look_at(light, *rows, light.dtype.type(_HALF), found)
             return tuple(torch.as_tensor(found))
 
-        return compiled("profile_loops", light.shape[1], fill)
+        return of_loops("profile_loops", light.shape[1], fill)
 
 
 def _longest_stretch(light: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
     """How long a profile stays away from its ends by half its depth or more, ``(pixels,)``, between samples too."""
     away = torch.sub(light, 0.5 * (light[0] + light[-1])).abs_()
-    beyond = away.sub_(0.5 * away.amax(0))
+    # A little less than half: samples at half the depth, as whole numbers may have it, are as deep.
+    beyond = away.sub_(_HALF * away.amax(0))
     size = beyond.abs()
     # The part of a straight line from a to b that is above zero is (1 + (a + b) / (|a| + |b|)) / 2.
     part = (beyond[1:] + beyond[:-1]).div_(size[1:] + size[:-1]).add_(1.0).mul_(0.5 * steps)

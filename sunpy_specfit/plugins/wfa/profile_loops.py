@@ -13,7 +13,7 @@ _compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"c
 
 
 @_compiled
-def look_at(light, moment, extent, steps, found):
+def look_at(light, moment, extent, steps, depth_of, found):
     """Two sums over the samples of each pixel, and the longest stretch at half depth or deeper.
 
     Parameters
@@ -24,6 +24,8 @@ def look_at(light, moment, extent, steps, found):
         Weights of the sums, ``(m,)``.
     steps : `numpy.ndarray`
         From sample to sample, ``(m - 1,)``.
+    depth_of : number
+        The part of a line's depth that counts.
     found : `numpy.ndarray`
         ``(3, pixels)``, to be filled; a stretch of 0 where a sample is not a number.
     """
@@ -50,7 +52,7 @@ def look_at(light, moment, extent, steps, found):
                 out[p] = abs(row[p] - base[p])
                 deepest[p] = out[p] if out[p] > deepest[p] else deepest[p]
         for p in range(number):
-            deepest[p] *= half
+            deepest[p] *= depth_of
         for j in range(m - 1):
             here, there, step = away[j], away[j + 1], half * steps[j]
             for p in range(number):
