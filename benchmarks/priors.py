@@ -8,9 +8,8 @@ pixel by pixel, with priors, from boxcar averages of the spectra, and by averagi
 for the table, and for choosing the best of the averages, whose size it is a prior's business not to need.
 
 The reference has noise too, and the noisier data contain it: whoever takes the reference for the truth takes that noise
-for a part of the Sun, and what is noise to him is what was added. The table declares that as the data's uncertainty.
-Notes tell what becomes of it where all noise is declared, as a user would: scales are then those that are best for the
-Sun itself, smaller than those that come nearest to the reference.
+for a part of the Sun, and what is noise to him is what was added. That is declared as the data's uncertainty; and, for comparison, all noise, as a user
+would declare it: scales are then smaller than those that come nearest to the reference.
 """
 
 from __future__ import annotations
@@ -145,7 +144,7 @@ def compare(name_of_line, line, factor, cube, wavelength, reference, use, seeds)
         for what, other in rivals.items():
             table.quality(f"{name}: over that of {what}", mean[name] / other, at_most=1.0, form="{:.3f}")
         honest = called(name, "all")
-        table.note(f"{honest}: over that of {box}", mean[honest] / mean[box], "{:.3f}")
+        table.quality(f"{honest}: over that of {box}", mean[honest] / mean[box], at_most=1.0, form="{:.3f}")
     rows = [(name, np.mean(values), np.std(values)) for name, values in rms.items()] + [("constant map", constant, 0.0)]
     listing = astropy_table.Table(rows=rows, names=["method", "velocity rms (km/s)", "spread over seeds"])
     for column in listing.colnames[1:]:

@@ -16,7 +16,7 @@ from .neighbours import Neighbours
 __all__ = ["Place"]
 
 # What all pixels share of an error is found to this part of itself.
-_SHARED = 0.05
+_SHARED = 0.01
 # Directions of which the data of all pixels together say less than this part of what the priors do stay as they are.
 _TOLD = 1e-3
 

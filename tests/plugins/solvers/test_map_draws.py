@@ -121,6 +121,19 @@ def test_the_error_of_a_learned_mean_is_in_the_errors_and_common_to_the_draws(na
     assert np.max(of_map / (mean.T @ own @ mean).diagonal()) > 3
 
 
+@pytest.mark.parametrize("name", NEIGHBOURS)
+def test_what_pixels_share_is_found_where_data_leave_little_of_it(name):
+    """A small difference of large numbers, in the bins that are measured best."""
+    result = fit(dem_scene("quiet_sun", (7, 7), seed=2, exposure=0.1), NEIGHBOURS[name])
+    dense = Dense(result, NEIGHBOURS[name])
+    every = np.tile(np.eye(12), (49, 1))
+    follows = every - np.linalg.solve(dense.hessian(dense.prior.covariance), dense.data() @ every)
+    exact = np.sqrt(np.einsum("ij,jk,ik->i", follows, dense.prior.shared.numpy(), follows)).reshape(49, 12)
+    found = np.sqrt(np.square(result._propagation.covariance_rows.common).sum(1)).T
+    assert exact.min() < 0.1 * exact.max()
+    np.testing.assert_allclose(np.median(found / exact, axis=0), 1, atol=0.15)
+
+
 def test_draws_of_a_part_are_the_part_of_the_draws_and_files_keep_what_pixels_share(tmp_path):
     scene = dem_scene("quiet_sun", (6, 7), seed=2, exposure=0.1)
     result = fit(scene, NEIGHBOURS["smooth"])
