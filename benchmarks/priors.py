@@ -8,8 +8,8 @@ pixel by pixel, with priors, from boxcar averages of the spectra, and by averagi
 for the table, and for choosing the best of the averages, whose size it is a prior's business not to need.
 
 The reference has noise too, and the noisier data contain it: whoever takes the reference for the truth takes that noise
-for a part of the Sun, and what is noise to him is what was added. That is declared as the data's uncertainty; and, for comparison, all noise, as a user
-would declare it: scales are then smaller than those that come nearest to the reference.
+for a part of the Sun, and what is noise to him is what was added. That is declared as the data's uncertainty; and, for
+comparison, all noise, as a user would: scales are smaller then than those that come nearest to the reference.
 """
 
 from __future__ import annotations
