@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from ...core.quantities import Quantities
 from ...core.samples import with_light_error
 from ...numerics import data_space, packed
 
-__all__ = ["Evidence", "sample_pixels"]
+__all__ = ["End", "Evidence", "sample_pixels"]
 
 # So many pixels are asked; half of them for the forms without logarithm, of which less is learned.
 _PIXELS = 1024
@@ -26,6 +26,8 @@ _ITERATIONS, _TOLERANCE = 30, 0.1
 _PARTS = (1.0, 0.4, 0.1)
 # Scales are sought in steps of this factor, between these.
 _STEP, _LEAST, _MOST = 2**0.5, 0.15, 6.0
+# So often in turn: how bins scatter, their mean, and the error of the light.
+_SCATTER_STEPS = 8
 # Relative errors of the light that are tried.
 _ERRORS = (0.0, *(0.004 * 2 ** (n / 4) for n in range(25)))
 # No step changes the logarithm of a mean by more than this.
@@ -36,6 +38,21 @@ def sample_pixels(problem, *, logarithm: bool) -> np.ndarray:
     """Some pixels, evenly spread over the map."""
     n = problem.n_pixels
     return np.unique(np.linspace(0, n - 1, min(n, _PIXELS if logarithm else _PIXELS // 2)).astype(int))
+
+
+@dataclass(frozen=True)
+class End:
+    """What was learned of how bins scatter, and all that with it.
+
+    ``badness`` is -2 ln of the evidence, ``departure`` the same of the scatter's own prior, each up to a constant.
+    """
+
+    badness: float
+    departure: float
+    mean: torch.Tensor
+    uncertain: torch.Tensor
+    scatter: torch.Tensor
+    light_error: float
 
 
 class Evidence:
@@ -187,6 +204,26 @@ class Evidence:
             total = total + away @ away.T - cross - cross.T + away.shape[1] * prior.covariance - seen @ seen.T
         values, vectors = torch.linalg.eigh(total / len(self.pixels))
         return (vectors * values.clamp_min(1e-6)) @ vectors.T
+
+    def settle(self, prior, smooth: torch.Tensor, first: torch.Tensor, spread: torch.Tensor, tells_error: bool) -> End:
+        """How each bin scatters, with which others, the mean, and the light's error, in turn from some prior.
+
+        What pixels say of their own scatter counts by their number, the covariance ``smooth`` as much as one a bin: as
+        it does in Wishart's prior, whose -2 ln is the departure.
+        """
+        bins = len(smooth)
+        trust = len(self.pixels) / (len(self.pixels) + bins)
+        for _ in range(_SCATTER_STEPS):
+            scatter = trust * self.scatter(prior) + (1 - trust) * smooth
+            prior = BoundGaussian(prior.quantity, prior.mean, scatter, logarithm=True)
+            mean, uncertain = self.mean(prior, first, spread)
+            prior = BoundGaussian(prior.quantity, mean, scatter, logarithm=True)
+            if tells_error:
+                self.admit(self.misfit(prior))
+        ratio = torch.linalg.solve(scatter, smooth)
+        departure = bins * float(ratio.trace() - torch.linalg.slogdet(ratio)[1] - bins)
+        badness = self.badness(prior, first, torch.linalg.inv(spread))
+        return End(badness, departure, mean, uncertain, scatter, self.light_error)
 
     def _linearised(self, solution):
         """Pixels in pieces, their Jacobians in logarithms and in sigma, and the Cholesky factors of 1 + J C Jᵀ."""

@@ -13,12 +13,14 @@ import torch
 from ...core.gaussian import BoundGaussian
 from ...core.prior import BoundPrior, Prior
 from .correlation import correlation
-from .learning import Evidence, sample_pixels
+from .learning import End, Evidence, sample_pixels
 
 __all__ = ["TemperaturePrior", "usual_shape"]
 
 # Where the search for a scale begins: the natural logarithm of a DEM (or parts of its level).
 _FIRST = 1.0
+# Lengths are sought from the first of these on, in steps of this factor, dex.
+_SHORTEST, _LONGER, _LONGEST = 0.2, 2**0.5, 1.0
 # The common mean is a broader curve than what departs from it, dex.
 _MEAN_LENGTH = 0.3
 # By how much the level of the mean may be off, a natural logarithm.
@@ -26,9 +28,8 @@ _LEVEL = 1.0
 # Mean and scale are learned in turn.
 _ROUNDS = 2
 _STEPS = 3
-# Then how each bin scatters, with the mean: from the scale found, and, where that is less than this, from the one where
-# its search began.
-_SCATTER_STEPS, _NARROW = 8, 0.5
+# How bins scatter is learned from the scale found, and, where that is less than this, from where its search began.
+_NARROW = 0.5
 # By so much, -2 ln a pixel, evidences of Laplace's approximation differ from those of importance sampling.
 _APART = 0.1
 # The least that a linear prior lets a bin vary, in parts of the largest.
@@ -61,8 +62,10 @@ class TemperaturePrior(Prior):
         (of the forms without logarithm: a part of the mean). ``"auto"`` takes it from the data by ``criterion``; on the
         logarithm, of 32 pixels or more, then also how much each bin scatters, with which others (what the pixels say
         of themselves counts by their number, the smooth curve as much as one pixel a bin).
-    length : float
-        Over what distance in log10 T the departure changes, in dex.
+    length : float or "auto"
+        Over what distance in log10 T the departure changes, in dex. ``"auto"``: 0.2, or what longer one is the more
+        probable once all else is learned (on the logarithm, where 32 pixels or more also teach the mean and, by the
+        evidence, the scale).
     order : {0, 1, 2, "gaussian"}
         Bins independent of each other (0); curves that are continuous (1: the correlation exp(-d / length)); with a
         continuous slope (2: Matérn's of order 3/2); or smooth in all derivatives ("gaussian").
@@ -109,7 +112,7 @@ class TemperaturePrior(Prior):
         self,
         *,
         scale="auto",
-        length: float = 0.2,
+        length="auto",
         order=2,
         mean="auto",
         level_spread: float = 2.0,
@@ -120,13 +123,15 @@ class TemperaturePrior(Prior):
     ):
         if not (scale == "auto" if isinstance(scale, str) else np.isfinite(scale) and scale > 0):
             raise ValueError(f"scale is 'auto' or a positive number, found {scale!r}")
-        if not (np.isfinite(length) and length > 0 and np.isfinite(level_spread) and level_spread >= 0):
-            raise ValueError(f"length must be above zero and level_spread not below, found {length} and {level_spread}")
+        if not (length == "auto" if isinstance(length, str) else np.isfinite(length) and length > 0):
+            raise ValueError(f"length is 'auto' or a positive number, found {length!r}")
+        if not (np.isfinite(level_spread) and level_spread >= 0):
+            raise ValueError(f"level_spread must not be below zero, found {level_spread}")
         if criterion not in ("evidence", "discrepancy", "sure"):
             raise ValueError(f"criterion is 'evidence', 'discrepancy' or 'sure', found {criterion!r}")
         if isinstance(mean, str) and mean != "auto":
             raise ValueError(f"mean is 'auto', a Quantity or an array of logarithms, found {mean!r}")
-        correlation(np.zeros(1), length, order)  # refuses an unknown order
+        correlation(np.zeros(1), _SHORTEST, order)  # refuses an unknown order
         self.scale = scale
         self.length = length
         self.order = order
@@ -168,9 +173,10 @@ class TemperaturePrior(Prior):
         spread = torch.as_tensor(spread + _LEVEL**2 + 1e-4 * np.eye(len(shape)))
         first = torch.as_tensor(shape + np.log(level))
         mean, uncertain, learned = first, torch.zeros_like(spread), None
+        length = _SHORTEST if isinstance(self.length, str) else self.length
 
         def of_logarithm(scale: float, error=0.0, shared=None) -> BoundGaussian:
-            own = torch.as_tensor(self._covariance(log_temperature, scale))
+            own = torch.as_tensor(self._covariance(log_temperature, scale, length))
             if self.covariance is None or not logarithm:
                 own = (own + self.level_spread**2 if learned is None else learned) + error
             return BoundGaussian(self.quantity, mean, own, logarithm=True, shared=shared)
@@ -190,25 +196,18 @@ class TemperaturePrior(Prior):
                 scale, curve = evidence.choose(trial, scale, self.criterion)
         starts, error = {}, 0.0
         if logarithm and automatic and learns_mean:
-            # What pixels say of their own scatter counts by their number, the smooth curve as much as one a bin.
-            trust = len(evidence.pixels) / (len(evidence.pixels) + len(shape))
-            smooth = torch.as_tensor(self._covariance(log_temperature, scale)) + self.level_spread**2
-            known, common, ends = torch.linalg.inv(spread), mean, []
             tells_error = getattr(component, "response_error", None) is None
-            # Steps lead to the best end nearby. What one scale makes too narrow widens too slowly to be found.
-            narrow = self.criterion == "evidence" and scale < _NARROW
-            for start in (scale, _FIRST) if narrow else (scale,):
-                mean, learned = common, None
-                for _ in range(_SCATTER_STEPS):
-                    learned = trust * evidence.scatter(trial(start)) + (1 - trust) * smooth
-                    mean, uncertain = evidence.mean(trial(start), first, spread)
-                    if tells_error:
-                        evidence.admit(evidence.misfit(trial(start)))
-                badness = evidence.badness(trial(start), first, known)
-                ends.append((badness, mean, uncertain, learned, evidence.light_error))
-                starts[float(start)] = badness / len(evidence.pixels)
-            better = ends[-1][0] < ends[0][0] - _APART * len(evidence.pixels)
-            _, mean, uncertain, learned, error = ends[-1 if better else 0]
+            end, starts = self._scattered(evidence, trial, scale, first, spread, tells_error)
+            while isinstance(self.length, str) and self.criterion == "evidence" and length * _LONGER < _LONGEST:
+                best = length, scale, curve, end, starts
+                length *= _LONGER
+                evidence.admit(0.0)
+                scale, curve = evidence.choose(trial, scale, self.criterion)
+                end, starts = self._scattered(evidence, trial, scale, first, spread, tells_error)
+                if end.badness + end.departure >= best[3].badness + best[3].departure:
+                    length, scale, curve, end, starts = best
+                    break
+            mean, uncertain, learned, error = end.mean, end.uncertain, end.scatter, end.light_error
         # Of a mean that is not learned but taken, maps make what single pixels do.
         shared = uncertain if learns_mean and self.covariance is None else None
         bound = partial(of_logarithm, error=uncertain, shared=shared)
@@ -219,7 +218,7 @@ class TemperaturePrior(Prior):
             levels = evidence.pixel_level(typical.numpy(), float(mean.max().exp()))
 
             def bound(scale: float, own: torch.Tensor) -> BoundGaussian:
-                given = torch.as_tensor(self._covariance(log_temperature, scale)) + uncertain
+                given = torch.as_tensor(self._covariance(log_temperature, scale, length)) + uncertain
                 covariance = (
                     torch.as_tensor(self.covariance) if self.covariance is not None else given * width[:, None] * width
                 )
@@ -239,12 +238,23 @@ class TemperaturePrior(Prior):
             "criterion": list(curve.values()),
             "starts": list(starts),
             "ends": list(starts.values()),
+            "length": float(length),
             "light_error": error,
             "level": float(level),
             "mean": mean.exp().numpy(),
             "covariance": new._bound.covariance.numpy(),
         }
         return new
+
+    def _scattered(self, evidence: Evidence, trial, scale: float, first, spread, tells_error: bool) -> tuple[End, dict]:
+        """How bins scatter beside a scale, and the badness, a pixel, from each start."""
+        # Steps lead to the best end nearby. What one scale makes too narrow widens too slowly to be found.
+        starts = (scale, _FIRST) if self.criterion == "evidence" and scale < _NARROW else (scale,)
+        smooth = trial(scale).covariance
+        ends = [evidence.settle(trial(start), smooth, first, spread, tells_error) for start in starts]
+        better = ends[-1].badness < ends[0].badness - _APART * len(evidence.pixels)
+        told = {float(start): end.badness / len(evidence.pixels) for start, end in zip(starts, ends, strict=True)}
+        return ends[-1 if better else 0], told
 
     def _shape(self, log_temperature: np.ndarray, unit) -> tuple[np.ndarray, float | None]:
         """ln of the mean, and its level where that is known."""
@@ -260,10 +270,10 @@ class TemperaturePrior(Prior):
             raise ValueError("the prior's mean must be above zero in all bins")
         return np.log(values / values.max()), float(values.max())
 
-    def _covariance(self, log_temperature: np.ndarray, scale: float) -> np.ndarray:
+    def _covariance(self, log_temperature: np.ndarray, scale: float, length: float) -> np.ndarray:
         k = len(log_temperature)
         if self.covariance is None:
-            return scale**2 * correlation(log_temperature, self.length, self.order)
+            return scale**2 * correlation(log_temperature, length, self.order)
         given = np.asarray(self.covariance, float)
         if given.shape != (k, k) or not np.allclose(given, given.T):
             raise ValueError(f"the covariance is a symmetric ({k}, {k}) array, found shape {given.shape}")

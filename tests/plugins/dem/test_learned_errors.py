@@ -1,4 +1,4 @@
-"""What a map teaches of the errors of its own DEMs: by how much the light is off."""
+"""What a map teaches of the errors of its own DEMs: how far curves reach, and by how much the light is off."""
 
 import astropy.units as u
 import numpy as np
@@ -85,3 +85,12 @@ def test_what_is_learned_of_the_light_is_in_all_errors():
     draws = np.asarray(result.sample(200, seed=1)["dem"].data)
     told = result["dem"].uncertainty.array / result["dem"].data
     assert np.median(np.log(draws).std(0) / told) == pytest.approx(1, abs=0.1)
+
+
+def test_the_length_of_curves_is_learned_and_one_that_is_given_stays():
+    short, long = (drawn(length)[:2] for length in (0.2, 0.5))
+    assert learned(fit(*short))["length"] < 0.3
+    assert 0.35 < learned(fit(*long))["length"] < 0.7
+    assert learned(fit(*long, priors=specfit.TemperaturePrior(length=0.25)))["length"] == 0.25
+    few = drawn(0.5, pixels=(3, 4))[:2]
+    assert learned(fit(*few))["length"] == 0.2

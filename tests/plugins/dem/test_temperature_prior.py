@@ -139,7 +139,9 @@ def test_an_explicit_covariance_is_taken_as_it_is():
     [
         ({"scale": -1}, "scale is 'auto' or a positive number"),
         ({"scale": "best"}, "scale is 'auto'"),
-        ({"length": 0}, "length must be above zero"),
+        ({"length": 0}, "length is 'auto' or a positive number"),
+        ({"length": "long"}, "length is 'auto'"),
+        ({"level_spread": -1}, "level_spread must not be below zero"),
         ({"order": 3}, "order is 0, 1, 2"),
         ({"criterion": "luck"}, "criterion is"),
         ({"mean": "flat"}, "mean is 'auto'"),
