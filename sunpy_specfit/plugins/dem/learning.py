@@ -29,7 +29,7 @@ _STEP, _LEAST, _MOST = 2**0.5, 0.15, 6.0
 # So often in turn: how bins scatter, their mean, and the error of the light.
 _SCATTER_STEPS = 8
 # Relative errors of the light that are tried.
-_ERRORS = (0.0, *(0.004 * 2 ** (n / 4) for n in range(25)))
+_ERRORS = (0.0, *(0.004 * 2 ** (n / 4) for n in range(33)))
 # No step changes the logarithm of a mean by more than this.
 _LONGEST = 2.0
 
