@@ -92,7 +92,9 @@ class BoundGaussian(BoundPrior):
         size = self.shared.diagonal().clamp_min(1e-300).sqrt()
         values, vectors = torch.linalg.eigh(self.shared / (size[:, None] * size))
         few = values.clamp_min(0).cumsum(0) >= _LEAST_SHARED * values.sum()
-        return (size[:, None] * vectors[:, few] * values[few].sqrt()).contiguous()
+        root = vectors[:, few] * values[few].sqrt()
+        # What the others had of each bin's error goes to those that are kept.
+        return (size[:, None] * root / root.norm(dim=1, keepdim=True).clamp_min(1e-30)).contiguous()
 
     @cached_property
     def precision(self) -> torch.Tensor:

@@ -129,11 +129,11 @@ class Place:
         `torch.Tensor`
             ``(k, q, pixels)``.
         """
-        system, found = self.system(), []
-        for mean in means.T:
-            right = torch.empty_like(self.z)
-            for part, factor in self.factors(self.root):
+        system = self.system()
+        right = self.z.new_empty((means.shape[1], *self.z.shape))
+        for part, factor in self.factors(self.root):
+            for number, mean in enumerate(means.T):
                 seen = self.weight[:, part].sqrt() * (self.response @ (self.free[:, part] * mean[:, None]))
-                right[:, part] = data_space.pull(factor, seen)
-            found.append(mean[:, None] - self.root @ system.solve(right, _SHARED)[0])
-        return torch.stack(found, 1)
+                right[number, :, part] = data_space.pull(factor, seen)
+        follows = [self.root @ system.solve(one, _SHARED)[0] for one in right]
+        return torch.stack([mean[:, None] - own for mean, own in zip(means.T, follows, strict=True)], 1)
