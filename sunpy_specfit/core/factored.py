@@ -10,12 +10,12 @@ import torch
 
 from ..numerics import data_space
 
-__all__ = ["FactoredCovariance"]
+__all__ = ["LARGEST_MOVE", "FactoredCovariance"]
 
 # Pixels worked on at a time, so that their numbers stay in the processor's cache.
 _PIXELS = 4096
 # No draw is further from the solution than this, a natural logarithm.
-_LARGEST = 200.0
+LARGEST_MOVE = 200.0
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class FactoredCovariance:
                 if shared is not None:
                     away += np.einsum("kqp,q->kp", self.common[..., part], shared[number])
                 if self.logarithm:
-                    out[number, :, part] = mean[:, part] * np.exp(np.minimum(away, _LARGEST))
+                    out[number, :, part] = mean[:, part] * np.exp(np.minimum(away, LARGEST_MOVE))
                 else:
                     out[number, :, part] = mean[:, part] + scale.numpy() * away
         return out

@@ -12,13 +12,12 @@ from ...core.solver import Solution, Solver
 from ...core.status import Status
 from ...numerics import data_space
 from .data_space import DataSpace
+from .log_system import LONGEST_STEP
 from .map_draws import MapDraws
 from .place import Place
 
 __all__ = ["DataSpaceMap"]
 
-# No step changes a logarithm by more than this.
-_LONGEST = 4.0
 # After so many steps all the curvature counts.
 _GAUSS_NEWTON = 4
 # Where no more than this part of the pixels has still to converge, they take steps by themselves.
@@ -135,7 +134,7 @@ class DataSpaceMap(Solver):
             step, spent = here.step(damping, few, near=iterations > _GAUSS_NEWTON)
             products += spent
             longest = (here.root @ step).abs().amax(0)
-            step = step * (_LONGEST / longest.clamp_min(1e-30)).clamp_max(1.0)
+            step = step * (LONGEST_STEP / longest.clamp_min(1e-30)).clamp_max(1.0)
             there = here.moved(step, few)
             if there.energy <= here.energy + 1e-12 * abs(here.energy):
                 moved = step.square().sum(0) + here.seen(step, few).square().sum(0)

@@ -7,10 +7,10 @@ import torch
 from ...numerics import data_space
 from .penalty_rows import PenaltyRows
 
-__all__ = ["LogSystem"]
+__all__ = ["LONGEST_STEP", "LogSystem"]
 
 # No step changes a logarithm by more than this.
-_LONGEST = 4.0
+LONGEST_STEP = 4.0
 # Where Gauss-Newton has not converged after so many steps, the curvature that it leaves out counts.
 _GAUSS_NEWTON = 14
 # So many steps are taken on the logarithm of the data that stand this many sigma above nothing.
@@ -85,7 +85,7 @@ class LogSystem:
             factor = self.jacobian(e).mul_(gain[:, None])
             step = _newton(factor, data_space.pull(factor, residual) - z)
             longest = (self.root @ step).abs().amax(0)
-            z = z + step * (_LONGEST / longest.clamp_min(1e-30)).clamp_max(1.0)
+            z = z + step * (LONGEST_STEP / longest.clamp_min(1e-30)).clamp_max(1.0)
         return torch.where(torch.isfinite(z), z, 0.0)
 
     def newton(self, factor, slope, e, asked, damping) -> torch.Tensor:
@@ -127,7 +127,7 @@ class LogSystem:
             else:
                 step = _newton(factor, slope, damping)
             change = self.root @ step
-            shorten = (_LONGEST / change.abs().amax(0).clamp_min(1e-30)).clamp_max(1.0)
+            shorten = (LONGEST_STEP / change.abs().amax(0).clamp_min(1e-30)).clamp_max(1.0)
             step = step * shorten
             promised = (slope * step).sum(0)
             moved = data_space.apply(factor, step)

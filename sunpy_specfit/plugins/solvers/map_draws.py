@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ...core.factored import FactoredCovariance
+from ...core.factored import LARGEST_MOVE, FactoredCovariance
 from ...core.map_sampler import MapSampler
 from ...numerics import data_space
 from .map_system import map_system
@@ -16,8 +16,6 @@ __all__ = ["MapDraws"]
 
 # Each draw is found to this part of itself.
 _EXACT = 1e-3
-# No draw is further from the solution than this, a natural logarithm.
-_LARGEST = 200.0
 
 
 class MapDraws(MapSampler):
@@ -70,5 +68,5 @@ class MapDraws(MapSampler):
             if common is not None:
                 shared = torch.randn(common.shape[1], generator=generator, dtype=free.dtype).numpy()
                 moved = moved + np.einsum("kqp,q->kp", common, shared)
-            found[number] = middle * np.expm1(np.minimum(moved, _LARGEST))
+            found[number] = middle * np.expm1(np.minimum(moved, LARGEST_MOVE))
         return found
