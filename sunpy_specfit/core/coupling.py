@@ -105,6 +105,11 @@ class Coupling:
         """Curvature times a direction, both ``(k, pixels)``; added to ``out`` where that is given."""
         out = torch.zeros_like(direction) if out is None else out
         for (quadratic, slopes), same in zip(self._parts, self._same, strict=True):
+            if quadratic.add_product is not None and len(same) == len(slopes):
+                quadratic.add_product(
+                    {name: direction[j] for name, j in same.items()}, {name: out[j] for name, j in same.items()}
+                )
+                continue
             like = quadratic.gradient
             moved = {
                 name: direction[same[name]]

@@ -223,6 +223,9 @@ class Quadratic:
     of_logarithm : dict of str to (callable, `torch.Tensor`), optional
         Where the energy is ½ gᵀ A g of the natural logarithm g of a quantity: A times maps ``(..., pixels)``, and the
         diagonal of A, ``(pixels,)``.
+    add_product : callable, optional
+        Takes a set of maps and a set of their shapes that it adds curvature times the first to: what ``matvec`` does
+        without fresh memory, which for large maps costs more than the sums.
     """
 
     gradient: dict[str, torch.Tensor]
@@ -232,6 +235,7 @@ class Quadratic:
     noise: Callable[[torch.Generator], dict[str, torch.Tensor]] | None = None
     within: Mapping[str, tuple[torch.Tensor, torch.Tensor]] | None = None
     of_logarithm: Mapping[str, tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor]] | None = None
+    add_product: Callable[[Maps, Maps], None] | None = None
 
 
 def separable_quadratic(prior: BoundPrior, maps: Maps) -> Quadratic:

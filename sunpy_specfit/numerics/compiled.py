@@ -9,7 +9,10 @@ from importlib import import_module
 from types import ModuleType
 from typing import TypeVar
 
-__all__ = ["compiled"]
+import numpy as np
+import torch
+
+__all__ = ["arrays", "compiled"]
 
 Found = TypeVar("Found")
 # Why compiled loops are not to be had: what went wrong with the first that were run.
@@ -37,6 +40,15 @@ def compiled(module: str, work: Callable[[ModuleType], Found]) -> Found | None:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         warnings.warn(f"Numba's loops cannot be used, so the plain code is: {reason}", RuntimeWarning, stacklevel=3)
         return None
+
+
+def arrays(*tensors: torch.Tensor) -> list[np.ndarray] | None:
+    """The numbers of tensors, for loops to read or to fill; None where they lie elsewhere or derivatives are taken."""
+    for tensor in tensors:
+        wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        if wrapped or tensor.requires_grad or tensor.device.type != "cpu" or not tensor.is_contiguous():
+            return None
+    return [tensor.numpy() for tensor in tensors]
 
 
 @cache

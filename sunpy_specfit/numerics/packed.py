@@ -11,7 +11,7 @@ from types import ModuleType
 
 import torch
 
-from .compiled import compiled
+from .compiled import arrays, compiled
 
 __all__ = [
     "cholesky",
@@ -75,11 +75,31 @@ def pack(full: torch.Tensor) -> torch.Tensor:
 def matvec(packed: torch.Tensor, vector: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
     """Matrix times vector for each pixel: ``(k, pixels)``, in ``out`` where that is given."""
     k = vector.shape[0]
-    out = torch.zeros_like(vector) if out is None else out.zero_()  # automatic differentiation bears no out=
+    out = torch.empty_like(vector) if out is None else out
+    if _by_loops("multiply", packed, vector, out):
+        return out
+    out.zero_()  # automatic differentiation bears no out=
     for i in range(k):
         for j in range(k):
             out[i].addcmul_(packed[index(i, j)], vector[j])
     return out
+
+
+def _by_loops(name: str, packed: torch.Tensor, *vectors: torch.Tensor) -> bool:
+    """Run one of `packed_loops`, which fills the last of the vectors; False where nothing is compiled."""
+    if packed.shape[-1] < _WORTH_COMPILING or size(packed.shape[0]) > _UNROLLED:
+        return False
+    if any(vector.dtype != packed.dtype or vector.shape != vectors[0].shape for vector in vectors):
+        return False
+    found = arrays(packed, *vectors)
+    if found is None or found[0].shape[-1] != found[1].shape[-1]:
+        return False
+
+    def run(loops: ModuleType) -> bool:
+        getattr(loops, name)(*found)
+        return True
+
+    return bool(compiled(f"{__package__}.packed_loops", run))
 
 
 def normal_equations(
@@ -181,6 +201,14 @@ def substitute(factor: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
     return vector
 
 
+def _substituted(factor: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    """`substitute` with the vector left as it is, in one look at the factor where loops are compiled."""
+    out = torch.empty_like(vector)
+    if _by_loops("substitute", factor, vector, out):
+        return out
+    return substitute(factor, out.copy_(vector))
+
+
 def solve(packed: torch.Tensor, vector: torch.Tensor, damping=0.0) -> torch.Tensor:
     """Solve (A + damping · diag A) x = vector for each pixel.
 
@@ -204,7 +232,13 @@ def factorize(packed: torch.Tensor, damping=0.0) -> Callable[[torch.Tensor], tor
     k = scale.shape[0]
     if k <= _UNROLLED and packed.shape[-1] > _FEW:
         own = cholesky_in_place(scaled)
-        return lambda vector: substitute(own, vector * scale).mul_(scale)
+        # Of A itself in place of the scaled matrix: right-hand sides then need no scale.
+        raised = torch.where(scale > 0, 1 / scale, 0.0)
+        for i in range(k):
+            for j in range(i):
+                own[index(i, j)].mul_(raised[i])
+            own[index(i, i)].mul_(scale[i])
+        return lambda vector: _substituted(own, vector)
     full = unpack(scaled)
     factor, failed = torch.linalg.cholesky_ex(full)
     if failed.any():
@@ -289,10 +323,10 @@ def solve_and_invert(
     few = packed.shape[-1] < _WORTH_COMPILING or size(packed.shape[0]) > _UNROLLED
     if few or packed.device.type != "cpu" or packed.requires_grad:
         return None
-    return compiled(f"{__package__}.packed_loops", lambda loops: _by_loops(loops, packed, vector))
+    return compiled(f"{__package__}.packed_loops", lambda loops: _inverted(loops, packed, vector))
 
 
-def _by_loops(loops: ModuleType, packed: torch.Tensor, vector: torch.Tensor):
+def _inverted(loops: ModuleType, packed: torch.Tensor, vector: torch.Tensor):
     """Solution, inverse and what is undetermined."""
     inverse, solution = (torch.empty(v.shape, dtype=torch.float64) for v in (packed, vector))
     weak = torch.empty(packed.shape[-1], dtype=torch.bool)

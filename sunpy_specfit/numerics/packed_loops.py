@@ -1,11 +1,11 @@
-"""The inverses of `packed` in compiled code (Numba): pixels few enough for the innermost cache go through all steps."""
+"""The sums of `packed` in compiled code (Numba): pixels few enough for the innermost cache go through all steps."""
 
 from __future__ import annotations
 
 import numba
 import numpy as np
 
-__all__ = ["invert"]
+__all__ = ["invert", "multiply", "substitute"]
 
 # Pixels at a time.
 _AT_ONCE = 256
@@ -141,3 +141,59 @@ def invert(matrix, vector, inverse, solution, weak):
                     _add_product(out, own, row, pixels)
         for p in range(pixels):
             weak[begin + p] = doubt[p] > 0.0
+
+
+@_compiled
+def multiply(matrix, vector, out):
+    """Matrix times vector for each pixel.
+
+    Parameters
+    ----------
+    matrix : `numpy.ndarray`
+        Packed, ``(k (k + 1) / 2, pixels)``.
+    vector, out : `numpy.ndarray`
+        ``(k, pixels)``; the second to be filled.
+    """
+    k, total = vector.shape
+    for begin in range(0, total, _AT_ONCE):
+        end = min(begin + _AT_ONCE, total)
+        pixels = end - begin
+        for i in range(k):
+            own = out[i, begin:end]
+            _set_product(own, matrix[i * (i + 1) // 2, begin:end], vector[0, begin:end], pixels)
+            for j in range(1, k):
+                at = i * (i + 1) // 2 + j if i >= j else j * (j + 1) // 2 + i
+                _add_product(own, matrix[at, begin:end], vector[j, begin:end], pixels)
+
+
+@_compiled
+def substitute(factor, vector, out):
+    """Solve L Lᵀ x = vector for each pixel.
+
+    Parameters
+    ----------
+    factor : `numpy.ndarray`
+        L with reciprocals on its diagonal, packed, ``(k (k + 1) / 2, pixels)``.
+    vector, out : `numpy.ndarray`
+        ``(k, pixels)``; the second to be filled.
+    """
+    k, total = vector.shape
+    for begin in range(0, total, _AT_ONCE):
+        end = min(begin + _AT_ONCE, total)
+        pixels = end - begin
+        for i in range(k):
+            own, right, at = out[i, begin:end], vector[i, begin:end], i * (i + 1) // 2
+            if i == 0:
+                _set_product(own, factor[0, begin:end], right, pixels)
+                continue
+            for p in range(pixels):
+                own[p] = right[p]
+            for m in range(i):
+                _subtract_product(own, factor[at + m, begin:end], out[m, begin:end], pixels)
+            _multiply(own, factor[at + i, begin:end], pixels)
+        for back in range(k):
+            i = k - 1 - back
+            own = out[i, begin:end]
+            for m in range(i + 1, k):
+                _subtract_product(own, factor[m * (m + 1) // 2 + i, begin:end], out[m, begin:end], pixels)
+            _multiply(own, factor[i * (i + 1) // 2 + i, begin:end], pixels)

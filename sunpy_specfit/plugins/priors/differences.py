@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 
+from ...numerics.compiled import arrays, compiled
 from ...numerics.cosine_transform import laplacian_eigenvalues
 
 __all__ = ["Differences"]
+
+# Fewer numbers are not worth waiting for a compiler, or for what it left on the disk.
+_WORTH_COMPILING = 2**13
 
 
 class Differences:
@@ -66,10 +71,16 @@ class Differences:
         """|D q|², summed over all maps."""
         return sum((part.square().sum() for part in self.forward(maps)), maps.new_zeros(()))
 
-    def product(self, maps: torch.Tensor) -> torch.Tensor:
-        """Dᵀ D q."""
-        if self.order > 1 or not self.parts[0][1]:
-            return self.transpose(self.forward(maps))
+    def product(self, maps: torch.Tensor, factor: float = 1.0, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Dᵀ D q, times a factor; added to ``out``, of the same shape, where that is given."""
+        first = self.order == 1 and bool(self.parts[0][1])
+        if first and (added := self._by_loops(maps, factor, out)) is not None:
+            return added
+        total = self._first_product(maps) if first else self.transpose(self.forward(maps))
+        total = total if factor == 1.0 else total.mul_(factor)
+        return total if out is None else out.add_(total)
+
+    def _first_product(self, maps: torch.Tensor) -> torch.Tensor:
         # Each pixel so many times as it has neighbours, less these: nothing is held in fresh memory but the answer.
         image = maps.reshape(*maps.shape[:-1], *self.shape)
         total = 2 * len(self.parts) * image
@@ -79,6 +90,26 @@ class Differences:
                 total.narrow(dim, end, 1).sub_(image.narrow(dim, end, 1))
                 total.narrow(dim, start, n - 1).sub_(image.narrow(dim, other, n - 1))
         return total.reshape(maps.shape)
+
+    def _by_loops(self, maps: torch.Tensor, factor: float, out: torch.Tensor | None) -> torch.Tensor | None:
+        """`product` along one axis or the last two, in one look at the maps; None where nothing is compiled."""
+        along = sorted(dim for _, (dim,) in self.parts)
+        if maps.numel() < _WORTH_COMPILING or along not in ([along[0]], [-2, -1]):
+            return None
+        out = torch.zeros_like(maps) if out is None else out
+        found = arrays(maps, out)
+        if found is None or out.dtype != maps.dtype:
+            return None
+        first = along[0]
+        rows = 1 if along == [-1] else self.shape[first]
+        columns = math.prod(self.shape[first:]) // rows
+        images = [array.reshape(-1, rows, columns) for array in found]
+
+        def run(loops) -> torch.Tensor:
+            loops.add_product(images[0], along != [-1], -1 in along, maps.numpy().dtype.type(factor), images[1])
+            return out
+
+        return compiled(f"{__package__}.difference_loops", run)
 
     def noise(self, like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Noise whose covariance is Dᵀ D, shaped as maps."""

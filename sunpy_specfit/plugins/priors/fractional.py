@@ -53,9 +53,11 @@ class FractionalLaplacian:
         """qᵀ L^power q, summed over all maps ``(..., pixels)``."""
         return (self.spectrum.to(maps) * self._cosines(maps).square()).sum()
 
-    def product(self, maps: torch.Tensor) -> torch.Tensor:
-        """L^power q, ``(..., pixels)``."""
-        return inverse_cosine_transform(self.spectrum.to(maps) * self._cosines(maps), self.dims).reshape(maps.shape)
+    def product(self, maps: torch.Tensor, factor: float = 1.0, out: torch.Tensor | None = None) -> torch.Tensor:
+        """L^power q, ``(..., pixels)``, times a factor; added to ``out``, of the same shape, where that is given."""
+        found = inverse_cosine_transform(self.spectrum.to(maps) * self._cosines(maps), self.dims).reshape(maps.shape)
+        found = found if factor == 1.0 else factor * found
+        return found if out is None else out.add_(found)
 
     def noise(self, like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Noise whose covariance is L^power, shaped as maps."""

@@ -135,6 +135,10 @@ class BoundSmooth(BoundPrior):
                     out[name].mul_(slope)
             return out
 
+        def add_product(v, out):
+            for name, scale in self.scales.items():
+                self.stiffness.product(v[name], 1 / scale**2, out[name])
+
         def noise(generator):
             drawn = {}
             for name, scale in self.scales.items():
@@ -142,7 +146,15 @@ class BoundSmooth(BoundPrior):
                 drawn[name] = one if slopes[name] is None else slopes[name] * one
             return drawn
 
-        return Quadratic(gradient, matvec, diagonal, cosine, noise, of_logarithm=self._of_logarithm(maps))
+        return Quadratic(
+            gradient,
+            matvec,
+            diagonal,
+            cosine,
+            noise,
+            of_logarithm=self._of_logarithm(maps),
+            add_product=None if self.logarithm else add_product,
+        )
 
     def _of_logarithm(self, maps):
         if not self.logarithm:
