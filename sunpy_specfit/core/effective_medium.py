@@ -9,12 +9,19 @@ variance: by the squares of the medium's own covariances. That is the coherent-p
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from ..numerics import packed
-from ..numerics.cosine_transform import cosine_series, cosine_transform, inverse_cosine_transform
+from ..numerics.compiled import arrays, compiled
+from ..numerics.cosine_transform import (
+    cosine_series,
+    cosine_transform,
+    inverse_cosine_transform,
+    near_cosine_series,
+    series_of_near,
+)
 from .coupling import CosineMap, in_units, own_numbers
 from .curvature import Curvature
 
@@ -25,8 +32,17 @@ __all__ = ["Medium", "medium_inverse"]
 _LIFT, _LEAST = 1e-6, 1e-20
 # Maps that correlate by less, or in no more than this part of the pixels, have media of their own.
 _RELATED, _FEW = 0.05, 0.01
+# So far do neighbours count at first, in pixels; and they count no further where they do by less than this part.
+_REACHES, _UNSEEN = (32, 128), 1e-4
+# Eigenvalues of what pixels know of some maps, over the largest.
+_THINNEST = 1e-12
 # Halvings of the precision after which a medium is as good as empty.
 _HALVINGS = 70
+# Whether one of so few levels is empty is not worth a look.
+_FEW_LEVELS = 4
+# Fewer pixels are not worth waiting for a compiler, or for what it left on the disk.
+_WORTH_COMPILING = 2**13
+_LOOPS = f"{__package__}.effective_medium_loops"
 
 
 def medium_inverse(curvature: Curvature) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
@@ -110,15 +126,12 @@ def _own_precision(blocks: torch.Tensor, maps: Sequence[CosineMap]) -> torch.Ten
 
 def _mean_field(precision: torch.Tensor, maps: Sequence[CosineMap], shape: tuple[int, ...]) -> torch.Tensor | None:
     """X, packed ``(m (m + 1) / 2, pixels)``; None where related maps are coupled by different cosines."""
-    m = len(maps)
-    stiffness = torch.stack([own.eigenvalues.double().mean() for own in maps])
-    if not bool((stiffness > 0).all()):
+    stiffness = [float(own.eigenvalues.double().mean()) for own in maps]
+    if not all(value > 0 for value in stiffness):
         return None
-    scale = stiffness.rsqrt()[:, None].expand(-1, precision.shape[-1])
-    scaled = packed.scale_both(precision, scale)
     field = torch.zeros_like(precision)
     media: list[Medium] = []
-    for group in _groups(scaled, m):
+    for group in _groups(precision, len(maps)):
         spectra = [(maps[j].eigenvalues.double() / stiffness[j]).reshape(shape) for j in group]
         if any(not torch.allclose(own, spectra[0], rtol=1e-3, atol=1e-6) for own in spectra[1:]):
             return None
@@ -126,19 +139,24 @@ def _mean_field(precision: torch.Tensor, maps: Sequence[CosineMap], shape: tuple
         alike = (one for one in media if torch.allclose(one.eigenvalues, spectra[0], rtol=1e-9, atol=1e-12))
         medium = next(alike, None) or Medium(spectra[0])
         media.append(medium)
-        rows = [packed.index(i, j) for a, i in enumerate(group) for j in group[: a + 1]]
-        field[rows] = medium.field(scaled[rows])
-    return packed.scale_both(field, 1 / scale)
+        pairs = [(i, j) for a, i in enumerate(group) for j in group[: a + 1]]
+        # In units in which each map's coupling is about one.
+        units = [math.sqrt(stiffness[i] * stiffness[j]) for i, j in pairs]
+        rows = [packed.index(i, j) for i, j in pairs]
+        found = medium.field(torch.stack([precision[row] / unit for row, unit in zip(rows, units, strict=True)]))
+        for row, unit, own in zip(rows, units, found, strict=True):
+            torch.mul(own, unit, out=field[row])
+    return field
 
 
 def _groups(precision: torch.Tensor, m: int) -> list[list[int]]:
     """Maps that correlate, together."""
     label = list(range(m))
-    size = precision[packed.diagonal_index(m)].sqrt()
     for i in range(m):
         for j in range(i):
-            related = precision[packed.index(i, j)].abs() > _RELATED * size[i] * size[j]
-            if float(related.double().mean()) > _FEW:
+            own, other, common = (precision[packed.index(*pair)] for pair in ((i, i), (j, j), (i, j)))
+            related = common.square() > _RELATED**2 * own * other
+            if int(related.count_nonzero()) > _FEW * related.numel():
                 label = [label[j] if number == label[i] else number for number in label]
     return [[j for j in range(m) if label[j] == number] for number in dict.fromkeys(label)]
 
@@ -158,7 +176,7 @@ class Medium:
     >>> from sunpy_specfit.numerics.cosine_transform import laplacian_eigenvalues
     >>> medium = Medium(laplacian_eigenvalues((50,), [0]))
     >>> # In an endless row with precision 1 and steps of variance 1 the variance is 1 / √5.
-    >>> round(float(medium.variance(torch.ones(50))[25] ** -2), 3)
+    >>> round(float(medium.variance(torch.zeros(50))[25] ** -2), 3)
     5.0
     """
 
@@ -166,25 +184,49 @@ class Medium:
         self.eigenvalues = eigenvalues.double()
         self.shape = tuple(eigenvalues.shape)
         self._axes = tuple(range(-len(self.shape), 0))
+        # No map has the cosine that follows the last, and with it the covariance fades as neighbours' distance grows.
+        self._extended = self.eigenvalues
+        for axis, n in enumerate(self.shape):
+            self._extended = torch.cat([self._extended, self._extended.narrow(axis, n - 1, 1)], axis)
         self._levels: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def _level(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Of a medium of precision 2^number: the logarithm of the variance, and how neighbours count, among cosines."""
         if number not in self._levels:
-            ones = [n + 1 for n in self.shape]
-            inverse = torch.zeros(ones)
-            inverse[tuple(slice(n) for n in self.shape)] = (1 / (2.0**number + self.eigenvalues)).float()
             # The covariance at a distance, twice over for each axis; mirrored at the edges it is that of two pixels.
-            distant = cosine_series(inverse) / math.prod(self.shape)
+            distant = self._near(self._spectrum(number))
             variance = distant
             for axis, n in enumerate(self.shape):
                 odd = 2 * torch.arange(n) + 1
-                mirrored = variance.index_select(axis, torch.where(odd > n, 2 * n - odd, odd))
+                apart = torch.where(odd > n, 2 * n - odd, odd)
+                far = variance.shape[axis] - 1
+                mirrored = variance.index_select(axis, apart.clamp_max(far))
+                if far < n:
+                    mirrored.index_fill_(axis, (apart > far).nonzero()[:, 0], 0.0)
                 variance = 0.5 * (mirrored + variance.narrow(axis, 0, 1))
-            counts = cosine_series(distant.square())
-            transfer = counts[tuple(slice(n) for n in self.shape)] / counts.flatten()[0]
+            counts = distant.square()
+            near = distant.shape[0] <= self.shape[0]
+            counts = series_of_near(counts, self.shape) if near else cosine_series(counts)[tuple(slice(n) for n in self.shape)]
+            transfer = counts / counts.flatten()[0]
             self._levels[number] = variance.reshape(-1).log(), transfer
         return self._levels[number]
+
+    def _spectrum(self, number: int) -> torch.Tensor:
+        """The covariance of a medium of precision 2^number among cosines, single, one longer than the map each way."""
+        precision = 2.0**number
+        single = self._extended.float() if precision > torch.finfo(torch.float32).smallest_normal else self._extended
+        return single.add(precision).reciprocal_().float()
+
+    def _near(self, coefficients: torch.Tensor) -> torch.Tensor:
+        """The mean of `cosine_series`, as far as there is something to be seen."""
+        for reach in _REACHES:
+            if reach > min(self.shape) // 4:
+                break
+            found = near_cosine_series(coefficients, reach)
+            edge = max(float(found.select(axis, reach).abs().max()) for axis in range(found.ndim))
+            if edge < _UNSEEN * float(found.flatten()[0]):
+                return found / math.prod(self.shape)
+        return cosine_series(coefficients) / math.prod(self.shape)
 
     def _smoothed(self, cosines: torch.Tensor, number: int) -> torch.Tensor:
         return inverse_cosine_transform(cosines * self._level(number)[1], self._axes).reshape(-1)
@@ -193,63 +235,118 @@ class Medium:
         return cosine_transform(own.float().reshape(self.shape), self._axes)
 
     def mean_precision(self, own: torch.Tensor) -> torch.Tensor:
-        """The precision L of the medium that each pixel's neighbourhood is in the mean, ``(pixels,)``.
+        """The logarithm to base 2 of the precision L of the medium that each pixel's neighbourhood is in the mean.
 
-        It is what neighbours know, weighed as they count in a medium of just that precision.
+        L is what neighbours know, weighed as they count in a medium of just that precision. ``(pixels,)``.
         """
         cosines = self._cosines(own)
         top = int(torch.log2(own.amax()).ceil())
         least = max(2.0 ** (top - 2 * _HALVINGS), torch.finfo(cosines.dtype).tiny)
         found, above = torch.full_like(own, torch.nan, dtype=cosines.dtype), None
         for number in range(top, top - _HALVINGS, -1):
-            # Excess of the neighbours' precision, in powers of two.
-            excess = self._smoothed(cosines, number).clamp_min_(least).log2_().sub_(number)
-            here = (excess >= 0) & found.isnan()
-            if above is None:
-                found[here] = number
-            else:
-                found = torch.where(here, number - excess / (above - excess), found)
-            if not bool(found.isnan().any()):
+            smoothed = self._smoothed(cosines, number)
+            if _cross(smoothed, above, number, least, found) == 0:
                 break
-            above = excess
-        return torch.exp2(found.nan_to_num(nan=float(top - _HALVINGS)).to(own))
+            above = smoothed
+        return found.nan_to_num_(nan=float(top - _HALVINGS))
 
-    def along(self, own: torch.Tensor, precision: torch.Tensor) -> torch.Tensor:
-        """Another map, averaged over the neighbours as they count in a medium of some precision a pixel."""
+    def along(self, own: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+        """Another map, averaged over the neighbours as they count in a medium of precision 2^place for each pixel."""
         cosines = self._cosines(own)
-        return self._between(precision, lambda number: self._smoothed(cosines, number)).to(precision)
+        return self._between(place, lambda number: self._smoothed(cosines, number))
 
-    def variance(self, precision: torch.Tensor) -> torch.Tensor:
-        """Of each pixel in a medium of its own precision, ``(pixels,)``."""
-        return self._between(precision, lambda number: self._level(number)[0]).to(precision).exp()
+    def variance(self, place: torch.Tensor) -> torch.Tensor:
+        """Of each pixel in a medium of precision 2^place of its own, ``(pixels,)``."""
+        return self._between(place, lambda number: self._level(number)[0]).exp_()
 
     @staticmethod
-    def _between(precision: torch.Tensor, at) -> torch.Tensor:
-        place = torch.log2(precision).float()
-        low = place.floor()
+    def _between(place: torch.Tensor, at) -> torch.Tensor:
         found = torch.empty_like(place)
         upper: tuple[int, torch.Tensor] | None = None
-        for number in sorted({int(v) for v in low.unique()}, reverse=True):
+        for number in _whole_numbers(place):
             high = upper[1] if upper is not None and upper[0] == number + 1 else at(number + 1)
             below = at(number)
-            found = torch.where(low == number, below + (place - number) * (high - below), found)
+            _interpolate(place, number, below, high, found)
             upper = number, below
         return found
 
     def field(self, precision: torch.Tensor) -> torch.Tensor:
         """X for pixels that know ``precision`` of some maps, both packed ``(m (m + 1) / 2, pixels)``."""
         m = packed.size(len(precision))
-        means = [self.mean_precision(precision[packed.index(i, i)]) for i in range(m)]
+        places = [self.mean_precision(precision[packed.index(i, i)]) for i in range(m)]
         if m == 1:
-            return (1 / self.variance(means[0]) - means[0]).clamp_min(0)[None]
+            return self._from_neighbours(places[0])[None]
         mean = torch.empty_like(precision)
         for i in range(m):
-            mean[packed.index(i, i)] = means[i]
+            mean[packed.index(i, i)] = torch.exp2(places[i])
             for j in range(i):
-                common = (means[i] * means[j]).sqrt()
-                limit = 0.999 * common
+                common = 0.5 * (places[i] + places[j])
+                limit = 0.999 * torch.exp2(common)
                 mean[packed.index(i, j)] = self.along(precision[packed.index(i, j)], common).clamp(-limit, limit)
-        values, vectors = torch.linalg.eigh(packed.unpack(mean))
-        values = values.clamp_min(1e-12 * values.amax(-1, keepdim=True))
-        own = torch.stack([(1 / self.variance(v) - v).clamp_min(0) for v in values.T], -1)
+        return _function_of(mean, lambda values: self._from_neighbours(values.log2().float()))
+
+    def _from_neighbours(self, place: torch.Tensor) -> torch.Tensor:
+        """X of one map in a medium of precision 2^place for each pixel."""
+        return (1 / self.variance(place).double()).sub_(torch.exp2(place)).clamp_min_(0)
+
+
+def _function_of(matrix: torch.Tensor, function: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """A function of positive matrices by their eigenvalues, packed."""
+    if len(matrix) > 3:
+        values, vectors = torch.linalg.eigh(packed.unpack(matrix))
+        values = values.clamp_min(_THINNEST * values.amax(-1, keepdim=True))
+        own = torch.stack([function(v) for v in values.T], -1)
         return packed.pack((vectors * own[:, None, :]) @ vectors.mT)
+    middle, apart = 0.5 * (matrix[0] + matrix[2]), 0.5 * (matrix[0] - matrix[2])
+    radius = torch.hypot(apart, matrix[1])
+    high = middle + radius
+    # The product of both is the determinant: so the lower keeps its digits.
+    low = torch.maximum((matrix[0] * matrix[2] - matrix[1].square()) / high, _THINNEST * high)
+    of_high, of_low = function(high), function(low)
+    slope = torch.where(radius > 0, 0.5 * (of_high - of_low) / radius.clamp_min(torch.finfo(radius.dtype).tiny), 0.0)
+    level = 0.5 * (of_high + of_low)
+    return torch.stack([level + slope * apart, slope * matrix[1], level - slope * apart])
+
+
+def _whole_numbers(place: torch.Tensor) -> list[int]:
+    """The integers below some numbers, from the highest."""
+    low = place.floor()
+    numbers = range(int(low.amax()), int(low.amin()) - 1, -1)
+    return [number for number in numbers if len(numbers) < _FEW_LEVELS or bool((low == number).any())]
+
+
+def _cross(smoothed: torch.Tensor, above: torch.Tensor | None, number: int, least: float, found: torch.Tensor) -> int:
+    """`effective_medium_loops.cross`."""
+    before = smoothed if above is None else above
+    rows = _rows(smoothed, before, found)
+    left = None
+    if rows is not None:
+        floor = rows[1].dtype.type(least)
+        left = compiled(_LOOPS, lambda loops: loops.cross(*rows[:2], number, floor, above is None, rows[2]))
+    if left is not None:
+        return int(left)
+    crossing = found.isnan() & (smoothed >= 2.0**number)
+    if above is None:
+        found[crossing] = number
+    else:
+        excess = smoothed.clamp_min(least).log2_().sub_(number)
+        before = above.clamp_min(least).log2_().sub_(number + 1)
+        found.copy_(torch.where(crossing, number - excess / (before - excess), found))
+    return int(found.isnan().count_nonzero())
+
+
+def _interpolate(place: torch.Tensor, number: int, below: torch.Tensor, high: torch.Tensor, found: torch.Tensor):
+    """`effective_medium_loops.interpolate`."""
+    rows = _rows(place, below, high, found)
+
+    def run(loops) -> bool:
+        loops.interpolate(rows[0], number, *rows[1:])
+        return True
+
+    if rows is None or not compiled(_LOOPS, run):
+        share = place - number
+        found.copy_(torch.where((share >= 0) & (share < 1), below + share * (high - below), found))
+
+
+def _rows(*maps: torch.Tensor):
+    return arrays(*maps) if maps[0].numel() >= _WORTH_COMPILING else None

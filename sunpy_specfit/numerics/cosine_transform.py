@@ -8,7 +8,15 @@ from collections.abc import Sequence
 import scipy.fft
 import torch
 
-__all__ = ["cosine_series", "cosine_squares", "cosine_transform", "inverse_cosine_transform", "laplacian_eigenvalues"]
+__all__ = [
+    "cosine_series",
+    "cosine_squares",
+    "cosine_transform",
+    "inverse_cosine_transform",
+    "laplacian_eigenvalues",
+    "near_cosine_series",
+    "series_of_near",
+]
 
 
 def cosine_transform(maps: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
@@ -86,6 +94,29 @@ def cosine_series(coefficients: torch.Tensor) -> torch.Tensor:
     """Σ c_j cos(π j r / n) along all axes, for j and r from 0 to n, all but the first and the last c twice (DCT-I)."""
     found = scipy.fft.dctn(coefficients.cpu().numpy(), type=1, workers=torch.get_num_threads())
     return torch.from_numpy(found).to(coefficients)
+
+
+def near_cosine_series(coefficients: torch.Tensor, reach: int) -> torch.Tensor:
+    """`cosine_series` for r from 0 to ``reach`` only, which take a few matrix products."""
+    for size in coefficients.shape:
+        waves = _series_waves(size - 1, reach)
+        waves[1:-1] *= 2
+        coefficients = torch.tensordot(coefficients, waves.to(coefficients), dims=([0], [0]))
+    return coefficients
+
+
+def series_of_near(near: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """`cosine_series` of coefficients that are zero beyond the first few, for r below ``shape``."""
+    for n, size in zip(shape, near.shape, strict=True):
+        waves = _series_waves(n, size - 1)[:-1]
+        waves[:, 1:] *= 2
+        near = torch.tensordot(near, waves.to(near), dims=([0], [1]))
+    return near
+
+
+def _series_waves(n: int, reach: int) -> torch.Tensor:
+    """cos(π j r / n), ``(n + 1, reach + 1)``."""
+    return (math.pi / n * torch.outer(torch.arange(n + 1), torch.arange(reach + 1)).double()).cos()
 
 
 def _long_axes(maps: torch.Tensor, axes: Sequence[int]) -> tuple[int, ...]:
