@@ -42,13 +42,16 @@ def own_numbers(maps: Sequence[CosineMap], k: int) -> list[tuple[int, torch.Tens
     units = [next(iter(own.columns.items())) for own in maps]
     if sorted(number for number, _ in units) != list(range(k)):
         return None
-    return units if all(bool((column != 0).all()) for _, column in units) else None
+    return units if all(bool((_told_once(column) != 0).all()) for _, column in units) else None
 
 
 def in_units(matrix: torch.Tensor, units: Sequence[tuple[int, torch.Tensor]]) -> torch.Tensor:
     """Blocks of free numbers, packed, as blocks of the maps that `own_numbers` tells of."""
-    own = [matrix[packed.index(i, j)] for n, (i, _) in enumerate(units) for j, _ in units[: n + 1]]
-    return packed.scale_both(torch.stack(own), torch.stack([1 / column for _, column in units]).to(matrix))
+    rows = [packed.index(i, j) for n, (i, _) in enumerate(units) for j, _ in units[: n + 1]]
+    own = matrix if rows == list(range(len(matrix))) else matrix[rows]
+    if all(bool((_told_once(column) == 1).all()) for _, column in units):
+        return own
+    return packed.scale_both(own, torch.stack([1 / column for _, column in units]).to(matrix))
 
 
 class Coupling:
@@ -87,7 +90,9 @@ class Coupling:
             columns = columns if tangent is None else tangent.columns(columns)
             quadratic = prior.quadratic(maps) or _slope_only(prior, maps)
             slopes = {
-                name: {j: column[name] for j, column in enumerate(columns) if bool((column[name] != 0).any())}
+                name: {
+                    j: column[name] for j, column in enumerate(columns) if bool((_told_once(column[name]) != 0).any())
+                }
                 for name in maps
             }
             for name, own in slopes.items():
@@ -148,7 +153,7 @@ def _gather(found, problem: Problem, quadratic: Quadratic, slopes):
         vector = quadratic.gradient[name].ndim > 1
         for row in range(quadratic.gradient[name].shape[0] if vector else 1):
             columns = {j: column[row] if vector else column for j, column in own.items()}
-            columns = {j: column for j, column in columns.items() if bool((column != 0).any())}
+            columns = {j: column for j, column in columns.items() if bool((_told_once(column) != 0).any())}
             if curvature.slope is not None:
                 slope = curvature.slope[row] if vector else curvature.slope
                 columns = {j: slope * column for j, column in columns.items()}
@@ -177,7 +182,12 @@ def _slope_only(prior: BoundPrior, maps) -> Quadratic:
 
 def _is_itself(own: dict[int, torch.Tensor]) -> bool:
     """Whether the quantity is one free number, and no other."""
-    return len(own) == 1 and all(column.ndim == 1 and bool((column == 1).all()) for column in own.values())
+    return len(own) == 1 and all(column.ndim == 1 and bool((_told_once(column) == 1).all()) for column in own.values())
+
+
+def _told_once(column: torch.Tensor) -> torch.Tensor:
+    """Without the repetitions of a number that all pixels share."""
+    return column[..., :1] if column.stride(-1) == 0 else column
 
 
 def _sum_rows(value: torch.Tensor) -> torch.Tensor:

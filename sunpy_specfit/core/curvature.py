@@ -128,12 +128,14 @@ class Curvature:
     def block_matrix(self, damping: torch.Tensor | float = 0.0) -> torch.Tensor:
         """The diagonal blocks of the whole curvature, packed; damping multiplies the data's diagonal."""
         matrix = self._damped(damping)
-        matrix[packed.diagonal_index(self.free.shape[0])] += self.coupling.diagonal  # only of each number with itself
+        for row, own in zip(packed.diagonal_index(self.free.shape[0]), self.coupling.diagonal, strict=True):
+            matrix[row] += own  # only of each number with itself
         return matrix
 
     def _damped(self, damping: torch.Tensor | float) -> torch.Tensor:
         matrix = self.blocks.matrix.clone()
-        matrix[packed.diagonal_index(self.free.shape[0])] *= 1 + damping
+        if _is_something(damping):
+            matrix[packed.diagonal_index(self.free.shape[0])] *= 1 + damping
         return matrix
 
     def data_product(self, direction: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -151,7 +153,7 @@ class Curvature:
         self.coupling.product(direction, out)
         if self._prior_blocks is not None:
             out = out + self._prior_blocks.matvec(direction)
-        if bool((damping != 0).any()) if torch.is_tensor(damping) else damping:
+        if _is_something(damping):
             out = out + damping * self.blocks.diagonal() * direction
         return self.problem.reduce(out)
 
@@ -163,10 +165,10 @@ class Curvature:
         problem, shared = self.problem, self.problem.shared
         k = shared.numel()
         own = [j for j in range(k) if not shared[j]]
-        diagonal = self.block_matrix(damping)[packed.diagonal_index(k)][shared].sum(-1)
         solve = self._own_preconditioner(own, damping)
         if len(own) == k:
             return lambda flat: solve(flat.reshape(k, -1)).reshape(-1)
+        diagonal = self.block_matrix(damping)[packed.diagonal_index(k)][shared].sum(-1)
         n_own = len(own) * problem.n_pixels
 
         def apply(flat: torch.Tensor) -> torch.Tensor:
@@ -242,6 +244,10 @@ class Curvature:
             error=error,
             max_iterations=max_iterations,
         )
+
+
+def _is_something(damping: torch.Tensor | float) -> bool:
+    return bool((damping != 0).any()) if torch.is_tensor(damping) else damping != 0
 
 
 def _principal(matrix: torch.Tensor, rows: list[int]) -> torch.Tensor:

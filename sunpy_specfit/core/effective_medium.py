@@ -206,7 +206,11 @@ class Medium:
                 variance = 0.5 * (mirrored + variance.narrow(axis, 0, 1))
             counts = distant.square()
             near = distant.shape[0] <= self.shape[0]
-            counts = series_of_near(counts, self.shape) if near else cosine_series(counts)[tuple(slice(n) for n in self.shape)]
+            counts = (
+                series_of_near(counts, self.shape)
+                if near
+                else cosine_series(counts)[tuple(slice(n) for n in self.shape)]
+            )
             transfer = counts / counts.flatten()[0]
             self._levels[number] = variance.reshape(-1).log(), transfer
         return self._levels[number]
@@ -218,7 +222,7 @@ class Medium:
         return single.add(precision).reciprocal_().float()
 
     def _near(self, coefficients: torch.Tensor) -> torch.Tensor:
-        """The mean of `cosine_series`, as far as there is something to be seen."""
+        """The mean of `cosine_series`, as far as there is something to be seen; coefficients may be changed."""
         for reach in _REACHES:
             if reach > min(self.shape) // 4:
                 break
@@ -226,6 +230,9 @@ class Medium:
             edge = max(float(found.select(axis, reach).abs().max()) for axis in range(found.ndim))
             if edge < _UNSEEN * float(found.flatten()[0]):
                 return found / math.prod(self.shape)
+        # In small maps the missing cosine is better missed.
+        for axis in range(coefficients.ndim):
+            coefficients.select(axis, -1).zero_()
         return cosine_series(coefficients) / math.prod(self.shape)
 
     def _smoothed(self, cosines: torch.Tensor, number: int) -> torch.Tensor:

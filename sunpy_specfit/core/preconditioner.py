@@ -21,6 +21,8 @@ _WORTH = 15.0
 _ERROR = 1e-3
 # Of what couples a pixel, this part counts as its own, so that no pixel is without data.
 _LIFT = 1e-4
+# So many pixels tell what is typical of a map.
+_SAMPLE = 2**16
 # More maps than these are too many for a matrix at each wave number.
 _MOST = 12
 _RIDGE = 1e-6
@@ -58,7 +60,7 @@ def cosine_preconditioner(
     highest = torch.stack([own.eigenvalues.amax() for own in maps])[:, None]
     units = own_numbers(maps, k)
     if units is not None and not _pays(
-        highest, torch.stack([matrix[packed.index(j, j)] / column.square() for j, column in units])
+        highest, torch.stack([_some(matrix[packed.index(j, j)]) / _some(column).square() for j, column in units])
     ):
         return None
     matrix = matrix.double()
@@ -93,7 +95,7 @@ def cosine_preconditioner(
     covariance[packed.diagonal_index(m)] *= 1 + _RIDGE
     precision, unmoved = packed.inverse(covariance)
     precision = torch.where(torch.isfinite(precision), precision, 0.0)
-    if not _pays(highest, precision[packed.diagonal_index(m)]):
+    if not _pays(highest, _some(precision)[packed.diagonal_index(m)]):
         return None
     everything = m == k and not bool(unmoved.any())
     coupled_part = _coupled_part(maps, precision, stiffness, shape, axes, dtype)
@@ -144,6 +146,11 @@ def steps_of_blocks(highest: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
     """
     condition = 1 + highest / own.median(-1, keepdim=True).values
     return 0.5 * condition.sqrt() * math.log(2 / _ERROR)
+
+
+def _some(rows: torch.Tensor) -> torch.Tensor:
+    """Pixels enough to tell what is typical."""
+    return rows[..., :: max(1, rows.shape[-1] // _SAMPLE)]
 
 
 def _pays(highest: torch.Tensor, own: torch.Tensor) -> bool:

@@ -211,6 +211,9 @@ class Problem(Variants):
             )
         objective, matrix, vector = [], [], []
         whole = self.whole()
+        if self.compressible:
+            objective, matrix, vector = whole.linearize(free, priors=priors)
+            return objective, DenseBlocks(matrix), vector
         for part in self.slices():
             o, a, b = whole.select(part).linearize(free[:, part], priors=priors)
             objective.append(o)

@@ -7,7 +7,7 @@ import torch
 
 import sunpy_specfit as specfit
 from sunpy_specfit.core.curvature import Curvature
-from sunpy_specfit.core.effective_medium import Medium, medium_inverse
+from sunpy_specfit.core.effective_medium import Medium, _function_of, medium_inverse
 from sunpy_specfit.core.engine import pixel_solution
 from sunpy_specfit.core.setup import build_problem
 from sunpy_specfit.data import gaussian_cube
@@ -156,3 +156,31 @@ def test_maps_held_flat_are_as_well_known_as_their_mean(scale):
     held = specfit.fit(cube, model, specfit.Smooth("c0", scale=scale * float(np.median(alone)) * cube.unit))
     expected = np.sum(alone**-2.0) ** -0.5
     assert np.abs(held["c0"].uncertainty.array / expected - 1).max() < (0.03 if scale < 1e-2 else 0.1)
+
+
+@pytest.mark.parametrize("strength", [1.0, 1e4])
+def test_large_maps_without_a_compiler(monkeypatch, strength):
+    """Neighbours count only as far as there is something to be seen, and loops do what plain code does."""
+    shape = (150, 170)
+    eigenvalues = strength * laplacian_eigenvalues(shape, [0, 1])
+    own = 10 ** -torch.rand(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    own[60:70, 80:110] = 1e-6
+    own = own.reshape(1, -1)
+    found = Medium(eigenvalues).field(own)
+    with monkeypatch.context() as plain:
+        plain.setattr(f"{Medium.__module__}._WORTH_COMPILING", own.numel() + 1)
+        assert torch.allclose(Medium(eigenvalues).field(own), found, rtol=1e-4)
+    with monkeypatch.context() as whole:
+        whole.setattr(f"{Medium.__module__}._REACHES", ())
+        assert torch.allclose(Medium(eigenvalues).field(own), found, rtol=5e-3)
+
+
+def test_two_maps_as_by_eigenvectors():
+    """The function of a matrix of two rows by its invariants."""
+    generator = torch.Generator().manual_seed(2)
+    lower = torch.randn((3, 500), generator=generator, dtype=torch.float64)
+    matrix = torch.stack([lower[0] ** 2, lower[0] * lower[1], lower[1] ** 2 + lower[2] ** 2])
+    matrix[:, 0] = torch.tensor([2.0, 0.0, 2.0])
+    values, vectors = torch.linalg.eigh(packed.unpack(matrix))
+    expected = packed.pack((vectors * (1 / (1 + values))[:, None, :]) @ vectors.mT)
+    assert torch.allclose(_function_of(matrix, lambda v: 1 / (1 + v)), expected, rtol=1e-7, atol=1e-9)

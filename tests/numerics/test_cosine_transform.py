@@ -6,10 +6,13 @@ import scipy.fft
 import torch
 
 from sunpy_specfit.numerics.cosine_transform import (
+    cosine_series,
     cosine_squares,
     cosine_transform,
     inverse_cosine_transform,
     laplacian_eigenvalues,
+    near_cosine_series,
+    series_of_near,
     through_fourier,
 )
 
@@ -70,3 +73,11 @@ def test_eigenvalues_weigh_the_cosines_as_differences_do(shape, axes):
 def test_squares_of_cosines_are_those_of_the_transform_of_single_pixels():
     expected = scipy.fft.dct(np.eye(6), axis=0, norm="ortho") ** 2
     np.testing.assert_allclose(cosine_squares(6), expected, atol=1e-14)
+
+
+def test_the_beginning_of_a_series_is_that_of_the_whole():
+    coefficients = draw((11, 8))
+    torch.testing.assert_close(near_cosine_series(coefficients, 3), cosine_series(coefficients)[:4, :4])
+    near = torch.zeros_like(coefficients)
+    near[:4, :4] = coefficients[:4, :4]
+    torch.testing.assert_close(series_of_near(near[:4, :4], (10, 7)), cosine_series(near)[:-1, :-1])

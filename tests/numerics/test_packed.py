@@ -134,6 +134,34 @@ def test_compiled_loops_invert_and_solve_as_the_plain_code_does(k, dtype, monkey
     assert bool((solved[0, 3] == 0.0) & (solved[-1, 3] != 0.0 if k > 1 else True))
 
 
+@pytest.mark.parametrize("k", [1, 3, 9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_compiled_loops_multiply_and_substitute_as_the_plain_code_does(k, dtype, monkeypatch):
+    pytest.importorskip("numba")
+    _, matrix, vector = systems(k, pixels=700)
+    matrix[packed.index(k - 1, 0) :, 3] = 0  # nothing known of the last
+    matrix, vector = matrix.to(dtype), vector.to(dtype)
+    before = vector.clone()
+    expected = packed.matvec(matrix, vector), packed.solve(matrix, vector, 0.1)
+    monkeypatch.setattr(packed, "_WORTH_COMPILING", 1)
+    close = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 1e-10, "atol": 1e-12}
+    out = torch.full_like(vector, torch.nan)
+    assert packed.matvec(matrix, vector, out) is out
+    torch.testing.assert_close(out, expected[0], **close)
+    torch.testing.assert_close(packed.solve(matrix, vector, 0.1), expected[1], **close)
+    assert bool((packed.solve(matrix, vector, 0.1)[-1, 3] == 0) & (vector == before).all())
+
+
+def test_compiled_loops_leave_derivatives_and_transforms_to_the_plain_code(monkeypatch):
+    _, matrix, vector = systems(3, pixels=20)
+    monkeypatch.setattr(packed, "_WORTH_COMPILING", 1)
+    leaf = matrix.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(packed.matvec(leaf, vector).sum(), leaf)
+    torch.testing.assert_close(slope[0], vector[0])
+    mapped = torch.func.vmap(lambda v: packed.matvec(matrix, v))(vector[None])
+    torch.testing.assert_close(mapped[0], packed.matvec(matrix, vector))
+
+
 def test_where_numba_fails_packed_matrices_are_inverted_by_the_plain_code(monkeypatch):
     class Damaged:
         @staticmethod

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from sunpy_specfit.plugins.priors import differences
 from sunpy_specfit.plugins.priors.differences import Differences
 
 
@@ -23,6 +24,26 @@ def test_products_are_those_of_a_symmetric_matrix_with_the_stated_diagonal(shape
     q = torch.randn(pixels, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     energy = sum(d.square().sum() for d in operator.forward(q))
     torch.testing.assert_close(q @ matrix @ q, energy)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("shape", "axes", "lead"),
+    [((7,), (0,), ()), ((4, 5), (0, 1), ()), ((4, 5), (1,), (3,)), ((4, 5), (0,), ()), ((2, 2), (0, 1), ())]
+    + [((3, 4, 2), (0,), ()), ((3, 4, 2), (1, 2), (2,)), ((3, 4, 2), (0, 2), ()), ((3, 1, 2), (0, 1), ())],
+)
+def test_compiled_products_are_those_of_plain_code(shape, axes, lead, dtype, monkeypatch):
+    pytest.importorskip("numba")
+    generator = torch.Generator().manual_seed(3)
+    q, other = torch.randn(2, *lead, int(np.prod(shape)), dtype=dtype, generator=generator)
+    operator = Differences(shape, axes, 1)
+    expected = operator.transpose(operator.forward(q))
+    for least in (differences._WORTH_COMPILING, 1):
+        monkeypatch.setattr(differences, "_WORTH_COMPILING", least)
+        out = other.clone()
+        assert operator.product(q, -0.3, out) is out
+        torch.testing.assert_close(out, other - 0.3 * expected)
+        torch.testing.assert_close(operator.product(q), expected)
 
 
 def test_first_order_against_numpy():

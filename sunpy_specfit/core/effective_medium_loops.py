@@ -1,0 +1,59 @@
+"""The steps of `effective_medium` that every pixel takes on its own, in compiled code (Numba)."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+__all__ = ["cross", "interpolate"]
+
+_compiled = numba.njit(cache=True, nogil=True, error_model="numpy")
+
+
+@_compiled
+def cross(smoothed, above, number, least, first, found):
+    """Where the neighbours' precision is first found above that of a medium; how many pixels are left.
+
+    Parameters
+    ----------
+    smoothed, above : `numpy.ndarray`
+        What neighbours know as they count in a medium of precision 2^number, and in one of twice that, ``(pixels,)``.
+    number : int
+    least : number
+        What neighbours know at least.
+    first : bool
+        Whether there was no medium before.
+    found : `numpy.ndarray`
+        ``(pixels,)``: the logarithm to base 2 of the precision at which they agree; NaN where that is not yet known.
+    """
+    level, left = 2.0**number, 0
+    for p in range(len(found)):
+        if found[p] == found[p]:
+            continue
+        if smoothed[p] < level:
+            left += 1
+        elif first:
+            found[p] = number
+        else:
+            excess = np.log2(smoothed[p]) - number
+            before = np.log2(max(above[p], least)) - number - 1
+            found[p] = number - excess / (before - excess)
+    return left
+
+
+@_compiled
+def interpolate(place, number, below, high, found):
+    """A line from what holds at 2^number to what holds at twice that, for the pixels between the two.
+
+    Parameters
+    ----------
+    place : `numpy.ndarray`
+        Logarithms to base 2, ``(pixels,)``.
+    number : int
+    below, high, found : `numpy.ndarray`
+        ``(pixels,)``; the last to be filled there.
+    """
+    for p in range(len(found)):
+        share = place[p] - number
+        if (share >= 0.0) & (share < 1.0):
+            found[p] = below[p] + share * (high[p] - below[p])
