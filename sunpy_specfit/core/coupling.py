@@ -16,7 +16,7 @@ from .quantities import Quantities
 if TYPE_CHECKING:
     from .problem import Problem
 
-__all__ = ["CosineMap", "Coupling", "in_units", "own_numbers"]
+__all__ = ["CosineMap", "Coupling", "in_units", "own_numbers", "told_once"]
 
 
 @dataclass
@@ -35,6 +35,11 @@ class CosineMap:
     eigenvalues: torch.Tensor
 
 
+def told_once(column: torch.Tensor) -> torch.Tensor:
+    """Without the repetitions of a number that all pixels share."""
+    return column[..., :1] if column.stride(-1) == 0 else column
+
+
 def own_numbers(maps: Sequence[CosineMap], k: int) -> list[tuple[int, torch.Tensor]] | None:
     """For each map the free number that it is made of, and its derivative; None unless these are all k, one each."""
     if any(len(own.columns) != 1 for own in maps):
@@ -42,14 +47,14 @@ def own_numbers(maps: Sequence[CosineMap], k: int) -> list[tuple[int, torch.Tens
     units = [next(iter(own.columns.items())) for own in maps]
     if sorted(number for number, _ in units) != list(range(k)):
         return None
-    return units if all(bool((_told_once(column) != 0).all()) for _, column in units) else None
+    return units if all(bool((told_once(column) != 0).all()) for _, column in units) else None
 
 
 def in_units(matrix: torch.Tensor, units: Sequence[tuple[int, torch.Tensor]]) -> torch.Tensor:
     """Blocks of free numbers, packed, as blocks of the maps that `own_numbers` tells of."""
     rows = [packed.index(i, j) for n, (i, _) in enumerate(units) for j, _ in units[: n + 1]]
     own = matrix if rows == list(range(len(matrix))) else matrix[rows]
-    if all(bool((_told_once(column) == 1).all()) for _, column in units):
+    if all(bool((told_once(column) == 1).all()) for _, column in units):
         return own
     return packed.scale_both(own, torch.stack([1 / column for _, column in units]).to(matrix))
 
@@ -91,7 +96,7 @@ class Coupling:
             quadratic = prior.quadratic(maps) or _slope_only(prior, maps)
             slopes = {
                 name: {
-                    j: column[name] for j, column in enumerate(columns) if bool((_told_once(column[name]) != 0).any())
+                    j: column[name] for j, column in enumerate(columns) if bool((told_once(column[name]) != 0).any())
                 }
                 for name in maps
             }
@@ -153,7 +158,7 @@ def _gather(found, problem: Problem, quadratic: Quadratic, slopes):
         vector = quadratic.gradient[name].ndim > 1
         for row in range(quadratic.gradient[name].shape[0] if vector else 1):
             columns = {j: column[row] if vector else column for j, column in own.items()}
-            columns = {j: column for j, column in columns.items() if bool((_told_once(column) != 0).any())}
+            columns = {j: column for j, column in columns.items() if bool((told_once(column) != 0).any())}
             if curvature.slope is not None:
                 slope = curvature.slope[row] if vector else curvature.slope
                 columns = {j: slope * column for j, column in columns.items()}
@@ -182,12 +187,7 @@ def _slope_only(prior: BoundPrior, maps) -> Quadratic:
 
 def _is_itself(own: dict[int, torch.Tensor]) -> bool:
     """Whether the quantity is one free number, and no other."""
-    return len(own) == 1 and all(column.ndim == 1 and bool((_told_once(column) == 1).all()) for column in own.values())
-
-
-def _told_once(column: torch.Tensor) -> torch.Tensor:
-    """Without the repetitions of a number that all pixels share."""
-    return column[..., :1] if column.stride(-1) == 0 else column
+    return len(own) == 1 and all(column.ndim == 1 and bool((told_once(column) == 1).all()) for column in own.values())
 
 
 def _sum_rows(value: torch.Tensor) -> torch.Tensor:

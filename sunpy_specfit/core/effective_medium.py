@@ -22,7 +22,7 @@ from ..numerics.cosine_transform import (
     near_cosine_series,
     series_of_near,
 )
-from .coupling import CosineMap, in_units, own_numbers
+from .coupling import CosineMap, in_units, own_numbers, told_once
 from .curvature import Curvature
 
 __all__ = ["Medium", "medium_inverse"]
@@ -36,6 +36,8 @@ _RELATED, _FEW = 0.05, 0.01
 _REACHES, _UNSEEN = (32, 128), 1e-4
 # Eigenvalues of what pixels know of some maps, over the largest.
 _THINNEST = 1e-12
+# Pixels that stay in the processor's cache while they are worked on.
+_TOGETHER = 2**14
 # Halvings of the precision after which a medium is as good as empty.
 _HALVINGS = 70
 # Whether one of so few levels is empty is not worth a look.
@@ -71,28 +73,38 @@ def medium_inverse(curvature: Curvature) -> tuple[torch.Tensor, torch.Tensor, to
     problem, maps = curvature.problem, curvature.coupling.cosine_maps
     if not maps or problem.mixes_pixels or bool(problem.shared.any()):
         return None
-    blocks = curvature.blocks.matrix.double().cpu()
-    maps = [CosineMap({j: c.double().cpu() for j, c in own.columns.items()}, own.eigenvalues.cpu()) for own in maps]
+    blocks, data = curvature.blocks.matrix.cpu(), curvature.data.matrix.cpu()
+    maps = [CosineMap({j: c.cpu() for j, c in own.columns.items()}, own.eigenvalues.cpu()) for own in maps]
     precision = _own_precision(blocks, maps)
     if precision is None:
         return None
     field = _mean_field(precision, maps, problem.grid.shape)
     if field is None:
         return None
-    total = blocks.clone()
+    k, pixels = packed.size(len(blocks)), blocks.shape[-1]
+    covariance = torch.empty(blocks.shape, dtype=torch.float64)
+    leverage, undetermined = torch.empty(pixels, dtype=torch.float64), torch.empty((k, pixels), dtype=torch.bool)
+    for first in range(0, pixels, _TOGETHER):
+        part = slice(first, first + _TOGETHER)
+        own, free = packed.inverse(_in_field(blocks[:, part].to(torch.float64, copy=True), field[:, part], maps, part))
+        covariance[:, part], undetermined[:, part] = own, free
+        known = own.nan_to_num_(posinf=0.0).mul_(data[:, part])
+        # Entries off the diagonal count for both sides of it.
+        leverage[part] = 2 * known.sum(0) - known[packed.diagonal_index(k)].sum(0)
+    device = curvature.free.device
+    return covariance.to(device), leverage.clamp_(0.0, k).to(device), undetermined.to(device)
+
+
+def _in_field(total: torch.Tensor, field: torch.Tensor, maps: Sequence[CosineMap], part: slice) -> torch.Tensor:
+    """Some pixels' blocks with what neighbours say of the maps, in their place."""
     for a, one in enumerate(maps):
         for b, other in enumerate(maps):
             share = field[packed.index(a, b)]
             for i, left in one.columns.items():
                 for j, right in other.columns.items():
                     if j <= i:
-                        total[packed.index(i, j)] += share * left * right
-    covariance, undetermined = packed.inverse(total)
-    k = packed.size(len(blocks))
-    data, known = curvature.data.matrix.double().cpu(), covariance.nan_to_num(posinf=0.0)
-    leverage = sum(known[packed.index(i, j)] * data[packed.index(i, j)] for i in range(k) for j in range(k))
-    device = curvature.free.device
-    return covariance.to(device), leverage.clamp(0.0, k).to(device), undetermined.to(device)
+                        total[packed.index(i, j)] += share * (left[part] * right[part]).double()
+    return total
 
 
 def _own_precision(blocks: torch.Tensor, maps: Sequence[CosineMap]) -> torch.Tensor | None:
@@ -102,16 +114,17 @@ def _own_precision(blocks: torch.Tensor, maps: Sequence[CosineMap]) -> torch.Ten
     for own in maps:
         stiffness = float(own.eigenvalues.double().mean())
         for j, column in own.columns.items():
-            square = column.square()
-            known = float(blocks[packed.index(j, j)].mean() / square.mean().clamp_min(torch.finfo(square.dtype).tiny))
+            square = told_once(column).double().square()
+            tiny = torch.finfo(square.dtype).tiny
+            known = float(blocks[packed.index(j, j)].double().mean() / square.mean().clamp_min(tiny))
             lifted[packed.index(j, j)] += max(_LIFT * min(stiffness, known), _LEAST * stiffness) * square
     units = own_numbers(maps, k)
     if units is not None:
         return in_units(lifted, units)
-    solve = packed.factorize(lifted)
+    solve = packed.factorize(lifted.double())
     moved = []
     for own in maps:
-        right = torch.zeros((k, blocks.shape[-1]), dtype=blocks.dtype)
+        right = torch.zeros((k, blocks.shape[-1]), dtype=torch.float64)
         for j, column in own.columns.items():
             right[j] = column
         moved.append(solve(right))
@@ -129,7 +142,8 @@ def _mean_field(precision: torch.Tensor, maps: Sequence[CosineMap], shape: tuple
     stiffness = [float(own.eigenvalues.double().mean()) for own in maps]
     if not all(value > 0 for value in stiffness):
         return None
-    field = torch.zeros_like(precision)
+    # Maps in different groups have no share in each other.
+    field = torch.zeros(precision.shape, dtype=torch.float64)
     media: list[Medium] = []
     for group in _groups(precision, len(maps)):
         spectra = [(maps[j].eigenvalues.double() / stiffness[j]).reshape(shape) for j in group]
