@@ -61,7 +61,7 @@ class Curvature:
         self.problem, self.free = problem, free
         tangent = None if base is None or not problem.charts else Tangent(problem.charts, base, free)
         whole = problem.whole()
-        prior_objective, prior_matrix, prior_vector = whole.linearize_priors(free)
+        prior_objective, prior_matrix, prior_vector = whole.linearize_priors(free) if whole.priors else (0.0, None, 0.0)
         if tangent is not None and whole.priors:
             prior_matrix, prior_vector = tangent.quadratic(prior_matrix, prior_vector)
         if problem.mixes_pixels:
@@ -127,14 +127,16 @@ class Curvature:
 
     def block_matrix(self, damping: torch.Tensor | float = 0.0) -> torch.Tensor:
         """The diagonal blocks of the whole curvature, packed; damping multiplies the data's diagonal."""
-        matrix = self._damped(damping)
+        matrix = self._damped(damping).clone()
         for row, own in zip(packed.diagonal_index(self.free.shape[0]), self.coupling.diagonal, strict=True):
             matrix[row] += own  # only of each number with itself
         return matrix
 
     def _damped(self, damping: torch.Tensor | float) -> torch.Tensor:
-        matrix = self.blocks.matrix.clone()
+        """The same without what is coupled; not to be changed in place."""
+        matrix = self.blocks.matrix
         if _is_something(damping):
+            matrix = matrix.clone()
             matrix[packed.diagonal_index(self.free.shape[0])] *= 1 + damping
         return matrix
 
@@ -161,13 +163,15 @@ class Curvature:
         """A rough inverse of the whole curvature, flat; a shared parameter stands alone.
 
         The inverse of each pixel's block, or, where neighbours say more than a pixel's own data, that among cosines.
+        What it returns holds until it is called again: the same memory for all, as for `product`.
         """
         problem, shared = self.problem, self.problem.shared
         k = shared.numel()
         own = [j for j in range(k) if not shared[j]]
         solve = self._own_preconditioner(own, damping)
         if len(own) == k:
-            return lambda flat: solve(flat.reshape(k, -1)).reshape(-1)
+            memory = torch.empty_like(self.free)
+            return lambda flat: solve(flat.reshape(k, -1), memory).reshape(-1)
         diagonal = self.block_matrix(damping)[packed.diagonal_index(k)][shared].sum(-1)
         n_own = len(own) * problem.n_pixels
 

@@ -9,7 +9,7 @@ variance: by the squares of the medium's own covariances. That is the coherent-p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -86,7 +86,7 @@ def medium_inverse(curvature: Curvature) -> tuple[torch.Tensor, torch.Tensor, to
     leverage, undetermined = torch.empty(pixels, dtype=torch.float64), torch.empty((k, pixels), dtype=torch.bool)
     for first in range(0, pixels, _TOGETHER):
         part = slice(first, first + _TOGETHER)
-        own, free = packed.inverse(_in_field(blocks[:, part].to(torch.float64, copy=True), field[:, part], maps, part))
+        own, free = packed.inverse(_in_field(blocks[:, part].to(torch.float64, copy=True), field, maps, part))
         covariance[:, part], undetermined[:, part] = own, free
         known = own.nan_to_num_(posinf=0.0).mul_(data[:, part])
         # Entries off the diagonal count for both sides of it.
@@ -95,11 +95,15 @@ def medium_inverse(curvature: Curvature) -> tuple[torch.Tensor, torch.Tensor, to
     return covariance.to(device), leverage.clamp_(0.0, k).to(device), undetermined.to(device)
 
 
-def _in_field(total: torch.Tensor, field: torch.Tensor, maps: Sequence[CosineMap], part: slice) -> torch.Tensor:
+def _in_field(
+    total: torch.Tensor, field: Mapping[int, torch.Tensor], maps: Sequence[CosineMap], part: slice
+) -> torch.Tensor:
     """Some pixels' blocks with what neighbours say of the maps, in their place."""
     for a, one in enumerate(maps):
         for b, other in enumerate(maps):
-            share = field[packed.index(a, b)]
+            if packed.index(a, b) not in field:
+                continue
+            share = field[packed.index(a, b)][part]
             for i, left in one.columns.items():
                 for j, right in other.columns.items():
                     if j <= i:
@@ -137,13 +141,14 @@ def _own_precision(blocks: torch.Tensor, maps: Sequence[CosineMap]) -> torch.Ten
     return precision
 
 
-def _mean_field(precision: torch.Tensor, maps: Sequence[CosineMap], shape: tuple[int, ...]) -> torch.Tensor | None:
-    """X, packed ``(m (m + 1) / 2, pixels)``; None where related maps are coupled by different cosines."""
+def _mean_field(
+    precision: torch.Tensor, maps: Sequence[CosineMap], shape: tuple[int, ...]
+) -> dict[int, torch.Tensor] | None:
+    """The packed rows of X that are not zero, ``(pixels,)``; None where related maps have different cosines."""
     stiffness = [float(own.eigenvalues.double().mean()) for own in maps]
     if not all(value > 0 for value in stiffness):
         return None
-    # Maps in different groups have no share in each other.
-    field = torch.zeros(precision.shape, dtype=torch.float64)
+    field: dict[int, torch.Tensor] = {}
     media: list[Medium] = []
     for group in _groups(precision, len(maps)):
         spectra = [(maps[j].eigenvalues.double() / stiffness[j]).reshape(shape) for j in group]
@@ -158,8 +163,7 @@ def _mean_field(precision: torch.Tensor, maps: Sequence[CosineMap], shape: tuple
         units = [math.sqrt(stiffness[i] * stiffness[j]) for i, j in pairs]
         rows = [packed.index(i, j) for i, j in pairs]
         found = medium.field(torch.stack([precision[row] / unit for row, unit in zip(rows, units, strict=True)]))
-        for row, unit, own in zip(rows, units, found, strict=True):
-            torch.mul(own, unit, out=field[row])
+        field |= {row: own.mul_(unit) for row, unit, own in zip(rows, units, found, strict=True)}
     return field
 
 

@@ -51,7 +51,8 @@ def cosine_preconditioner(
     Returns
     -------
     callable or None
-        Takes and returns ``(k, pixels)``; symmetric and positive. None where coupling is so weak that it does not pay.
+        Takes and returns ``(k, pixels)``, and as a second argument takes memory that it may use; symmetric and
+        positive. None where coupling is so weak that it does not pay.
     """
     k, m, dtype = coupled.shape[0], len(maps), matrix.dtype
     if not m or m > _MOST:
@@ -63,7 +64,7 @@ def cosine_preconditioner(
         highest, torch.stack([_some(matrix[packed.index(j, j)]) / _some(column).square() for j, column in units])
     ):
         return None
-    matrix = matrix.double()
+    matrix = matrix.to(torch.float64, copy=True)
     matrix[packed.diagonal_index(k)] += _LIFT * coupled.double()
     axes = _varying(maps, shape)
     if units is not None:
@@ -74,7 +75,7 @@ def cosine_preconditioner(
         inner = _coupled_part(maps, precision, stiffness, shape, axes, dtype)
         plain = bool((scale == 1).all()) and order == list(range(k))
 
-        def rescaled(right: torch.Tensor) -> torch.Tensor:
+        def rescaled(right: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
             if plain:
                 return inner(right)
             found = torch.empty_like(right)
@@ -105,7 +106,7 @@ def cosine_preconditioner(
     lifted = [own.to(dtype) for own in lifted]
     columns = [own.columns for own in maps]
 
-    def apply(right: torch.Tensor) -> torch.Tensor:
+    def apply(right: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         u = packed.matvec(precision, torch.stack([(own * right).sum(0) for own in lifted]))
         move = packed.matvec(precision, coupled_part(u))
         if everything:

@@ -45,7 +45,7 @@ class Quantities:
 
     def maps(self, theta: torch.Tensor) -> dict[str, torch.Tensor]:
         """Quantities ``([k,] pixels)`` for internal rows θ ``(rows, pixels)``; differentiable."""
-        physical = theta * self._factor.to(theta) + self._offset.to(theta)
+        physical = torch.addcmul(self._offset.to(theta), theta, self._factor.to(theta))
         maps, derived = {}, {}
         for name, key in self._keys.items():
             if key in self.layout.parameters:

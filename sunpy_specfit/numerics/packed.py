@@ -85,14 +85,14 @@ def matvec(packed: torch.Tensor, vector: torch.Tensor, out: torch.Tensor | None 
     return out
 
 
-def _by_loops(name: str, packed: torch.Tensor, *vectors: torch.Tensor) -> bool:
-    """Run one of `packed_loops`, which fills the last of the vectors; False where nothing is compiled."""
+def _by_loops(name: str, packed: torch.Tensor, *rows: torch.Tensor) -> bool:
+    """Run one of `packed_loops`, which fills the last of the rows; False where nothing is compiled."""
     if packed.shape[-1] < _WORTH_COMPILING or size(packed.shape[0]) > _UNROLLED:
         return False
-    if any(vector.dtype != packed.dtype or vector.shape != vectors[0].shape for vector in vectors):
+    if any(own.dtype != packed.dtype or own.shape[1:] != packed.shape[1:] for own in rows):
         return False
-    found = arrays(packed, *vectors)
-    if found is None or found[0].shape[-1] != found[1].shape[-1]:
+    found = arrays(packed, *rows)
+    if found is None:
         return False
 
     def run(loops: ModuleType) -> bool:
@@ -201,9 +201,9 @@ def substitute(factor: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
     return vector
 
 
-def _substituted(factor: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+def _substituted(factor: torch.Tensor, vector: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
     """`substitute` with the vector left as it is, in one look at the factor where loops are compiled."""
-    out = torch.empty_like(vector)
+    out = torch.empty_like(vector) if out is None else out
     if _by_loops("substitute", factor, vector, out):
         return out
     return substitute(factor, out.copy_(vector))
@@ -226,8 +226,15 @@ def solve(packed: torch.Tensor, vector: torch.Tensor, damping=0.0) -> torch.Tens
     return factorize(packed, damping)(vector)
 
 
-def factorize(packed: torch.Tensor, damping=0.0) -> Callable[[torch.Tensor], torch.Tensor]:
-    """`solve` for several vectors: what it returns takes ``(k, pixels)`` to (A + damping · diag A)⁻¹ of it."""
+def factorize(packed: torch.Tensor, damping=0.0) -> Callable[..., torch.Tensor]:
+    """`solve` for several vectors: what it returns takes ``(k, pixels)`` to (A + damping · diag A)⁻¹ of it.
+
+    As a second argument it takes memory ``(k, pixels)`` that it may use for its answer.
+    """
+    if not torch.is_tensor(damping) and damping == 0.0:
+        factor = torch.empty_like(packed)
+        if _by_loops("factorize", packed, factor):
+            return lambda vector, out=None: _substituted(factor, vector, out)
     scaled, scale = _unit_diagonal(packed, damping)
     k = scale.shape[0]
     if k <= _UNROLLED and packed.shape[-1] > _FEW:
@@ -238,7 +245,7 @@ def factorize(packed: torch.Tensor, damping=0.0) -> Callable[[torch.Tensor], tor
             for j in range(i):
                 own[index(i, j)].mul_(raised[i])
             own[index(i, i)].mul_(scale[i])
-        return lambda vector: _substituted(own, vector)
+        return lambda vector, out=None: _substituted(own, vector, out)
     full = unpack(scaled)
     factor, failed = torch.linalg.cholesky_ex(full)
     if failed.any():
@@ -251,7 +258,7 @@ def factorize(packed: torch.Tensor, damping=0.0) -> Callable[[torch.Tensor], tor
             if not failed.any():
                 break
             lift = torch.where(failed > 0, (10 * lift).clamp_min(100 * k * torch.finfo(full.dtype).eps), 0.0)
-    return lambda vector: torch.cholesky_solve((vector * scale).T[..., None], factor)[..., 0].T * scale
+    return lambda vector, out=None: torch.cholesky_solve((vector * scale).T[..., None], factor)[..., 0].T * scale
 
 
 def cholesky(packed: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-__all__ = ["invert", "multiply", "substitute"]
+__all__ = ["factorize", "invert", "multiply", "substitute"]
 
 # Pixels at a time.
 _AT_ONCE = 256
@@ -164,6 +164,59 @@ def multiply(matrix, vector, out):
             for j in range(1, k):
                 at = i * (i + 1) // 2 + j if i >= j else j * (j + 1) // 2 + i
                 _add_product(own, matrix[at, begin:end], vector[j, begin:end], pixels)
+
+
+@_compiled
+def factorize(matrix, out):
+    """Cholesky factors, whose diagonals hold reciprocals.
+
+    Parameters
+    ----------
+    matrix : `numpy.ndarray`
+        Packed, ``(k (k + 1) / 2, pixels)``.
+    out : `numpy.ndarray`
+        Shaped as the first, to be filled. An unknown that the matrix knows nothing of has zeros.
+    """
+    rows, total = matrix.shape
+    k = int(round((np.sqrt(8.0 * rows + 1.0) - 1.0) / 2.0))
+    kind = matrix.dtype.type
+    zero, one = kind(0), kind(1)
+    floor = kind(10 * np.finfo(matrix.dtype).eps)  # pivots are kept above round-off
+    scale, size = np.empty((k, _AT_ONCE), matrix.dtype), np.empty((k, _AT_ONCE), matrix.dtype)
+    for begin in range(0, total, _AT_ONCE):
+        end = min(begin + _AT_ONCE, total)
+        pixels = end - begin
+        for i in range(k):
+            at = i * (i + 1) // 2
+            source, own, root, pivot = matrix[at + i, begin:end], scale[i], size[i], out[at + i, begin:end]
+            for p in range(pixels):
+                good = source[p] > zero
+                root[p] = np.sqrt(source[p] if good else zero)
+                own[p] = one / root[p] if good else zero
+                pivot[p] = one
+            for j in range(i):
+                entry = out[at + j, begin:end]
+                _set_product(entry, matrix[at + j, begin:end], own, pixels)
+                _multiply(entry, scale[j], pixels)
+        for j in range(k):
+            at = j * (j + 1) // 2
+            pivot = out[at + j, begin:end]
+            for m in range(j):
+                _subtract_product(pivot, out[at + m, begin:end], out[at + m, begin:end], pixels)
+            for p in range(pixels):
+                pivot[p] = one / np.sqrt(pivot[p] if pivot[p] > floor else floor)
+            for i in range(j + 1, k):
+                below = i * (i + 1) // 2
+                entry = out[below + j, begin:end]
+                for m in range(j):
+                    _subtract_product(entry, out[below + m, begin:end], out[at + m, begin:end], pixels)
+                _multiply(entry, pivot, pixels)
+        # Of the matrix itself in place of the scaled one.
+        for i in range(k):
+            at = i * (i + 1) // 2
+            for j in range(i):
+                _multiply(out[at + j, begin:end], size[i], pixels)
+            _multiply(out[at + i, begin:end], scale[i], pixels)
 
 
 @_compiled

@@ -143,12 +143,15 @@ def test_compiled_loops_multiply_and_substitute_as_the_plain_code_does(k, dtype,
     matrix, vector = matrix.to(dtype), vector.to(dtype)
     before = vector.clone()
     expected = packed.matvec(matrix, vector), packed.solve(matrix, vector, 0.1)
+    exact = packed.solve(matrix, vector)
     monkeypatch.setattr(packed, "_WORTH_COMPILING", 1)
     close = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 1e-10, "atol": 1e-12}
     out = torch.full_like(vector, torch.nan)
     assert packed.matvec(matrix, vector, out) is out
     torch.testing.assert_close(out, expected[0], **close)
     torch.testing.assert_close(packed.solve(matrix, vector, 0.1), expected[1], **close)
+    left = packed.matvec(matrix, packed.solve(matrix, vector) - exact)
+    assert float(left.abs().max()) < (5e-3 if dtype == torch.float32 else 1e-9)
     assert bool((packed.solve(matrix, vector, 0.1)[-1, 3] == 0) & (vector == before).all())
 
 

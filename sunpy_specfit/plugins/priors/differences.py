@@ -34,6 +34,7 @@ class Differences:
 
     def __init__(self, shape: Sequence[int], axes: Sequence[int], order: int):
         self.shape, self.order = tuple(shape), order
+        self._diagonal: torch.Tensor | None = None
         # Each part: a weight, and how often to take the difference along each axis (counted from the last).
         self.dims = dims = [axis - len(self.shape) for axis in axes]
         parts: list[tuple[float, tuple[int, ...]]] = [(1.0, (dim,) * order) for dim in dims]
@@ -124,7 +125,12 @@ class Differences:
         return (laplacian_eigenvalues(self.shape, self.dims) ** self.order).reshape(-1).to(like)
 
     def diagonal(self, like: torch.Tensor) -> torch.Tensor:
-        """The diagonal of Dᵀ D, ``(pixels,)``."""
+        """The diagonal of Dᵀ D, ``(pixels,)``; not to be changed in place."""
+        if self._diagonal is None or self._diagonal.dtype != like.dtype or self._diagonal.device != like.device:
+            self._diagonal = self._own_diagonal(like)
+        return self._diagonal
+
+    def _own_diagonal(self, like: torch.Tensor) -> torch.Tensor:
         total = like.new_zeros(self.shape)
         for weight, dims in self.parts:
             part = like.new_full(self.shape, weight**2)
@@ -134,7 +140,7 @@ class Differences:
                 step = torch.eye(n, dtype=like.dtype, device=like.device).diff(n=times, dim=0) if n > times else None
                 own = step.square().sum(0) if step is not None else like.new_zeros(n)
                 part = part * own.reshape([-1 if i == len(self.shape) + dim else 1 for i in range(len(self.shape))])
-            total = total + part
+            total += part
         return total.reshape(-1)
 
 
