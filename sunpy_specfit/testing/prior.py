@@ -189,6 +189,14 @@ def _check_quadratic(who: str, quadratic: Quadratic, values, gradient, direction
         all(product_p[name].shape == values[name].shape for name in values),
         f"{who}.quadratic: its matvec should return maps of the shape that it is given",
     )
+    if quadratic.add_product is not None:
+        added = {name: q[name].clone() for name in values}
+        quadratic.add_product(p, added)
+        away = max(peak(added[name] - q[name] - product_p[name]) for name in values)
+        require(
+            away < 1e-8 * max(map(peak, (*q.values(), *product_p.values()))),
+            f"{who}.quadratic: its add_product does not add what its matvec gives",
+        )
     left, right = _dot(q, product_p), _dot(p, product_q)
     size = _norm(p) * _norm(product_q) + 1e-300
     require(

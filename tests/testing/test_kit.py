@@ -282,7 +282,7 @@ def quadratic(**changes):
 
     def made(self, maps):
         right = Bound.quadratic(self, maps)
-        parts = {"gradient": right.gradient, "matvec": right.matvec, "diagonal": right.diagonal}
+        parts = {name: getattr(right, name) for name in ("gradient", "matvec", "diagonal", "add_product")}
         return Quadratic(**{**parts, **{name: change(parts[name]) for name, change in changes.items()}})
 
     return made
@@ -338,6 +338,14 @@ PRIOR_MISTAKES = {
     ),
     "asymmetric": (prior(variant(Bound, quadratic=quadratic(matvec=product(lambda v: v.cumsum(0))))), "not symmetric"),
     "negative": (prior(variant(Bound, quadratic=quadratic(matvec=product(lambda v: -v)))), "must never be negative"),
+    "added": (
+        prior(
+            variant(
+                Bound, quadratic=quadratic(add_product=lambda _: lambda v, out: out["velocity"].add_(v["velocity"]))
+            )
+        ),
+        "does not add what its matvec gives",
+    ),
     "diagonal": (
         prior(variant(Bound, quadratic=quadratic(diagonal=lambda d: {n: 2 * v for n, v in d.items()}))),
         "its diagonal for 'velocity'",
