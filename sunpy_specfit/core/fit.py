@@ -200,6 +200,7 @@ def _fit_jointly(cubes, models, priors, solver, *, init, progress, **options) ->
         for entry in chosen.values():
             entry["pixels"] = sample.n_pixels
     solver = _accepting(solver, problem)
+    _warn_of_a_shared_error(problem, solver)
     frames = _frames(problem) if follow else None
     outcome = run(
         problem,
@@ -231,6 +232,18 @@ def _warn_where_nothing_is_usable(status: np.ndarray) -> None:
         warnings.warn(
             "no pixel has a usable sample, so that every value is NaN: all samples are NaN or infinite, or their "
             "sigma is not positive and finite",
+            SpecfitWarning,
+            stacklevel=4,
+        )
+
+
+def _warn_of_a_shared_error(problem: Problem, solver: Solver) -> None:
+    """Where a solver of coupled maps does not know what pixels share."""
+    gaussian = [prior for prior, _ in problem.priors if isinstance(prior, BoundGaussian)]
+    if problem.couples_pixels and not solver.factored and any(prior.shared is not None for prior in gaussian):
+        warnings.warn(
+            f"{solver.name} leaves the error of a prior's learned mean, which all pixels share, out of the errors of "
+            "coupled maps: where the data say little these are too small",
             SpecfitWarning,
             stacklevel=4,
         )
