@@ -20,8 +20,8 @@ from ndcube import NDCube
 from scipy.ndimage import uniform_filter
 
 import sunpy_specfit as specfit
-from sunpy_specfit.core.fit import choose_solver
 from sunpy_specfit.core.setup import build_problem
+from sunpy_specfit.core.solver_choice import choose_solver
 from sunpy_specfit.data import spectral_wcs
 
 NOISE = (0.3, 1.0)

@@ -27,6 +27,7 @@ from .problem import Problem
 from .result import FitResult
 from .setup import as_model, as_priors, as_solver, bind_prior, build_problem, smooth_names, start_from
 from .solver import Solver
+from .solver_choice import accepting_solver, local_solver
 from .status import Status
 from .warnings import SpecfitWarning
 
@@ -192,14 +193,14 @@ def _fit_jointly(cubes, models, priors, solver, *, init, progress, **options) ->
 
         sample, own = mosaic(problem, automatic, values)
         automatic, chosen = choose_scales(
-            sample, automatic, models, own, _local_solver(problem), lambda trial: _accepting(solver, trial)
+            sample, automatic, models, own, local_solver(problem), lambda trial: accepting_solver(solver, trial)
         )
         scales |= chosen
         bound = [bind_prior(prior, problem.layout, problem.grid, models) for prior in automatic]
         problem = problem.with_priors([*problem.priors, *bound])
         for entry in chosen.values():
             entry["pixels"] = sample.n_pixels
-    solver = _accepting(solver, problem)
+    solver = accepting_solver(solver, problem)
     _warn_of_a_shared_error(problem, solver)
     frames = _frames(problem) if follow else None
     outcome = run(
@@ -208,7 +209,7 @@ def _fit_jointly(cubes, models, priors, solver, *, init, progress, **options) ->
         init=values,
         follow=frames,
         progress=progress,
-        local=solver.starter(problem) or _local_solver(problem) if solver.whole_map else None,
+        local=solver.starter(problem) or local_solver(problem) if solver.whole_map else None,
     )
     _warn_where_nothing_is_usable(outcome.status)
     meta = _provenance(problem, models, solver, priors, time.perf_counter() - begin)
@@ -272,46 +273,6 @@ def _warn_where_not_positive(result: FitResult, prior) -> None:
                 SpecfitWarning,
                 stacklevel=4,
             )
-
-
-def _accepting(solver: Solver | None, problem: Problem) -> Solver:
-    """The user's solver if it accepts the problem, or the best that does."""
-    if solver is None:
-        return choose_solver(problem)
-    reason = solver.accepts(problem)
-    if reason is not None:
-        raise ValueError(reason)
-    return solver
-
-
-def choose_solver(problem: Problem) -> Solver:
-    """The registered solver of highest preference that accepts the problem."""
-    found, reasons = [], []
-    for name in registry.available("solver"):
-        try:
-            solver = registry.get("solver", name)()
-        except TypeError:
-            continue  # one that needs arguments cannot be chosen automatically
-        reason = solver.accepts(problem)
-        if reason is None:
-            found.append(solver)
-        else:
-            reasons.append(f"{name}: {reason}")
-    if not found:
-        raise ValueError("no installed solver accepts this problem. " + " ".join(reasons))
-    return max(found, key=lambda solver: solver.preference)
-
-
-def _local_solver(problem: Problem) -> Solver | None:
-    """A per-pixel solver to start a whole-map one from, if there is one."""
-    if problem.mixes_pixels:
-        return None
-    classes = [registry.get("solver", name) for name in registry.available("solver")]
-    local = [solver for solver in (cls() for cls in classes if not cls.whole_map) if solver.suits(problem) is None]
-    own = [pair for pair in problem.priors if isinstance(pair[0], BoundGaussian)]
-    if not local and 0 < len(own) < len(problem.priors):  # a start need not know of the others
-        return _local_solver(problem.with_priors(own))
-    return max(local, key=lambda solver: solver.preference, default=None)
 
 
 def _frames(problem: Problem) -> list[slice]:

@@ -10,11 +10,11 @@ from ndcube import NDCube
 from scipy.ndimage import uniform_filter
 
 import sunpy_specfit as specfit
-from sunpy_specfit.core.fit import choose_solver
 from sunpy_specfit.core.risk import Quadratics, Sure
 from sunpy_specfit.core.scale import choose_scales
 from sunpy_specfit.core.scale_search import search
 from sunpy_specfit.core.setup import build_problem
+from sunpy_specfit.core.solver_choice import choose_solver
 from sunpy_specfit.data import gaussian_cube, spectral_wcs
 from sunpy_specfit.numerics.cosine_transform import laplacian_eigenvalues
 
