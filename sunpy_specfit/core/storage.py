@@ -15,7 +15,9 @@ import numpy as np
 from astropy.coordinates import SkyCoord, SpectralCoord
 from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS
+from astropy.wcs.wcsapi import HighLevelWCSWrapper, SlicedLowLevelWCS
 from ndcube import GlobalCoords, NDCube
+from ndcube.wcs.wrappers import CompoundLowLevelWCS
 
 from .canvas import Canvas
 from .covariance import Propagation
@@ -161,6 +163,7 @@ def _map_for_others(result, key: str) -> NDCube:
     value, sigma = result._value(key), result._propagation.sigma(key)
     cube = result._map(value, result._unit(key), sigma, of=(key,))
     cube.meta = None
+    cube._wcs = _sliced_as_a_whole(cube.wcs)
     # Coordinates hold on to a cube: one that holds on to them too is a circle that asdf cannot always read.
     own = GlobalCoords(NDCube(np.zeros((1,), np.float32), wcs=WCS(naxis=1)))
     for name, (kind, coordinate) in cube.global_coords._internal_coords.items():
@@ -172,6 +175,29 @@ def _map_for_others(result, key: str) -> NDCube:
         cube._extra_coords = copy(cube.extra_coords)
         cube._extra_coords._ndcube = NDCube(np.zeros((1,) * cube.data.ndim, np.float32), wcs=cube.wcs)
     return cube
+
+
+def _sliced_as_a_whole(wcs):
+    """Side-by-side WCS, some of them sliced or made of others, as a slice of one row: ndcube's schema knows no more."""
+    whole = getattr(wcs, "low_level_wcs", wcs)
+    members, slices = _side_by_side(whole)
+    if len(members) == 1 or (isinstance(whole, CompoundLowLevelWCS) and members == list(whole._wcs)):
+        return wcs
+    return HighLevelWCSWrapper(SlicedLowLevelWCS(CompoundLowLevelWCS(*members), slices))
+
+
+def _side_by_side(wcs) -> tuple[list, list]:
+    """What a WCS is made of, and the slice of all that, along the axes of an array."""
+    if isinstance(wcs, SlicedLowLevelWCS):
+        return _side_by_side(wcs._wcs)[0], list(wcs._slices_array)
+    if not isinstance(wcs, CompoundLowLevelWCS) or list(wcs.mapping.mapping) != list(range(wcs.pixel_n_dim)):
+        return [wcs], [slice(None)] * wcs.pixel_n_dim
+    members, slices = [], []
+    for member in wcs._wcs:
+        own, sliced = _side_by_side(member)
+        members += own
+        slices = [*sliced, *slices]  # pixel axes are counted the other way round than those of arrays
+    return members, slices
 
 
 @contextmanager

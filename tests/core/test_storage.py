@@ -10,7 +10,7 @@ from ndcube import NDCube
 from ndcube.extra_coords import QuantityTableCoordinate, TimeTableCoordinate
 
 import sunpy_specfit as specfit
-from sunpy_specfit.data import gaussian_cube
+from sunpy_specfit.data import dem_scene, gaussian_cube
 
 REST = 195.119 * u.AA
 
@@ -194,3 +194,21 @@ def test_time_as_an_axis_of_the_wcs(tmp_path):
         assert np.all(velocity.axis_world_coords()[0] == times)
         assert velocity.global_coords["slit"] == 3 * u.arcsec
         np.testing.assert_array_equal(velocity.data, again["velocity"].data)
+
+
+@pytest.mark.parametrize("part", [(slice(1, 4), slice(2, 5)), (2, slice(2, 5)), (slice(1, 4), 3)])
+def test_part_of_a_map_with_temperatures_beside_the_sky(tmp_path, part):
+    """Its coordinates are slices of what stands side by side, which ndcube's files know in one form only."""
+    pytest.importorskip("demregpy")
+    scene = dem_scene("quiet_sun", (5, 6), seed=2)
+    bins = np.logspace(5.7, 7.3, 7) * u.K
+    result = specfit.fit(scene.images, specfit.DEM(scene.responses, bins=bins))[part]
+    result.save(tmp_path / "part.asdf")
+    loaded = specfit.FitResult.load(tmp_path / "part.asdf")
+    with asdf.open(tmp_path / "part.asdf", lazy_load=False, memmap=False) as file:
+        stored = file["maps"]["dem"]
+    place = tuple(range(result["dem"].data.ndim))
+    expected = result["dem"].wcs.low_level_wcs.pixel_to_world_values(*place)
+    for cube in (loaded["dem"], stored):
+        np.testing.assert_array_equal(cube.data, result["dem"].data)
+        np.testing.assert_allclose(cube.wcs.low_level_wcs.pixel_to_world_values(*place), expected)
