@@ -61,7 +61,7 @@ def of_loops(name: str, pixels: int, work):
 
     Parameters
     ----------
-    name : {"loops", "profile_loops"}
+    name : {"loops", "profile_loops", "faint_loops"}
     pixels : int
     work : callable
     """
