@@ -123,25 +123,64 @@ class Propagation:
         return status
 
     def sigma(self, key: str) -> np.ndarray | None:
-        """Its standard deviation, infinite where the data do not determine it; None without any covariance."""
+        """Its standard deviation, infinite where the data do not determine it, a new array; None without covariance."""
         if key not in self.values:
-            return self._known(key)[1]
+            sigma = self._known(key)[1]
+            return None if sigma is None else sigma.copy()
         if self.covariance_rows is None:
             return None
         if isinstance(self.covariance_rows, FactoredCovariance) and self._is_all(key):
-            return self.covariance_rows.deviation()
+            return self.covariance_rows.deviation().copy()
+        own = self._free_number(key) if isinstance(self.covariance_rows, np.ndarray) else None
+        if own is not None and not self.layout.parameters[key].shape:
+            variance = self.covariance_rows[packed_row(own, own)].astype(float)
+            return np.sqrt(np.maximum(variance, 0.0, out=variance), out=variance)
         return self._deviation(self._gradient_of_parameter(key), self.values[key].shape)
 
     def _known(self, key: str) -> tuple[np.ndarray, np.ndarray | None]:
         if key not in self._derived:
             # One pass serves all derived quantities of the component, by pixels few enough for the processor's cache.
             index, _ = self.layout.derived_from[key]
+            if self._derive_at_once(index):
+                return self._derived[key]
             parts = [self.select(part)._derive_with_errors(index) for part in self._pieces()]
             for own in parts[0]:
                 values, sigmas = zip(*(part[own] for part in parts), strict=True)
                 sigma = None if sigmas[0] is None else np.concatenate(sigmas, -1)
                 self._derived[own] = np.concatenate(values, -1), sigma
         return self._derived[key]
+
+    def _derive_at_once(self, index: int) -> bool:
+        """Whether one component itself told what it derives, with errors, in a look at each pixel."""
+        component, keys = self.layout.components[index], self.layout.keys[index]
+        if component.derive_with_errors is None or not isinstance(self.covariance_rows, np.ndarray):
+            return False
+        names = [name for name, parameter in component.parameters.items() if not parameter.shape]
+        columns = {name: self._free_number(keys[name]) for name in names}
+        if None in columns.values():
+            return False
+
+        def between(a: str, b: str) -> np.ndarray:
+            return self.covariance_rows[packed_row(columns[a], columns[b])]
+
+        told = component.derive_with_errors({name: self.values[keys[name]] for name in names}, between)
+        if told is None:
+            return False
+        found, settled = told
+        rest = np.flatnonzero(~settled)
+        if len(rest):
+            for own, numbers in self.select(rest)._derive_with_errors(index).items():
+                name = next(name for name in component.derived if keys[name] == own)
+                for whole, some in zip(found[name], numbers, strict=True):
+                    whole[rest] = some
+        self._derived.update({keys[name]: found[name] for name in component.derived})
+        return True
+
+    def _free_number(self, key: str) -> int | None:
+        """Which free number a scalar parameter is itself; None where it is none of them."""
+        row = self.transform[self.layout.rows[key]][0]
+        column = int(row.argmax())
+        return column if row[column] == 1.0 and np.count_nonzero(row) == 1 else None
 
     def _pieces(self) -> list[slice]:
         return [slice(first, first + _TOGETHER) for first in range(0, max(self.n_pixels, 1), _TOGETHER)]

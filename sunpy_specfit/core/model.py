@@ -157,6 +157,14 @@ class Model(Configurable):
     ``spread(values, sigma, covariance) -> {name: (pixels,)}``, for pixels that are far from linear; NaN leaves a pixel
     to draws. The covariance is a function of two names, as that of `flag`."""
 
+    derive_with_errors = None
+    """Optional: all that `derive`, `far_from_linear` and `spread` lead to, in one look at each pixel,
+    ``derive_with_errors(values, covariance) -> ({name: (value, sigma)}, settled)``.
+
+    For parameters that are free numbers themselves: their values, float64 arrays ``(pixels,)``, and a function of two
+    names that returns their covariance. Of what is not settled, bool ``(pixels,)``, the others are asked. None where it
+    cannot be done."""
+
     chart: Chart | None = None
     """Optional: other numbers for some of the parameters, in which light and priors bend less, such as the components
     of a vector given by its length and angles. Solvers of coupled maps take their steps in them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -180,8 +180,16 @@ class Observation:
         """
         return replace(self, stokes=stokes, stokes_index=stokes_index(self.cube, self.axes, stokes))
 
-    def samples(self) -> tuple[torch.Tensor, torch.Tensor, bool]:
+    def samples(
+        self, screen: Callable[[torch.Tensor, torch.Tensor], float | None] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, bool]:
         """All samples and their variances in physical numbers, as views of the cube wherever that is possible.
+
+        Parameters
+        ----------
+        screen : callable, optional
+            Of what would be returned if no sample were to be left out: the size of the largest sample, NaN where one is
+            none, if the caller looks at all of them anyway; else None.
 
         Returns
         -------
@@ -217,14 +225,16 @@ class Observation:
             mask = torch.as_tensor(np.ascontiguousarray(self._gather(f"mask{number}", whole))).movedim(0, -1)
             bad = mask if bad is None else bad | mask
         limit = _WILD * self.typical if np.isfinite(self.typical) else np.inf
-        least, most = torch.aminmax(data) if data.numel() else (torch.zeros(()),) * 2
-        if not bool((least >= -limit) & (most <= limit) & torch.isfinite(most - least)):
+        largest = screen(data, variance) if screen is not None and data.numel() and bad is None else None
+        if largest is None:
+            largest = float(torch.stack(torch.aminmax(data)).abs().amax()) if data.numel() else 0.0
+        if not (largest <= limit and np.isfinite(largest)):
             wild = ~(data.abs() <= limit)
             bad = wild if bad is None else bad | wild
         if bad is not None and bool(bad.any()):
             data = torch.where(bad, torch.nan, data)
             return data, variance, False
-        return data, variance, bool(torch.isfinite(least) & torch.isfinite(most))
+        return data, variance, bool(np.isfinite(largest))
 
     # -- shapes ----------------------------------------------------------------------------------
 

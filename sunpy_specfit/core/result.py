@@ -145,8 +145,8 @@ class FitResult(Mapping):
 
     def _make_map(self, key: str) -> NDCube:
         value, sigma = self._value(key), self._propagation.sigma(key)
-        # Copies, so that whoever changes a map does not change what other maps are made from.
-        return self._map(value.copy(), self._unit(key), None if sigma is None else sigma.copy(), of=(key,))
+        # A copy, so that whoever changes a map does not change what other maps are made from.
+        return self._map(value.copy(), self._unit(key), sigma, of=(key,))
 
     def _value(self, key: str, draws: np.ndarray | None = None) -> np.ndarray:
         """The numbers of a quantity: velocities from their zero point, azimuths turned where `disambiguate` did so."""
@@ -169,13 +169,14 @@ class FitResult(Mapping):
 
     def _map(self, value: np.ndarray, unit, sigma: np.ndarray | None = None, *, of: Sequence[str] = ()) -> NDCube:
         """A map ``([k, ...] pixels)`` of some quantities; the vectors among them give it its leading axes."""
-        mask = np.broadcast_to((self._status & _NO_VALUE) > 0, value.shape)
+        mask = np.empty(value.shape, bool)
+        mask[...] = (self._status & _NO_VALUE) > 0
         # Nor is a number worth anything of which the data say nothing.
         for numbers in (value, sigma):
             if numbers is not None and numbers.dtype.kind == "f":
-                mask = mask | ~np.isfinite(numbers)
+                mask |= ~np.isfinite(numbers)
         axes = self._propagation.vector_axes(of)
-        return self._canvases[0].map_cube(value, unit, sigma=sigma, mask=mask.copy(), leading=axes)
+        return self._canvases[0].map_cube(value, unit, sigma=sigma, mask=mask, leading=axes)
 
     # -- how good it is --------------------------------------------------------------------------
 

@@ -61,7 +61,7 @@ def of_loops(name: str, pixels: int, work):
 
     Parameters
     ----------
-    name : {"loops", "profile_loops"}
+    name : {"loops", "profile_loops", "faint_loops"}
     pixels : int
     work : callable
     """
@@ -126,7 +126,7 @@ def _look_at(
         return row[:, 0].contiguous().numpy().astype(kind)
 
     def spread(rows):
-        return np.ascontiguousarray(rows.double().expand(-1, pixels).numpy())
+        return np.ascontiguousarray(rows.expand(-1, pixels).numpy())
 
     (light, light_steps), (others, steps) = intensity.flat(), data.flat()
     loops.look_at(

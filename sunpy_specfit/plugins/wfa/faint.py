@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from scipy.special import gamma, hyp1f1
 
-__all__ = ["spread_of_transverse"]
+from .compiled import of_loops
+
+__all__ = ["spread_of_transverse", "transverse_in_loops"]
 
 # Signals in units of their noise for which there is a table, and how finely.
 _HIGHEST, _STEP = 5.0, 2.5e-3
@@ -69,6 +71,40 @@ def spread_of_transverse(
     spread = (noise.sqrt() * (length - root.square()).clamp_min(0.0)).sqrt()
     angle = torch.rad2deg(0.5 * (-2 * direction.clamp(1e-9, 1.0).log()).sqrt()).clamp_max(180 / np.sqrt(12))
     return torch.where(known, spread, torch.nan), torch.where(known, angle, torch.nan)
+
+
+def transverse_in_loops(values, covariance, turn: float, limit: float):
+    """B_t, the azimuth in degrees and the errors of both in compiled code; None where there is none.
+
+    Parameters
+    ----------
+    values : dict of str to `numpy.ndarray`
+        ``b_q`` and ``b_u``, float64 ``(pixels,)``.
+    covariance : callable
+        Of two names.
+    turn : float
+        What to add to the azimuth, in degrees.
+    limit : float
+        Below how many sigma squared errors are those of Rice's law.
+
+    Returns
+    -------
+    found : dict
+        ``b_trans`` and ``azimuth``: values and standard deviations, ``(pixels,)`` each.
+    settled : `numpy.ndarray`
+        Where these are such, bool ``(pixels,)``.
+    """
+    fields = tuple(np.ascontiguousarray(values[name], float) for name in ("b_q", "b_u"))
+    shares = tuple(np.ascontiguousarray(covariance(*pair)) for pair in (("b_q", "b_q"), ("b_u", "b_u"), ("b_q", "b_u")))
+
+    def fill(loops):
+        found = tuple(np.empty(fields[0].shape) for _ in range(4))
+        settled = np.empty(fields[0].shape, bool)
+        scale = _STEP, _HIGHEST, _MOST_UNEQUAL
+        loops.transverse(fields, shares, float(turn), float(limit), _table().numpy(), scale, found, settled)
+        return {"b_trans": found[::2], "azimuth": found[1::2]}, settled
+
+    return of_loops("faint_loops", len(fields[0]), fill)
 
 
 @cache

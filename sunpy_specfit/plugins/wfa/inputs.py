@@ -11,14 +11,12 @@ from ...data.lines import all_lines
 from ...data.zeeman import LORENTZ_SPLITTING
 from ...numerics.derivative import derivative_matrix
 from .even_noise import EvenModes
-from .profile import LineWindow, assign_samples
+from .profile import LineWindow, Profiles, assign_samples
 
 __all__ = ["prepared"]
 
 # Where the splitting exceeds this part of the Doppler width, a Gaussian profile's slope is ten per cent off.
 _STRONG = 0.45
-# By how many standard deviations of the line's centre a sample is to be clear of where its formula does not hold.
-_CLEAR = 3.0
 # Lines nearer to each other than this part of their wavelength are one line (20 km/s).
 _APART = 6.7e-5
 
@@ -39,8 +37,6 @@ def prepared(model, observation, lines, wavelengths) -> dict[str, torch.Tensor]:
     ValueError
         If a line is not in the data or in the window, or a wavelength occurs twice.
     """
-    intensity, variance, complete = observation.with_stokes("I").samples()
-    known = np.ones(len(intensity), bool) if complete else _known(observation, intensity)
     x = np.asarray(observation.x, float)
     mean = x if x.ndim == 1 else x.mean(1)
     if len(np.unique(mean)) < len(mean):
@@ -52,39 +48,29 @@ def prepared(model, observation, lines, wavelengths) -> dict[str, torch.Tensor]:
     rests = np.array([rest.to_value(unit) for rest in wavelengths])
     owner = assign_samples(mean, rests, [one.name for one in lines], _foreign(mean, rests, unit, model.medium or "air"))
     used = observation.used if observation.used is not None and observation.used.ndim == 1 else np.ones_like(mean) > 0
-    shift = torch.as_tensor(x - mean[:, None] if x.ndim > 1 else np.zeros((1, 1)))
+    looks = _Looks(mean, rests, owner, used)
+    intensity, variance, complete = observation.with_stokes("I").samples(looks.at_all)
+    known = np.ones(len(intensity), bool) if complete else _known(observation, intensity)
     variance = _variance(variance, known)
-    centers, edges, strengths, dopplers, sums = [], [], [], [], []
+    centers, edges, strengths, dopplers = [], [], [], []
     for number, one in enumerate(lines):
-        own = (owner == number) & known
-        _check_window(one, own & used, own)
-        # Where a window holds one side of the line only, the line's centre is not in it.
-        own = own & used if mean[own & used].min() <= rests[number] <= mean[own & used].max() else own
-        place = torch.as_tensor(np.flatnonzero(own))
-        light = intensity if own.all() else intensity[place]
-        window = LineWindow(mean[own], rests[number], light)
-        sums.append((window, place))
-        centers.append(window.center + shift.mean(0))
-        if model.core_width is None:
-            width, margin = window.doppler_width, 0.5 * window.spacing
-            noise = window.center_noise(variance if len(variance) == 1 else variance[place])
-            # Where the centre is less certain than by half a sample, noise hides what the margin is for.
-            clear = (margin**2 + (_CLEAR * noise).nan_to_num(nan=margin).clamp_max(margin) ** 2).sqrt()
-        else:
-            width, margin, clear = torch.tensor([model.core_width.to_value(unit)]), 0.0, 0.0
+        _check_window(one, (owner == number) & known & used, (owner == number) & known)
+        found = looks.at(number, intensity, variance, known)
+        centers.append(found.center if x.ndim == 1 else found.center + torch.as_tensor(x - mean[:, None]).mean(0))
+        given = None if model.core_width is None else torch.tensor([model.core_width.to_value(unit)]).double()
+        edges.append((found.core, found.wing) if given is None else (given, given))
         lorentz = LORENTZ_SPLITTING * wavelengths[number].to_value(u.AA) ** 2 * u.AA.to(unit)
-        edges.append(torch.stack([(width - clear).clamp_min(margin), width + clear]).double())
         strengths.append((lorentz * one.g_eff, lorentz**2 * _transverse_factor(model, one)))
-        dopplers.append(window.doppler_width / (lorentz * abs(one.g_eff)))
+        dopplers.append(found.width * (_STRONG / torch.tensor(lorentz * abs(one.g_eff))))
     index, own = torch.as_tensor(np.maximum(owner, 0)), torch.as_tensor((owner >= 0) & known).double()[:, None]
     splitting, squared = (torch.tensor(v, dtype=torch.float64) for v in zip(*strengths, strict=True))
-    core, wing = torch.stack(edges, 1)
+    core, wing = (_together(rows) for rows in zip(*edges, strict=True))
     first, second = (_matrix(x, known, order, model.derivative) for order in (1, 2))
     lengthwise = -splitting[index][:, None] * first.mean(-1)
     modes = EvenModes(lengthwise, own[:, 0] > 0)
-    center = torch.stack(centers)
+    center = _together(centers)
     moment, extent, members = torch.zeros((3, len(lines), len(x), 1), dtype=torch.float64)
-    for number, (window, place) in enumerate(sums):
+    for number, (window, place) in looks.windows.items():
         moment[number, place, 0], extent[number, place, 0] = (
             torch.as_tensor(window.moment),
             torch.as_tensor(window.extent),
@@ -105,13 +91,51 @@ def prepared(model, observation, lines, wavelengths) -> dict[str, torch.Tensor]:
         "moment": moment,
         "extent": extent,
         "members": members,
-        "reach": torch.tensor([[window.reach] for window, _ in sums], dtype=torch.float64),
+        "reach": torch.tensor([[window.reach] for window, _ in looks.windows.values()], dtype=torch.float64),
         "modes": modes.vectors[..., None],
         "mode_slope": modes.slope[..., None],
         "mode_noise": modes.values[:, None],
-        "strongest": _STRONG * torch.stack(dopplers).amin(0),
+        "strongest": _together(dopplers).amin(0) if len(dopplers) > 1 else dopplers[0],
         "flat": _flat(first, splitting[index], intensity, variance, observation),
     }
+
+
+class _Looks:
+    """The windows of lines, and what is read off their profiles: once, while the samples are looked at anyway."""
+
+    def __init__(self, mean: np.ndarray, rests: np.ndarray, owner: np.ndarray, used: np.ndarray):
+        self._mean, self._rests, self._owner, self._used = mean, rests, owner, used
+        self.windows: dict[int, tuple[LineWindow, np.ndarray]] = {}
+        self._found: dict[int, Profiles] = {}
+        self._seen: torch.Tensor | None = None
+
+    def at_all(self, intensity: torch.Tensor, variance: torch.Tensor) -> float | None:
+        """The size of the largest sample, if all belong to one line or another; see `Observation.samples`."""
+        everywhere = np.ones_like(self._used)
+        if not self._used.all() or (self._owner < 0).any():
+            return None
+        variance = _variance(variance, everywhere)
+        self._found = {n: self.at(n, intensity, variance, everywhere) for n in range(len(self._rests))}
+        # Kept for later, if it turns out that no sample is to be left out.
+        self._seen = intensity
+        return float(np.max([one.largest for one in self._found.values()]))
+
+    def at(self, number: int, intensity: torch.Tensor, variance: torch.Tensor, known: np.ndarray) -> Profiles:
+        """Of one line."""
+        if intensity is self._seen:
+            return self._found[number]
+        own = (self._owner == number) & known
+        inside = self._mean[own & self._used]
+        # Where a window holds one side of the line only, the line's centre is not in it.
+        own = own & self._used if inside.min() <= self._rests[number] <= inside.max() else own
+        rows = np.flatnonzero(own)
+        self.windows[number] = LineWindow(self._mean[own], self._rests[number]), rows
+        return self.windows[number][0].look(intensity, variance, rows)
+
+
+def _together(rows: list[torch.Tensor]) -> torch.Tensor:
+    """Maps ``(pixels,)`` or single numbers as ``(lines, 1 or pixels)``."""
+    return rows[0][None] if len(rows) == 1 else torch.stack(rows)
 
 
 def _foreign(x: np.ndarray, rests: np.ndarray, unit: u.UnitBase, medium: str) -> np.ndarray:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 import torch
 
+from ...core.in_place import InPlace
 from .compiled import of_loops
 
-__all__ = ["LineWindow", "assign_samples"]
+__all__ = ["LineWindow", "Profiles", "assign_samples"]
 
 # Half the depth, but for rounding.
 _HALF = 0.5 * (1 - 1e-5)
+# By how many standard deviations of the line's centre a sample is to be clear of where its formula does not hold.
+_CLEAR = 3.0
 # Pixels whose samples stay in the processor's cache.
 _TOGETHER = 2**13
 # The Doppler width of a Gaussian profile, in units of its full width at half maximum.
@@ -53,6 +58,33 @@ def assign_samples(x: np.ndarray, rests: np.ndarray, names: list[str], foreign: 
     return owner
 
 
+@dataclass(frozen=True)
+class Profiles:
+    """What is read off the profiles of one line.
+
+    Attributes
+    ----------
+    center : `torch.Tensor`
+        Centre of gravity of each pixel's profile below (or above) the continuum, float64 ``(pixels,)``; where there
+        is none within the window, the wavelength at rest.
+    depth : `torch.Tensor`
+        Σ (I_c - I) Δλ, ``(pixels,)``, as the rest in the precision of the data; none where nobody asks for it.
+    width : `torch.Tensor`
+        The Doppler width, from the full width at half depth, ``(pixels,)``; where there is no line, twice the spacing.
+    core, wing : `torch.Tensor`
+        How far the core reaches to either side of the centre, and where the wing begins, ``(pixels,)``.
+    largest : float
+        The size of the largest sample, NaN where one is no number.
+    """
+
+    center: torch.Tensor
+    depth: torch.Tensor
+    width: torch.Tensor
+    core: torch.Tensor
+    wing: torch.Tensor
+    largest: float
+
+
 class LineWindow:
     """The samples of one line.
 
@@ -61,8 +93,6 @@ class LineWindow:
     x : `numpy.ndarray`
         ``(m,)``: the wavelengths of the line's samples.
     rest : float
-    intensity : `torch.Tensor`
-        ``(m, pixels)``.
 
     Attributes
     ----------
@@ -71,29 +101,13 @@ class LineWindow:
         last sample, λ from the middle of the window, and Δλ in units of `spacing`.
     reach : float
         How far the window goes from its middle.
-    center : `torch.Tensor`
-        Centre of gravity of each pixel's profile below (or above) the continuum, float64 ``(pixels,)``; where there
-        is none within the window, the wavelength at rest.
-    depth : `torch.Tensor`
-        Σ (I_c - I) Δλ, float64 ``(pixels,)``.
-    doppler_width : `torch.Tensor`
-        Of each pixel's profile, from its full width at half depth, float64 ``(pixels,)``; where there is no line, twice
-        the spacing.
     """
 
-    def __init__(self, x: np.ndarray, rest: float, intensity: torch.Tensor):
-        order = np.argsort(x)
-        self.x, self.rest = x[order], rest
-        self.intensity = intensity if np.array_equal(order, np.arange(len(x))) else intensity[torch.as_tensor(order)]
-        self.moment, self.extent = self._sums(order)
+    def __init__(self, x: np.ndarray, rest: float):
+        self._order = np.argsort(x)
+        self.x, self.rest = x[self._order], rest
+        self.moment, self.extent = self._sums()
         self.reach = 0.5 * (self.x[-1] - self.x[0])
-        moment, depth, stretch = self._compiled_sums(order) or self._plain_sums(order)
-        self.depth = depth.double()
-        center = moment.double() / self.depth
-        # λ₀ = Σ λ (I_c - I) Δλ / Σ (I_c - I) Δλ
-        self.center = torch.where(center.abs() <= self.reach, center, rest - self.middle) + self.middle
-        width = stretch.double() * _DOPPLER
-        self.doppler_width = torch.where(width > 0, width.clamp_min(0.5 * self.spacing), 2 * self.spacing)
 
     @property
     def spacing(self) -> float:
@@ -105,50 +119,96 @@ class LineWindow:
         """Of the window."""
         return float(0.5 * (self.x[0] + self.x[-1]))
 
-    def center_noise(self, variance: torch.Tensor) -> torch.Tensor:
+    def look(self, intensity: torch.Tensor, variance: torch.Tensor, rows: np.ndarray | None = None) -> Profiles:
+        """Centres, widths and edges of all profiles.
+
+        Parameters
+        ----------
+        intensity : `torch.Tensor`
+            ``(n, pixels)``.
+        variance : `torch.Tensor`
+            Of I, ``(1 or n, 1 or pixels)``.
+        rows : `numpy.ndarray`, optional
+            Which of the samples are the line's, ``(m,)``; all by default.
+        """
+        rows = np.arange(len(intensity)) if rows is None else rows
+        ordered = rows[self._order]
+        found = self._by_loops(intensity, variance, ordered)
+        if found is None:
+            whole = np.array_equal(ordered, np.arange(len(intensity)))
+            found = self._plainly(intensity if whole else intensity[torch.as_tensor(ordered)])
+        if variance.numel() == 1 and found.wing.numel():
+            return found
+        noise = self._center_noise(found, variance if len(variance) == 1 else variance[torch.as_tensor(rows)])
+        return replace(found, **self._edges(found.width, noise))
+
+    def _edges(self, width: torch.Tensor, noise: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Half a sample from the Doppler width, or more where noise hides what that margin is for.
+
+        That is where the centre is less certain than by half a sample.
+        """
+        margin = 0.5 * self.spacing
+        clear = (margin**2 + (_CLEAR * noise).nan_to_num(nan=margin).clamp_max(margin) ** 2).sqrt()
+        return {"core": (width - clear).clamp_min(margin).to(width), "wing": (width + clear).to(width)}
+
+    def _center_noise(self, found: Profiles, variance: torch.Tensor) -> torch.Tensor:
         """The standard deviation of each centre, from the variance of I, ``(1 or m, 1 or pixels)``."""
         moment, extent = (torch.as_tensor(row)[:, None] for row in (self.moment, self.extent))
-        place = self.center - self.middle
+        place = found.center - self.middle
         if len(variance) == 1:
             # The square of a line in the place: three sums for all pixels.
             squares = (moment**2).sum() - 2 * place * (moment * extent).sum() + place**2 * (extent**2).sum()
             total = variance[0].double() * squares
         else:
             total = (variance.double() * (moment - place * extent).square()).sum(0)
-        return total.sqrt() / self.depth.abs()
+        return total.sqrt() / found.depth.double().abs()
 
-    def _sums(self, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _sums(self) -> tuple[np.ndarray, np.ndarray]:
         place = self.x - self.middle
         steps = np.gradient(self.x) / self.spacing
         ends = np.zeros_like(place)
         ends[[0, -1]] = 0.5
         rows = np.empty((2, len(place)))
-        rows[:, order] = ends * (place * steps).sum() - place * steps, ends * steps.sum() - steps
+        rows[:, self._order] = ends * (place * steps).sum() - place * steps, ends * steps.sum() - steps
         return rows[0], rows[1]
 
-    def _plain_sums(self, order: np.ndarray):
-        """Both sums and the longest stretch at half depth, in the precision of the data."""
-        rows = torch.as_tensor(np.stack([self.moment, self.extent])[:, order]).to(self.intensity)
-        steps = torch.as_tensor(np.diff(self.x)).to(self.intensity)[:, None]
-        longest = self.intensity.new_empty(self.intensity.shape[1])
-        for first in range(0, len(longest), _TOGETHER):
-            light = self.intensity[:, first : first + _TOGETHER]
-            longest[first : first + _TOGETHER] = _longest_stretch(light, steps)
-        return *(rows @ self.intensity), longest
+    def _plainly(self, intensity: torch.Tensor) -> Profiles:
+        """All but the edges, from the line's samples in the order of their wavelengths."""
+        rows = torch.as_tensor(np.stack([self.moment, self.extent])[:, self._order]).to(intensity)
+        steps = torch.as_tensor(np.diff(self.x)).to(intensity)[:, None]
+        stretch = intensity.new_empty(intensity.shape[1])
+        for first in range(0, len(stretch), _TOGETHER):
+            light = intensity[:, first : first + _TOGETHER]
+            stretch[first : first + _TOGETHER] = _longest_stretch(light, steps)
+        moment, depth = rows @ intensity
+        center = moment.double() / depth.double()
+        # λ₀ = Σ λ (I_c - I) Δλ / Σ (I_c - I) Δλ
+        center = torch.where(center.abs() <= self.reach, center, self.rest - self.middle) + self.middle
+        width = stretch * _DOPPLER
+        width = torch.where(width > 0, width.clamp_min(0.5 * self.spacing), 2 * self.spacing)
+        return Profiles(center, depth, width, *width.new_empty((2, 0)), float(intensity.abs().amax()))
 
-    def _compiled_sums(self, order: np.ndarray):
-        """The same in one look at each spectrum; None where nothing is compiled."""
-        if self.intensity.device.type != "cpu":
+    def _by_loops(self, intensity: torch.Tensor, variance: torch.Tensor, rows: np.ndarray) -> Profiles | None:
+        """All in one look at each spectrum; None where nothing is compiled."""
+        flat = InPlace(intensity).flat() if intensity.device.type == "cpu" else None
+        if flat is None:
             return None
-        light = self.intensity.numpy()
-        rows = [row.astype(light.dtype) for row in (self.moment[order], self.extent[order], np.diff(self.x))]
+        kind, pixels = intensity.numpy().dtype, intensity.shape[1]
+        even = variance.numel() == 1
+        sums = [row[self._order].astype(kind) for row in (self.moment, self.extent)]
+        noise = (self.moment**2).sum(), 2 * (self.moment * self.extent).sum(), (self.extent**2).sum()
+        noise = tuple(kind.type(float(variance) * v if even else 0.0) for v in noise)
+        shape = tuple(kind.type(v) for v in (_DOPPLER, self.spacing, 0.5 * self.spacing, _CLEAR))
+        place = self.middle, float(self.reach), float(self.rest - self.middle)
 
         def fill(loops):
-            found = np.empty((3, light.shape[1]), light.dtype)
-            loops.look_at(light, *rows, light.dtype.type(_HALF), found)
-            return tuple(torch.as_tensor(found))
+            found = np.empty(pixels), *(np.empty(n, kind) for n in (0 if even else pixels, pixels, pixels, pixels))
+            largest = loops.look_at(
+                *flat, rows, *sums, np.diff(self.x).astype(kind), kind.type(_HALF), place, shape, noise, found
+            )
+            return Profiles(*map(torch.from_numpy, found), float(largest))
 
-        return of_loops("profile_loops", light.shape[1], fill)
+        return of_loops("profile_loops", pixels, fill)
 
 
 def _longest_stretch(light: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:

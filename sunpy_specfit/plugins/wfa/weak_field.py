@@ -16,7 +16,7 @@ from ...data import AtomicLine
 from ...data.lines import lines_of
 from ...numerics.derivative import METHODS
 from .compiled import compiled_flags, quadratic_in_place
-from .faint import spread_of_transverse
+from .faint import spread_of_transverse, transverse_in_loops
 from .formulas import factors_of, times
 from .inputs import prepared
 from .quadratic import field_quadratic
@@ -325,6 +325,12 @@ class WeakField(PolarizedModel):
             values["b_q"], values["b_u"], sigma["b_q"].square(), sigma["b_u"].square(), covariance("b_q", "b_u")
         )
         return {"b_trans": b_trans, "azimuth": azimuth}
+
+    def derive_with_errors(self, values, covariance):
+        """B_t, azimuth and their errors in compiled code; see `Model.derive_with_errors`."""
+        if self.linear is None:
+            return None
+        return transverse_in_loops(values, covariance, self.reference_angle, _LINEAR**2)
 
     def flag(self, values, sigma, *, strongest, flat) -> torch.Tensor:
         """Status bits of each pixel, int32 ``(pixels,)``: the five that the notes of the class list.

@@ -1,3 +1,4 @@
+import astropy.units as u
 import numpy as np
 import pytest
 import torch
@@ -5,6 +6,8 @@ import torch
 import sunpy_specfit as specfit
 from sunpy_specfit import Status, WeakField
 from sunpy_specfit.data import weak_field_cube
+from sunpy_specfit.numerics import compiled as guard
+from sunpy_specfit.plugins.wfa import compiled
 from sunpy_specfit.plugins.wfa.faint import spread_of_transverse
 
 
@@ -59,3 +62,30 @@ def test_errors_without_draws_are_those_of_draws():
         np.testing.assert_allclose(own[weak], other[weak], rtol=0.08)
         assert np.abs(own[weak] / other[weak] - 1).mean() < 0.02
         np.testing.assert_array_equal(own[~weak], other[~weak])
+
+
+def test_compiled_loops_tell_the_same_fields_and_errors(monkeypatch):
+    pytest.importorskip("numba")
+    cube = weak_field_cube((40, 41), line="Fe I 6302.5", noise=7e-4, seed=5)
+    cube.mask = np.zeros(cube.data.shape, bool)
+    cube.mask[:, :, 3, 4] = True
+    model = WeakField("Fe I 6302.5", stokes_reference=25 * u.deg)
+    plain, fast = specfit.fit(cube, model), specfit.fit(cube, model)
+    for result in (plain, fast):
+        # No signal in one, nothing known of the other, far more known of Q than of U.
+        propagation = result._propagation
+        for name in ("b_q", "b_u"):
+            propagation.values[name][7] = 0.0
+        propagation.covariance_rows[2, 8], propagation.covariance_rows[4, 8] = np.inf, 0.0
+        propagation.covariance_rows[5, 9], propagation.covariance_rows[4, 9] = 1e8, 0.0
+    expected = {name: (plain[name].data, plain[name].uncertainty.array) for name in ("b_trans", "azimuth")}
+    monkeypatch.setattr(guard, "_failures", [])
+    monkeypatch.setattr(compiled, "_WORTH_COMPILING", 1)
+    values, rows = fast._propagation.values, fast._propagation.covariance_rows
+    _, settled = model.derive_with_errors(values, lambda a, b: rows[{"b_qb_q": 2, "b_ub_u": 5}.get(a + b, 4)])
+    assert not settled[7:10].any()
+    assert settled.mean() > 0.99
+    for name, numbers in expected.items():
+        for own, other in zip((fast[name].data, fast[name].uncertainty.array), numbers, strict=True):
+            np.testing.assert_allclose(own, other, rtol=1e-11, atol=1e-11)
+    assert not guard._failures

@@ -167,7 +167,8 @@ def test_where_numba_fails_the_plain_code_is_used_with_a_warning(cube, monkeypat
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shuffled", [False, True])
-def test_compiled_loops_read_the_same_profiles(dtype, shuffled, monkeypatch):
+@pytest.mark.parametrize("uneven", [False, True])
+def test_compiled_loops_read_the_same_profiles(dtype, shuffled, uneven, monkeypatch):
     random = np.random.default_rng(3)
     x = np.sort(random.uniform(-0.5, 0.5, 27))
     width, place = random.uniform(0.03, 0.2, 1500), random.uniform(-0.1, 0.1, 1500)
@@ -178,15 +179,26 @@ def test_compiled_loops_read_the_same_profiles(dtype, shuffled, monkeypatch):
     order = random.permutation(27) if shuffled else np.arange(27)
     light = torch.as_tensor(light[order]).to(dtype)
     monkeypatch.setattr(guard, "_failures", [])
-    plain = LineWindow(x[order], 0.0, light)
+    window = LineWindow(x[order], 0.0)
+    if uneven:
+        variance = torch.as_tensor(random.uniform(1e-4, 1e-2, (27, 1500)))
+    else:
+        variance = torch.full((1, 1), 1e-3).double()
+    plain = window.look(light, variance)
     monkeypatch.setattr(compiled, "_WORTH_COMPILING", 1)
-    fast = LineWindow(x[order], 0.0, light)
+    fast = window.look(light, variance)
+    # The same numbers, with the wavelengths next to each other in memory and others between them.
+    strided = light.T.repeat_interleave(2, 1).contiguous().T
+    again = window.look(strided, variance.repeat_interleave(2, 0) if uneven else variance, np.arange(0, 54, 2))
     assert not guard._failures
     within = 1e-4 if dtype == torch.float32 else 1e-11
-    for name in ("center", "doppler_width", "depth"):
+    for name in ("center", "width", "core", "wing"):
         own, other = getattr(fast, name), getattr(plain, name)
         assert torch.equal(own.isnan(), other.isnan()), name
         # Of a line as deep as the noise any number may be the centre.
         torch.testing.assert_close(own[4:], other[4:], rtol=within, atol=within, equal_nan=True)
-    torch.testing.assert_close(fast.doppler_width[:4], plain.doppler_width[:4], rtol=within, atol=within)
-    assert torch.equal(fast.doppler_width[:3], torch.full((3,), 2 * fast.spacing, dtype=torch.float64))
+        torch.testing.assert_close(getattr(again, name), own, rtol=within, atol=within, equal_nan=True)
+    torch.testing.assert_close(fast.width[:4], plain.width[:4], rtol=within, atol=within)
+    assert torch.equal(fast.width[:3], torch.full((3,), 2 * window.spacing, dtype=dtype))
+    assert np.isnan(fast.largest)
+    assert window.look(light[:, 4:], variance[:, 4:] if uneven else variance).largest == float(light[:, 4:].abs().max())
