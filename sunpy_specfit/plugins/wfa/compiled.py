@@ -12,6 +12,7 @@ import torch
 
 from ...core.in_place import InPlace
 from ...numerics.compiled import compiled
+from ...numerics.threads import over_pixels
 from .formulas import constants_of
 from .symmetry import fold, is_symmetric
 
@@ -106,18 +107,7 @@ def _look_at(
     rows = torch.cat([*derivatives, moment, extent, mode_slope[..., 0]]).numpy()
     noise = (variance.reshape(1) * torch.cat(derivatives).square().sum(1)).numpy()
     products, half = _products(_Rows(rows), _Rows(modes[..., 0].T.numpy()), n * len(derivatives), 2 * lines, kind)
-    count = len(mode_noise)
-    width, width_of = loops.AT_ONCE, {"wing": (n, 0), "core": (0, n), "both": (n, n)}[model.linear]
-    memory = (
-        np.empty((4, n, loops.READ), kind),
-        np.empty((2, loops.READ), kind),
-        np.empty((len(rows), width), kind),
-        np.empty((count, width), kind),
-        np.empty((n, width), kind),
-        np.empty((lines, width), kind),
-        *(np.empty((center.values.shape[0], width), kind) for _ in range(3)),
-        np.empty(loops.ROWS * width, kind),
-    )
+    width_of = {"wing": (n, 0), "core": (0, n), "both": (n, n)}[model.linear]
     found = [torch.empty(shape, dtype=dtype) for shape in ((pixels,), (6, pixels), (3, pixels))]
     found += [torch.empty(pixels, dtype=torch.int64), torch.empty(pixels, dtype=dtype)]
     found.append(torch.empty(pixels, dtype=torch.bool))
@@ -129,7 +119,7 @@ def _look_at(
         return np.ascontiguousarray(rows.expand(-1, pixels).numpy())
 
     (light, light_steps), (others, steps) = intensity.flat(), data.flat()
-    loops.look_at(
+    given = (
         (light, others),
         (*light_steps, *steps),
         (kind.type(1 / intensity.factor), kind.type(1 / data.factor)),
@@ -148,9 +138,9 @@ def _look_at(
             tuple(kind.type(model.sign(s)) for s in "QUV"),
             kind.type(int(own.sum())),
         ),
-        memory,
         tuple(value.numpy() for value in found),
     )
+    over_pixels(lambda begin, end: loops.look_at(begin, end, *given), pixels, loops.READ)
     return tuple(found)
 
 

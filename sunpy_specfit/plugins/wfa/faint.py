@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from scipy.special import gamma, hyp1f1
 
+from ...numerics.threads import over_pixels
 from .compiled import of_loops
 
 __all__ = ["spread_of_transverse", "transverse_in_loops"]
@@ -101,7 +102,8 @@ def transverse_in_loops(values, covariance, turn: float, limit: float):
         found = tuple(np.empty(fields[0].shape) for _ in range(4))
         settled = np.empty(fields[0].shape, bool)
         scale = _STEP, _HIGHEST, _MOST_UNEQUAL
-        loops.transverse(fields, shares, float(turn), float(limit), _table().numpy(), scale, found, settled)
+        given = fields, shares, float(turn), float(limit), _table().numpy(), scale, found, settled
+        over_pixels(lambda begin, end: loops.transverse(begin, end, *given), len(settled), loops.AT_ONCE)
         return {"b_trans": found[::2], "azimuth": found[1::2]}, settled
 
     return of_loops("faint_loops", len(fields[0]), fill)

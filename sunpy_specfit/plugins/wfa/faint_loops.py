@@ -5,14 +5,14 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-__all__ = ["transverse"]
+__all__ = ["AT_ONCE", "transverse"]
 
 # Pixels at a time.
-_AT_ONCE = 512
+AT_ONCE = 512
 # Where rows of numbers begin that lie in one piece of memory, by which the compiler knows that they do not overlap:
 # what is faint, what the table is good for, where a pixel stands in it, half the excess of variance along the signal,
 # √noise, and E|b|^½, E|b| and the length of the mean direction for unit noise.
-_FAINT, _KNOWN, _PLACE, _HALF, _ROOT, _SIZE, _LENGTH, _DIRECTION, _EXPONENT = (k * _AT_ONCE for k in range(9))
+_FAINT, _KNOWN, _PLACE, _HALF, _ROOT, _SIZE, _LENGTH, _DIRECTION, _EXPONENT = (k * AT_ONCE for k in range(9))
 _ROWS = 9
 _DEGREES = 180.0 / np.pi
 # The largest deviation of an angle that may be anything from 0 to 180 degrees.
@@ -146,11 +146,13 @@ def _deviations(work, spread, angle, settled, pixels):
 
 
 @_compiled
-def transverse(fields, covariance, turn, limit, table, scale, found, settled):
+def transverse(first, last, fields, covariance, turn, limit, table, scale, found, settled):
     """B_t, azimuth and their deviations, those below a limit of significance by Rice's law.
 
     Parameters
     ----------
+    first, last : int
+        Which pixels.
     fields : tuple of `numpy.ndarray`
         b_q and b_u, float64 ``(pixels,)``.
     covariance : tuple of `numpy.ndarray`
@@ -168,10 +170,10 @@ def transverse(fields, covariance, turn, limit, table, scale, found, settled):
     settled : `numpy.ndarray`
         bool ``(pixels,)``, to be filled: false where these are no answer.
     """
-    work = np.zeros(_ROWS * _AT_ONCE)
+    work = np.zeros(_ROWS * AT_ONCE)
     bits = work.view(np.uint64)
-    for begin in range(0, len(settled), _AT_ONCE):
-        end = min(begin + _AT_ONCE, len(settled))
+    for begin in range(first, last, AT_ONCE):
+        end = min(begin + AT_ONCE, last)
         pixels = end - begin
         q, u = fields[0][begin:end], fields[1][begin:end]
         var_q, var_u, cov = covariance[0][begin:end], covariance[1][begin:end], covariance[2][begin:end]

@@ -1,114 +1,86 @@
-"""Loops over pixels in compiled code (Numba), for `compiled`: each spectrum is read once, where it lies in the cube.
-
-Rows of numbers that the loops add to lie in one piece of memory with fixed distances, by which the compiler knows that
-they do not overlap: only so does it take eight pixels at a time.
-"""
+"""Loops over pixels in compiled code (Numba), for `compiled`: each spectrum is read once, where it lies in the cube."""
 
 from __future__ import annotations
 
 import numba
 import numpy as np
 
-from .attenuation import MOST
+from ...numerics.row_products import multiply
+from .sum_loops import (
+    CONSTANT,
+    COUNTED,
+    QQ,
+    QU,
+    ROWS,
+    TILE,
+    UU,
+    VALID,
+    VV,
+    Q,
+    U,
+    V,
+    add_core,
+    add_longitudinal,
+    add_squares,
+    add_wing,
+    add_wing_twice,
+    finish,
+)
 
-__all__ = ["AT_ONCE", "READ", "ROWS", "flag", "look_at"]
+__all__ = ["READ", "flag", "look_at"]
 
-# Pixels that are read at a time, for memory is quick where much of it is read in a row; and worked on at a time, so
-# that their samples and sums stay in the inner caches.
-READ = 512
-AT_ONCE = 256
-# Where the rows of sums begin: the shape's squares and its products with Q and U; Q² + U², how many samples count, the
-# noise of the shape, what is pulled back to I; the same of V; and the quadratic made of these.
-_SHAPE2, _SHAPE_Q, _SHAPE_U, _TOTAL, _COUNT, _SPREAD, _SQUARES = (k * AT_ONCE for k in range(7))
-_V_SHAPE, _V_BOTH, _V_DATA, _V_NOISE, _SIZE = (k * AT_ONCE for k in range(7, 12))
-_CONSTANT, _QQ, _QU, _UU, _Q, _U, _VV, _V, _VALID = (k * AT_ONCE for k in range(12, 21))
-ROWS = 21
+# Pixels that are read at a time, for memory is quick where much of it is read in a row.
+_TILES = 8
+READ = _TILES * TILE
 # Rounding may differ from one machine to another; what is no number stays none.
 _compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
 
 
 @_compiled
-def _take(own, largest, source, begin, step, scale, pixels):
-    """One sample of some pixels out of the cube, multiplied; and the largest size so far, which is NaN where one is."""
-    if step == 1:
-        here = source[begin : begin + pixels]
-        for p in range(pixels):
-            value = scale * here[p]
-            own[p] = value
-            largest[p] = np.maximum(largest[p], abs(value))
-    else:
-        for p in range(pixels):
-            own[p] = scale * source[begin + p * step]
-        for p in range(pixels):
-            largest[p] = np.maximum(largest[p], abs(own[p]))
+def _take(source, begin, step, scale, pixels, samples, stokes, row):
+    """One sample of some pixels out of the cube, multiplied, to where the samples of so many pixels lie side by side.
+
+    The last pixel stands in for those that are missing.
+    """
+    whole = pixels // TILE if step == 1 else 0
+    for tile in range(whole):
+        own, here = samples[tile, stokes, row], source[begin + tile * TILE : begin + tile * TILE + TILE]
+        for p in range(TILE):
+            own[p] = scale * here[p]
+    for tile in range(whole, (pixels + TILE - 1) // TILE):
+        own, at = samples[tile, stokes, row], begin + tile * TILE * step
+        number = min(TILE, pixels - tile * TILE)
+        for p in range(number):
+            own[p] = scale * source[at + p * step]
+        for p in range(number, TILE):
+            own[p] = own[number - 1]
 
 
 @_compiled
-def _fold(rows, half, begin, pixels):
+def _find_largest(rows, largest):
+    """The size of the largest sample of each pixel, NaN where one is."""
+    for p in range(TILE):
+        largest[p] = abs(rows[0, p])
+    for j in range(1, len(rows) - 1, 2):
+        one, other = rows[j], rows[j + 1]
+        for p in range(TILE):
+            largest[p] = np.maximum(largest[p], np.maximum(abs(one[p]), abs(other[p])))
+    for j in range((len(rows) - 1) // 2 * 2 + 1, len(rows)):
+        one = rows[j]
+        for p in range(TILE):
+            largest[p] = np.maximum(largest[p], abs(one[p]))
+
+
+@_compiled
+def _fold(rows, half):
     """Sums of what is at equal distances from the middle, and differences below them, in place of the samples."""
-    n, end = len(rows), begin + pixels
+    n = len(rows)
     for k in range(n - half):
-        one, other = rows[k, begin:end], rows[n - 1 - k, begin:end]
-        for p in range(pixels):
+        one, other = rows[k], rows[n - 1 - k]
+        for p in range(TILE):
             a, b = one[p], other[p]
             one[p] = a + b
             other[p] = a - b
-
-
-@_compiled
-def _add_eight(out, rows, which, at, factors, begin, pixels, fresh):
-    end = begin + pixels
-    a, b = rows[which[at], begin:end], rows[which[at + 1], begin:end]
-    c, d = rows[which[at + 2], begin:end], rows[which[at + 3], begin:end]
-    e, f = rows[which[at + 4], begin:end], rows[which[at + 5], begin:end]
-    g, h = rows[which[at + 6], begin:end], rows[which[at + 7], begin:end]
-    fa, fb, fc, fd = factors[at], factors[at + 1], factors[at + 2], factors[at + 3]
-    fe, ff, fg, fh = factors[at + 4], factors[at + 5], factors[at + 6], factors[at + 7]
-    if fresh:
-        for p in range(pixels):
-            out[p] = fa * a[p] + fb * b[p] + fc * c[p] + fd * d[p] + fe * e[p] + ff * f[p] + fg * g[p] + fh * h[p]
-    else:
-        for p in range(pixels):
-            out[p] += fa * a[p] + fb * b[p] + fc * c[p] + fd * d[p] + fe * e[p] + ff * f[p] + fg * g[p] + fh * h[p]
-
-
-@_compiled
-def _add_four(out, rows, which, at, factors, begin, pixels):
-    end = begin + pixels
-    a, b = rows[which[at], begin:end], rows[which[at + 1], begin:end]
-    c, d = rows[which[at + 2], begin:end], rows[which[at + 3], begin:end]
-    fa, fb, fc, fd = factors[at], factors[at + 1], factors[at + 2], factors[at + 3]
-    for p in range(pixels):
-        out[p] += fa * a[p] + fb * b[p] + fc * c[p] + fd * d[p]
-
-
-@_compiled
-def _add_one(out, row, factor, pixels):
-    for p in range(pixels):
-        out[p] += factor * row[p]
-
-
-@_compiled
-def _multiply(product, rows, begin, out, pixels):
-    """Some of the rows times a matrix, into some of the rows of ``out``; eight terms at a time."""
-    matrix, which, places = product
-    n = len(which)
-    for i in range(len(places)):
-        own, factors, at = out[places[i]], matrix[i], 0
-        if n >= 8:
-            _add_eight(own, rows, which, 0, factors, begin, pixels, True)
-            at = 8
-        else:
-            own[:pixels] = 0
-        while at + 8 <= n:
-            _add_eight(own, rows, which, at, factors, begin, pixels, False)
-            at += 8
-        if at + 4 <= n:
-            _add_four(own, rows, which, at, factors, begin, pixels)
-            at += 4
-        while at < n:
-            _add_one(own, rows[which[at], begin : begin + pixels], factors[at], pixels)
-            at += 1
 
 
 @_compiled
@@ -118,65 +90,25 @@ def _place(target, maps, origin, shrink, begin, pixels):
         own, here = target[j], maps[j, begin : begin + pixels]
         for p in range(pixels):
             own[p] = (here[p] - origin) * shrink
+        for p in range(pixels, TILE):
+            own[p] = own[pixels - 1]
 
 
 @_compiled
-def _range(row, pixels):
+def _range(row):
     """The least and the largest of some numbers."""
     least, most = row[0], row[0]
-    for p in range(1, pixels):
+    for p in range(1, TILE):
         least = min(least, row[p])
         most = max(most, row[p])
     return least, most
 
 
 @_compiled
-def _add_wing(place, middle, c, begins, own, d, q, u, sums, tilt, pixels):
-    """What one sample adds where the wing's formula may hold; d becomes its factor times the shape."""
-    one = d.dtype.type(1)
-    zero = d.dtype.type(0)
-    for p in range(pixels):
-        away = place - middle[p]
-        far = abs(away) > begins[p]
-        nearness = one / away if far else zero
-        kept = one if far else zero
-        f = c * nearness
-        s = f * d[p]
-        s2 = s * s
-        tilt[p] += s2 * nearness
-        sums[_SHAPE2 + p] += s2
-        sums[_SHAPE_Q + p] += s * q[p]
-        sums[_SHAPE_U + p] += s * u[p]
-        sums[_TOTAL + p] += kept * (q[p] * q[p] + u[p] * u[p])
-        sums[_COUNT + p] += kept
-        sums[_SPREAD + p] += own * f * f
-        d[p] = f * s
-
-
-@_compiled
-def _add_core(place, middle, e, reaches, own, d, q, u, sums, pixels):
-    """What one sample adds where the core's formula may hold; d becomes its factor times the shape."""
-    one = d.dtype.type(1)
-    zero = d.dtype.type(0)
-    for p in range(pixels):
-        near = abs(place - middle[p]) < reaches[p]
-        kept = one if near else zero
-        f = e * kept
-        s = f * d[p]
-        sums[_SHAPE2 + p] += s * s
-        sums[_SHAPE_Q + p] += s * q[p]
-        sums[_SHAPE_U + p] += s * u[p]
-        sums[_TOTAL + p] += kept * (q[p] * q[p] + u[p] * u[p])
-        sums[_COUNT + p] += kept
-        sums[_SPREAD + p] += own * f * f
-        d[p] = f * s
-
-
-@_compiled
-def _move_centers(tilt, moment, depth, window, pixels):
+def _move_centers(tilt, moment, depth, window):
     """What the sums that give a line's centre are to be pulled back with, in their place."""
     zero = tilt.dtype.type(0)
-    for p in range(pixels):
+    for p in range(TILE):
         middle = moment[p] / depth[p]
         moved = tilt[p] / depth[p]
         inside = abs(middle) <= window
@@ -187,170 +119,123 @@ def _move_centers(tilt, moment, depth, window, pixels):
 
 
 @_compiled
-def _add_longitudinal(shape, data, noise, weight, sums, pixels):
-    """Sums over the modes of V: with all modes alike for a first amplitude, then with the weight that each deserves."""
-    one, zero = sums.dtype.type(1), sums.dtype.type(0)
-    for mode in range(len(noise)):
-        s, v = shape[mode], data[mode]
-        for p in range(pixels):
-            sums[_V_SHAPE + p] += s[p] * s[p]
-            sums[_V_BOTH + p] += s[p] * v[p]
-    for p in range(pixels):
-        squared = sums[_V_SHAPE + p]
-        amplitude = sums[_V_BOTH + p] / squared
-        amplitude = amplitude if squared > zero else zero
-        sums[_SIZE + p] = amplitude * amplitude * weight
-        sums[_V_SHAPE + p] = zero
-        sums[_V_BOTH + p] = zero
-    for mode in range(len(noise)):
-        s, v, own = shape[mode], data[mode], noise[mode]
-        for p in range(pixels):
-            share = one / (one + own * sums[_SIZE + p])
-            scaled = share * s[p]
-            sums[_V_SHAPE + p] += scaled * s[p]
-            sums[_V_BOTH + p] += scaled * v[p]
-            sums[_V_DATA + p] += share * v[p] * v[p]
-            sums[_V_NOISE + p] += share * own
+def _add_transverse(linear, noise, axis, lines, parts, derived, edges, sums, tilt):
+    """What all samples of Q and U add; the derivatives become their factors times the shape."""
+    owner, known, _ = lines
+    outer, n_wing, inner, n_core = parts
+    place, wing, core = edges
+    n, alone, zero = len(axis), len(place) == 1, derived.dtype.type(0)
+    least, most = _range(place[0])
+    nearest, _ = _range(wing[0])
+    j = 0
+    while j < n:
+        one = 0 if alone else j
+        if known[j] == 0:
+            for k in range(j, n_wing + n_core, n):
+                derived[k, :] = zero
+            j += 1
+            continue
+        twice = False
+        if n_wing and alone and axis[j] - least <= nearest and most - axis[j] <= nearest:
+            # No pixel's wing reaches here.
+            derived[j, :] = zero
+        elif n_wing:
+            twice = alone and n_core == 0 and j + 1 < n and known[j + 1] != 0 and owner[j + 1] == owner[j]
+            if twice:
+                add_wing_twice(
+                    (axis[j], axis[j + 1]),
+                    place[0],
+                    (outer[j], outer[j + 1]),
+                    wing[0],
+                    (noise[j], noise[j + 1]),
+                    derived[j],
+                    derived[j + 1],
+                    linear[0, j],
+                    linear[0, j + 1],
+                    linear[1, j],
+                    linear[1, j + 1],
+                    sums,
+                    tilt[owner[j]],
+                )
+            else:
+                q, u = linear[0, j], linear[1, j]
+                add_wing(axis[j], place[one], outer[j], wing[one], noise[j], derived[j], q, u, sums, tilt[owner[j]])
+        if n_core:
+            own, q, u = derived[n_wing + j], linear[0, j], linear[1, j]
+            add_core(axis[j], place[one], inner[j], core[one], noise[n_wing + j], own, q, u, sums)
+        j += 2 if twice else 1
 
 
 @_compiled
-def _finish(sums, weight, variance, signs, samples, pixels):
-    """The quadratic of b_los, b_q and b_u from the sums; `even_noise` has the formulas."""
-    kind = sums.dtype.type
-    zero, one, two, tiny, most = kind(0), kind(1), kind(2), kind(1e-30), kind(MOST)
-    sign_q, sign_u, sign_v = signs
-    crossed = -sign_q * sign_u
-    for p in range(pixels):
-        squared, right0, right1 = (
-            weight * sums[_SHAPE2 + p],
-            weight * sums[_SHAPE_Q + p],
-            weight * sums[_SHAPE_U + p],
-        )
-        inverse = one / squared
-        inverse = inverse if squared > zero else zero
-        extra = weight * sums[_SPREAD + p]
-        share = extra * inverse
-        share = share if share < most else most
-        kept = one - share
-        theta0, theta1 = right0 * inverse / kept, right1 * inverse / kept
-        length = theta0 * theta0 + theta1 * theta1
-        wide = variance * weight * weight * sums[_SQUARES + p]
-        shrink = one / (one + length * wide * inverse)
-        sums[_QQ + p] = (squared - wide * theta0 * theta0 * shrink) * kept * kept
-        sums[_QU + p] = crossed * wide * theta0 * theta1 * shrink * kept * kept
-        sums[_UU + p] = (squared - wide * theta1 * theta1 * shrink) * kept * kept
-        sums[_Q + p] = sign_q * right0 * kept * shrink
-        sums[_U + p] = sign_u * right1 * kept * shrink
-        explained = theta0 * right0 + theta1 * right1
-        twice = two * sums[_COUNT + p]
-        left = weight * sums[_TOTAL + p] - two * explained + length * squared
-        left = left if left > zero else zero
-        below = twice + length * extra
-        below = below if below > tiny else tiny
-        sums[_CONSTANT + p] = left * twice / below + explained * kept * shrink
-        sums[_VALID + p] = samples + twice
-    for p in range(pixels):
-        squared, right0 = weight * sums[_V_SHAPE + p], weight * sums[_V_BOTH + p]
-        inverse = one / squared
-        inverse = inverse if squared > zero else zero
-        share = weight * sums[_V_NOISE + p] * inverse
-        share = share if share < most else most
-        kept = one - share
-        sums[_VV + p] = squared * kept * kept
-        sums[_V + p] = sign_v * right0 * kept
-        back = one / kept - one
-        sums[_CONSTANT + p] += weight * sums[_V_DATA + p] + right0 * right0 * inverse * back * back
+def _work_on(samples, edges, axis, products, half, lines, parts, modes, noise, numbers, memory):
+    """The quadratics of pixels whose samples have been read; see `look_at`."""
+    even, odd, even_v, odd_v, even_back, odd_back = products
+    window, derivatives = lines[2], parts[1] + parts[3]
+    derived, mode_data, back, tilt, sums = memory
+    n, zero = len(axis), sums.dtype.type(0)
+    folded = half < n
+    light, circular = samples[0], samples[3]
+    for p in range(COUNTED * TILE):
+        sums[p] = zero
+    tilt[:] = zero
+    if folded:
+        _fold(light, half)
+        _fold(circular, half)
+    for matrix, which, places in (even, odd):
+        multiply(matrix, light, which, derived, places)
+    for matrix, which, places in (even_v, odd_v):
+        multiply(matrix, circular, which, mode_data, places)
+    add_longitudinal(derived[derivatives + 2 * len(window) :], mode_data, modes, numbers[0], sums)
+    if folded:
+        for k in range(0, derivatives, n):
+            _fold(derived[k : k + n], half)
+    _add_transverse(samples[1:3], noise, axis, lines, parts, derived, edges, sums, tilt)
+    for k in range(len(window)):
+        at = derivatives + k
+        _move_centers(tilt[k], derived[at], derived[at + len(window)], window[k])
+    if folded:
+        for k in range(0, derivatives, n):
+            _fold(derived[k : k + n], half)
+    for matrix, which, places in (even_back, odd_back):
+        multiply(matrix, derived, which, back, places)
+    add_squares(back, sums)
+    finish(sums, numbers)
 
 
 @_compiled
-def _put(target, sums, begin, pixels):
-    for p in range(pixels):
+def _put(target, sums, begin):
+    for p in range(len(target)):
         target[p] = sums[begin + p]
 
 
 @_compiled
-def _work_on(first, start, pixels, center, axis, products, half, lines, parts, modes, noise, numbers, memory, found):
-    """The quadratics of pixels whose samples have been read; see `look_at`."""
-    middles, begins, reaches, origin, shrink = center
-    even, odd, even_v, odd_v, even_back, odd_back = products
-    owner, known, window = lines
-    outer, n_wing, inner, n_core = parts
-    weight, variance, signs, samples = numbers
-    rows, largest, derived, mode_data, back, tilt, place, wing, core, sums = memory
+def _write(found, begin, end, sums, largest, limit):
+    """The quadratic, the largest of Q, U and V, and whether all samples are numbers."""
     constant, matrix, vector, valid, peak, regular = found
-    n, derivatives = len(axis), n_wing + n_core
-    kind, folded = sums.dtype.type, half < n
-    light, circular = rows[0], rows[3]
-    begin, end = first + start, first + start + pixels
-    sums[:] = kind(0)
-    tilt[:] = kind(0)
-    _place(place, middles, origin, shrink, begin, pixels)
-    if n_wing:
-        _place(wing, begins, 0.0, shrink, begin, pixels)
-    if n_core:
-        _place(core, reaches, 0.0, shrink, begin, pixels)
-    if folded:
-        _fold(light, half, start, pixels)
-        _fold(circular, half, start, pixels)
-        _multiply(odd, light, start, derived, pixels)
-        _multiply(odd_v, circular, start, mode_data, pixels)
-    _multiply(even, light, start, derived, pixels)
-    _multiply(even_v, circular, start, mode_data, pixels)
-    _add_longitudinal(derived[derivatives + 2 * len(window) :], mode_data, modes, weight, sums, pixels)
-    if folded:
-        for k in range(0, derivatives, n):
-            _fold(derived[k : k + n], half, 0, pixels)
-    alone = len(middles) == 1
-    least, most = _range(place[0], pixels)
-    nearest, _ = _range(wing[0], pixels)
-    for j in range(n):
-        one = 0 if alone else j
-        middle = place[one]
-        q, u = rows[1, j, start : start + pixels], rows[2, j, start : start + pixels]
-        if known[j] == 0:
-            for k in range(j, derivatives, n):
-                derived[k, :pixels] = kind(0)
-            continue
-        if n_wing and alone and axis[j] - least <= nearest and most - axis[j] <= nearest:
-            # No pixel's wing reaches here.
-            derived[j, :pixels] = kind(0)
-        elif n_wing:
-            own = derived[j]
-            _add_wing(axis[j], middle, outer[j], wing[one], noise[j], own, q, u, sums, tilt[owner[j]], pixels)
-        if n_core:
-            own = derived[n_wing + j]
-            _add_core(axis[j], middle, inner[j], core[one], noise[n_wing + j], own, q, u, sums, pixels)
-    for k in range(len(window)):
-        at = derivatives + k
-        _move_centers(tilt[k], derived[at], derived[at + len(window)], window[k], pixels)
-    if folded:
-        for k in range(0, derivatives, n):
-            _fold(derived[k : k + n], half, 0, pixels)
-        _multiply(odd_back, derived, 0, back, pixels)
-    _multiply(even_back, derived, 0, back, pixels)
-    for j in range(n):
-        own = back[j]
-        for p in range(pixels):
-            sums[_SQUARES + p] += own[p] * own[p]
-    _finish(sums, weight, variance, signs, samples, pixels)
-    _put(constant[begin:end], sums, _CONSTANT, pixels)
-    for row, what in ((0, _VV), (2, _QQ), (4, _QU), (5, _UU)):
-        _put(matrix[row, begin:end], sums, what, pixels)
-    matrix[1, begin:end] = kind(0)
-    matrix[3, begin:end] = kind(0)
-    for row, what in ((0, _V), (1, _Q), (2, _U)):
-        _put(vector[row, begin:end], sums, what, pixels)
-    _put(valid[begin:end], sums, _VALID, pixels)
+    _put(constant[begin:end], sums, CONSTANT)
+    for row, what in ((0, VV), (2, QQ), (4, QU), (5, UU)):
+        _put(matrix[row, begin:end], sums, what)
+    matrix[1, begin:end] = 0
+    matrix[3, begin:end] = 0
+    for row, what in ((0, V), (1, Q), (2, U)):
+        _put(vector[row, begin:end], sums, what)
+    _put(valid[begin:end], sums, VALID)
+    of_light, of_others = largest[0], largest[1]
+    for p in range(end - begin):
+        peak[begin + p] = of_others[p]
+        regular[begin + p] = (of_light[p] <= limit) & (of_others[p] <= limit)
 
 
 @_compiled
 def look_at(
-    spectra, steps, scale, center, axis, limit, products, half, lines, parts, modes, noise, numbers, memory, found
+    begin, end, spectra, steps, scale, center, axis, limit, products, half, lines, parts, modes, noise, numbers, found
 ):
     """The quadratics of some pixels, from their samples where these lie.
 
     Parameters
     ----------
+    begin, end : int
+        Which pixels.
     spectra : tuple of `numpy.ndarray`
         I and the other three: one-dimensional, from their first number to their last.
     steps : tuple of int
@@ -379,33 +264,50 @@ def look_at(
         The variance of each mode of the shape of V; of each sample of the derivatives, their factors left out.
     numbers : tuple of number
         The weight of Q, U and V, the variance of I, the signs of Q, U and V, how many samples V has.
-    memory : tuple of `numpy.ndarray`
-        Four times the samples and the largest of I, and of the others, of the pixels that are read; what is derived,
-        V's modes, what is pulled back, a tilt for each line, centres and edges, and sums of those that are worked on.
     found : tuple of `numpy.ndarray`
         To be filled: constant, matrix, vector, valid, the largest of Q, U and V, and whether all samples are numbers.
     """
     light, others = spectra
     sample_step, pixel_step, stokes_step, other_sample, other_pixel = steps
-    rows, largest = memory[0], memory[1]
-    n, total, peak, regular = rows.shape[1], len(found[0]), found[4], found[5]
-    for first in range(0, total, READ):
-        pixels = min(READ, total - first)
-        largest[:] = 0
+    middles, begins, reaches, origin, shrink = center
+    kind, n, lined = noise.dtype, len(axis), len(lines[2])
+    # What is derived, V's modes, what is pulled back, a tilt for each line, and sums.
+    derivatives = parts[1] + parts[3]
+    memory = (
+        np.zeros((derivatives + 2 * lined + len(modes), TILE), kind),
+        np.zeros((len(modes), TILE), kind),
+        np.zeros((n, TILE), kind),
+        np.zeros((lined, TILE), kind),
+        np.zeros(ROWS * TILE, kind),
+    )
+    place, wing, core = (
+        np.zeros((len(middles), TILE), kind),
+        np.zeros((len(middles), TILE), kind),
+        np.zeros((len(middles), TILE), kind),
+    )
+    samples, largest = np.zeros((_TILES, 4, n, TILE), kind), np.zeros((2, TILE), kind)
+    for first in range(begin, end, READ):
+        pixels = min(READ, end - first)
         for j in range(n):
-            _take(rows[0, j], largest[0], light, j * sample_step + first * pixel_step, pixel_step, scale[0], pixels)
+            at = j * sample_step + first * pixel_step
+            _take(light, at, pixel_step, scale[0], pixels, samples, 0, j)
         for s in range(3):
             for j in range(n):
-                begin = s * stokes_step + j * other_sample + first * other_pixel
-                _take(rows[s + 1, j], largest[1], others, begin, other_pixel, scale[1], pixels)
-        for p in range(pixels):
-            peak[first + p] = largest[1, p]
-            regular[first + p] = (largest[0, p] <= limit) & (largest[1, p] <= limit)
-        for start in range(0, pixels, AT_ONCE):
-            _work_on(
-                first, start, min(AT_ONCE, pixels - start), center, axis, products, half, lines, parts, modes, noise,
-                numbers, memory, found,
-            )  # fmt: skip
+                at = s * stokes_step + j * other_sample + first * other_pixel
+                _take(others, at, other_pixel, scale[1], pixels, samples, s + 1, j)
+        for tile in range((pixels + TILE - 1) // TILE):
+            start = first + tile * TILE
+            number = min(TILE, end - start)
+            _place(place, middles, origin, shrink, start, number)
+            if parts[1]:
+                _place(wing, begins, 0.0, shrink, start, number)
+            if parts[3]:
+                _place(core, reaches, 0.0, shrink, start, number)
+            edges = place, wing, core
+            _find_largest(samples[tile, 0], largest[0])
+            _find_largest(samples[tile, 1:].reshape(3 * n, TILE), largest[1])
+            _work_on(samples[tile], edges, axis, products, half, lines, parts, modes, noise, numbers, memory)
+            _write(found, start, start + number, memory[4], largest, limit)
 
 
 @_compiled

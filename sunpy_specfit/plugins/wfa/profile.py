@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ...core.in_place import InPlace
+from ...numerics.threads import over_pixels
 from .compiled import of_loops
 
 __all__ = ["LineWindow", "Profiles", "assign_samples"]
@@ -203,10 +204,9 @@ class LineWindow:
 
         def fill(loops):
             found = np.empty(pixels), *(np.empty(n, kind) for n in (0 if even else pixels, pixels, pixels, pixels))
-            largest = loops.look_at(
-                *flat, rows, *sums, np.diff(self.x).astype(kind), kind.type(_HALF), place, shape, noise, found
-            )
-            return Profiles(*map(torch.from_numpy, found), float(largest))
+            given = rows, *sums, np.diff(self.x).astype(kind), kind.type(_HALF), place, shape, noise, found
+            largest = over_pixels(lambda begin, end: loops.look_at(begin, end, *flat, *given), pixels, loops.AT_ONCE)
+            return Profiles(*map(torch.from_numpy, found), float(np.max(largest)))
 
         return of_loops("profile_loops", pixels, fill)
 

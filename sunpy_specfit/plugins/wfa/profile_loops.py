@@ -5,13 +5,13 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-__all__ = ["look_at"]
+__all__ = ["AT_ONCE", "look_at"]
 
 # Pixels at a time, whose samples stay in the inner caches.
-_AT_ONCE = 1024
+AT_ONCE = 1024
 # Where rows of numbers begin that lie in one piece of memory, by which the compiler knows that they do not overlap: the
 # sums, the level of the continuum, the depth that counts, the stretch so far and the longest, and the largest sample.
-_PLACE, _DEPTH, _BASE, _DEEPEST, _STRETCH, _LONGEST, _LARGEST = (k * _AT_ONCE for k in range(7))
+_PLACE, _DEPTH, _BASE, _DEEPEST, _STRETCH, _LONGEST, _LARGEST = (k * AT_ONCE for k in range(7))
 _ROWS = 7
 _compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
 
@@ -143,11 +143,13 @@ def _finish(work, place, shape, noise, center, depth, width, core, wing, pixels)
 
 
 @_compiled
-def look_at(light, steps, rows, moment, extent, distances, depth_of, place, shape, noise, found):
+def look_at(begin, end, light, steps, rows, moment, extent, distances, depth_of, place, shape, noise, found):
     """Centre, depth and width of one line in each pixel, the edges of its core and wing, and the largest sample.
 
     Parameters
     ----------
+    begin, end : int
+        Which pixels.
     light : `numpy.ndarray`
         One-dimensional, from the first sample of the first pixel to the last of the last.
     steps : tuple of int
@@ -177,17 +179,17 @@ def look_at(light, steps, rows, moment, extent, distances, depth_of, place, shap
         The size of the largest sample, NaN where one is none.
     """
     sample, pixel = steps
-    m, total = len(rows), len(found[0])
+    m = len(rows)
     kind = light.dtype.type
     half, largest = kind(0.5), kind(0)
-    work, away = np.zeros(_ROWS * _AT_ONCE, light.dtype), np.zeros((m, _AT_ONCE), light.dtype)
-    for begin in range(0, total, _AT_ONCE):
-        pixels = min(_AT_ONCE, total - begin)
-        first = light[rows[0] * sample + begin * pixel :]
-        last = light[rows[m - 1] * sample + begin * pixel :]
+    work, away = np.zeros(_ROWS * AT_ONCE, light.dtype), np.zeros((m, AT_ONCE), light.dtype)
+    for here in range(begin, end, AT_ONCE):
+        pixels = min(AT_ONCE, end - here)
+        first = light[rows[0] * sample + here * pixel :]
+        last = light[rows[m - 1] * sample + here * pixel :]
         _continuum(first, last, pixel, work, pixels)
         for j in range(m):
-            _copy(light[rows[j] * sample + begin * pixel :], pixel, away[j], pixels)
+            _copy(light[rows[j] * sample + here * pixel :], pixel, away[j], pixels)
         at = 0
         while at + 4 <= m:
             _add_four(away[at], away[at + 1], away[at + 2], away[at + 3], moment[at:], extent[at:], work, pixels)
@@ -203,8 +205,13 @@ def look_at(light, steps, rows, moment, extent, distances, depth_of, place, shap
             at += 4
         for j in range(at, m - 1):
             _walk(away[j], away[j + 1], half * distances[j], work, pixels)
-        end = begin + pixels
+        last_one = here + pixels
         center, depth, width, core, wing = found
-        center, width, core, wing = center[begin:end], width[begin:end], core[begin:end], wing[begin:end]
-        _finish(work, place, shape, noise, center, depth[begin:end], width, core, wing, pixels)
+        center, width, core, wing = (
+            center[here:last_one],
+            width[here:last_one],
+            core[here:last_one],
+            wing[here:last_one],
+        )
+        _finish(work, place, shape, noise, center, depth[here:last_one], width, core, wing, pixels)
     return largest
