@@ -12,6 +12,7 @@ from types import ModuleType
 import torch
 
 from .compiled import arrays, compiled
+from .threads import over_pixels
 
 __all__ = [
     "cholesky",
@@ -41,6 +42,8 @@ _FEW = 500
 _MANY = 2**15
 # Fewer are not worth waiting for a compiler, or for what it left on the disk.
 _WORTH_COMPILING = 2**13
+# Fewer are not worth a thread: the loops over them take no longer than it takes to begin.
+_A_THREAD = 2**16
 
 
 def size(rows: int) -> int:
@@ -96,7 +99,7 @@ def _by_loops(name: str, packed: torch.Tensor, *rows: torch.Tensor) -> bool:
         return False
 
     def run(loops: ModuleType) -> bool:
-        getattr(loops, name)(*found)
+        over_pixels(lambda begin, end: getattr(loops, name)(begin, end, *found), packed.shape[-1], _A_THREAD)
         return True
 
     return bool(compiled(f"{__package__}.packed_loops", run))

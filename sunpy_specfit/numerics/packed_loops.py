@@ -144,19 +144,21 @@ def invert(matrix, vector, inverse, solution, weak):
 
 
 @_compiled
-def multiply(matrix, vector, out):
+def multiply(first, last, matrix, vector, out):
     """Matrix times vector for each pixel.
 
     Parameters
     ----------
+    first, last : int
+        The pixels to work on: the first, and the one after the last.
     matrix : `numpy.ndarray`
         Packed, ``(k (k + 1) / 2, pixels)``.
     vector, out : `numpy.ndarray`
         ``(k, pixels)``; the second to be filled.
     """
-    k, total = vector.shape
-    for begin in range(0, total, _AT_ONCE):
-        end = min(begin + _AT_ONCE, total)
+    k = len(vector)
+    for begin in range(first, last, _AT_ONCE):
+        end = min(begin + _AT_ONCE, last)
         pixels = end - begin
         for i in range(k):
             own = out[i, begin:end]
@@ -167,24 +169,26 @@ def multiply(matrix, vector, out):
 
 
 @_compiled
-def factorize(matrix, out):
+def factorize(first, last, matrix, out):
     """Cholesky factors, whose diagonals hold reciprocals.
 
     Parameters
     ----------
+    first, last : int
+        The pixels to work on.
     matrix : `numpy.ndarray`
         Packed, ``(k (k + 1) / 2, pixels)``.
     out : `numpy.ndarray`
         Shaped as the first, to be filled. An unknown that the matrix knows nothing of has zeros.
     """
-    rows, total = matrix.shape
+    rows = len(matrix)
     k = int(round((np.sqrt(8.0 * rows + 1.0) - 1.0) / 2.0))
     kind = matrix.dtype.type
     zero, one = kind(0), kind(1)
     floor = kind(10 * np.finfo(matrix.dtype).eps)  # pivots are kept above round-off
     scale, size = np.empty((k, _AT_ONCE), matrix.dtype), np.empty((k, _AT_ONCE), matrix.dtype)
-    for begin in range(0, total, _AT_ONCE):
-        end = min(begin + _AT_ONCE, total)
+    for begin in range(first, last, _AT_ONCE):
+        end = min(begin + _AT_ONCE, last)
         pixels = end - begin
         for i in range(k):
             at = i * (i + 1) // 2
@@ -220,19 +224,21 @@ def factorize(matrix, out):
 
 
 @_compiled
-def substitute(factor, vector, out):
+def substitute(first, last, factor, vector, out):
     """Solve L Lᵀ x = vector for each pixel.
 
     Parameters
     ----------
+    first, last : int
+        The pixels to work on.
     factor : `numpy.ndarray`
         L with reciprocals on its diagonal, packed, ``(k (k + 1) / 2, pixels)``.
     vector, out : `numpy.ndarray`
         ``(k, pixels)``; the second to be filled.
     """
-    k, total = vector.shape
-    for begin in range(0, total, _AT_ONCE):
-        end = min(begin + _AT_ONCE, total)
+    k = len(vector)
+    for begin in range(first, last, _AT_ONCE):
+        end = min(begin + _AT_ONCE, last)
         pixels = end - begin
         for i in range(k):
             own, right, at = out[i, begin:end], vector[i, begin:end], i * (i + 1) // 2

@@ -155,6 +155,19 @@ def test_compiled_loops_multiply_and_substitute_as_the_plain_code_does(k, dtype,
     assert bool((packed.solve(matrix, vector, 0.1)[-1, 3] == 0) & (vector == before).all())
 
 
+def test_threads_share_the_pixels(monkeypatch):
+    pytest.importorskip("numba")
+    _, matrix, vector = systems(3, pixels=40_000)
+    monkeypatch.setattr(packed, "_A_THREAD", 1)
+    found = []
+    for number in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda number=number: number)
+        found.append((packed.matvec(matrix, vector), packed.solve(matrix, vector)))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+    torch.testing.assert_close(packed.matvec(matrix, found[0][1]), vector, rtol=1e-8, atol=1e-8)
+
+
 def test_compiled_loops_leave_derivatives_and_transforms_to_the_plain_code(monkeypatch):
     _, matrix, vector = systems(3, pixels=20)
     monkeypatch.setattr(packed, "_WORTH_COMPILING", 1)

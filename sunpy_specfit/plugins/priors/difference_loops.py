@@ -22,11 +22,13 @@ def _add_bends(out, before, own, after, factor, n):
 
 
 @_compiled
-def add_product(maps, along_rows, along_columns, factor, out):
+def add_product(first, last, maps, along_rows, along_columns, factor, out):
     """Add Dᵀ D of some maps, times a factor.
 
     Parameters
     ----------
+    first, last : int
+        The rows to work on: the first, and the one after the last.
     maps, out : `numpy.ndarray`
         ``(maps, rows, columns)``; the second is added to.
     along_rows, along_columns : bool
@@ -35,7 +37,7 @@ def add_product(maps, along_rows, along_columns, factor, out):
     """
     number, rows, columns = maps.shape
     for m in range(number):
-        for i in range(rows):
+        for i in range(first, last):
             own, here = out[m, i], maps[m, i]
             if along_rows and rows > 1:
                 if i == 0:

@@ -9,11 +9,14 @@ import torch
 
 from ...numerics.compiled import arrays, compiled
 from ...numerics.cosine_transform import laplacian_eigenvalues
+from ...numerics.threads import over_pixels
 
 __all__ = ["Differences"]
 
 # Fewer numbers are not worth waiting for a compiler, or for what it left on the disk.
 _WORTH_COMPILING = 2**13
+# Fewer pixels are not worth a thread.
+_A_THREAD = 2**16
 
 
 class Differences:
@@ -106,8 +109,14 @@ class Differences:
         columns = math.prod(self.shape[first:]) // rows
         images = [array.reshape(-1, rows, columns) for array in found]
 
+        given = images[0], along != [-1], -1 in along, images[0].dtype.type(factor), images[1]
+
         def run(loops) -> torch.Tensor:
-            loops.add_product(images[0], along != [-1], -1 in along, maps.numpy().dtype.type(factor), images[1])
+            over_pixels(
+                lambda begin, end: loops.add_product(begin // columns, end // columns, *given),
+                rows * columns,
+                -(-_A_THREAD // columns) * columns,
+            )
             return out
 
         return compiled(f"{__package__}.difference_loops", run)

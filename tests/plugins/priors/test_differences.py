@@ -46,6 +46,19 @@ def test_compiled_products_are_those_of_plain_code(shape, axes, lead, dtype, mon
         torch.testing.assert_close(operator.product(q), expected)
 
 
+@pytest.mark.parametrize("axes", [(0, 1), (0,), (1,)])
+def test_threads_share_the_rows(axes, monkeypatch):
+    pytest.importorskip("numba")
+    q = torch.randn(2, 301 * 170, generator=torch.Generator().manual_seed(4))
+    operator, found = Differences((301, 170), axes, 1), []
+    monkeypatch.setattr(differences, "_A_THREAD", 1)
+    for number in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda number=number: number)
+        found.append(operator.product(q))
+    assert torch.equal(*found)
+    torch.testing.assert_close(found[0], operator.transpose(operator.forward(q)), rtol=1e-5, atol=1e-5)
+
+
 def test_first_order_against_numpy():
     image = np.random.default_rng(0).normal(size=(4, 6))
     rows, columns = Differences((4, 6), (0, 1), 1).forward(torch.as_tensor(image.reshape(-1)))
