@@ -10,10 +10,14 @@ calibration, coupled, speed and adam; without any, all run. The exit status is 1
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from functools import partial
 from itertools import product
+
+# Else a thread of torch's that has nothing to do keeps a processor busy for a while, which others could use.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import astropy.units as u
 import numpy as np
@@ -324,7 +328,7 @@ def quadratics(problem) -> None:
 
 
 def speed(scene: Scene, options) -> list[Table]:
-    """Processor seconds on one thread."""
+    """Processor seconds on one thread, and seconds on the clock."""
     line, side = "Ca II 8542.1", options.side
     model = specfit.WeakField(line)
     with_errors(specfit.fit(scene.cube(line, 0), model))  # what is done once in a process is done
@@ -353,7 +357,34 @@ def speed(scene: Scene, options) -> list[Table]:
         table.speed(f"whole fit, {name}, over one pass", seconds[name] / one, at_most=3.0)
     for name in ("known scale", "automatic scale"):
         table.speed(f"coupled, {name}, over closed form", seconds[name] / seconds["closed form"], at_most=5.0)
-    return [bare_passes(cube.data, options), table, linear_cost(scene, model, known, options)]
+    clock = on_the_clock(cube, model, options)
+    return [bare_passes(cube.data, options), table, clock, linear_cost(scene, model, known, options)]
+
+
+def on_the_clock(cube, model, options) -> Table:
+    """What two threads make of it, in seconds on the clock over numpy's sum on the clock, which has one thread."""
+    table = Table("speed: seconds on the clock, by the number of threads")
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        runners = {
+            "sum": cube.data.sum,
+            "closed form, errors not looked at": lambda: specfit.fit(cube, model),
+            "closed form": lambda: with_errors(specfit.fit(cube, model)),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in runners}
+        for _ in range(2 * options.rounds + 1):
+            for name, run in runners.items():
+                begin = time.perf_counter()
+                run()
+                seconds[name].append(time.perf_counter() - begin)
+        own = f"{threads} thread{'s' if threads > 1 else ''}"
+        found = {name: float(np.median(values)) for name, values in seconds.items()}
+        for name, value in found.items():
+            table.note(f"{name}, {own}", value, "{:.3f}")
+        for name in list(found)[1:]:
+            table.speed(f"{name}, {own}, over one pass", found[name] / found["sum"], at_most=3.0)
+    torch.set_num_threads(1)
+    return table
 
 
 def breakdown(seconds: dict[str, float]) -> dict[str, float]:

@@ -56,7 +56,7 @@ def run(
         The per-pixel solver whose answer a whole-map solver starts from.
     """
     n_starts = n_starts or _default_starts(problem)
-    outcome = Outcome.empty(problem, factored=solver.factored)
+    outcome = Outcome.empty(problem, factored=solver.factored, unknown=solver.whole_map)
     if solver.whole_map:
         _run_whole(problem, solver, init, n_starts, outcome, local)
         return outcome.joined()
@@ -135,6 +135,7 @@ def _fit_block(problem, solver, block, piece, init, previous, n_starts, outcome)
     outcome.n_valid[piece] = valid.cpu().numpy()
     if not bool(worth.all()):
         kept = worth.cpu().numpy()
+        outcome.leave_out(index[~kept])
         outcome.status[index[~kept]] = status.cpu().numpy()[~kept]
         outcome.dof[index[~kept]] = 0
         if not kept.any():

@@ -61,21 +61,30 @@ class Outcome:
     sampler: MapSampler | None = None
 
     @classmethod
-    def empty(cls, problem: Problem, *, factored: bool = False) -> Outcome:
+    def empty(cls, problem: Problem, *, factored: bool = False, unknown: bool = True) -> Outcome:
+        """Room for the numbers of all pixels; NaN, if the unknown ones are not left out one by one: `leave_out`."""
         k, pixels = problem.n_free, problem.n_pixels
         # Components of a vector given by angles are differences of large numbers where the vector is short.
         single = problem.dtype == torch.float32 and not problem.layout.angles()
         errors = np.float32 if single else np.float64
-        return cls(
-            free=np.full((k, pixels), np.nan),
-            covariance=np.full((0 if factored else k * (k + 1) // 2, pixels), np.nan, errors),
-            chi2=np.full(pixels, np.nan),
-            dof=np.full(pixels, np.nan),
+        found = cls(
+            free=np.empty((k, pixels)),
+            covariance=np.empty((0 if factored else k * (k + 1) // 2, pixels), errors),
+            chi2=np.empty(pixels),
+            dof=np.empty(pixels),
             status=np.zeros(pixels, np.int32),
             n_valid=np.zeros(pixels, np.int32),
             info={},
             weights={},
         )
+        if unknown:
+            found.leave_out(slice(None))
+        return found
+
+    def leave_out(self, index: slice | np.ndarray) -> None:
+        """Nothing is known of some pixels."""
+        for numbers in (self.free, self.covariance, self.chi2, self.dof):
+            numbers[..., index] = np.nan
 
     def joined(self) -> Outcome:
         """The same with the covariance of all pixels, where it came in parts."""

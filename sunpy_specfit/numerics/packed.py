@@ -340,7 +340,8 @@ def _inverted(loops: ModuleType, packed: torch.Tensor, vector: torch.Tensor):
     """Solution, inverse and what is undetermined."""
     inverse, solution = (torch.empty(v.shape, dtype=torch.float64) for v in (packed, vector))
     weak = torch.empty(packed.shape[-1], dtype=torch.bool)
-    loops.invert(packed.numpy(), vector.numpy(), inverse.numpy(), solution.numpy(), weak.numpy())
+    given = packed.numpy(), vector.numpy(), inverse.numpy(), solution.numpy(), weak.numpy()
+    over_pixels(lambda begin, end: loops.invert(begin, end, *given), packed.shape[-1], 256)
     undetermined = torch.zeros((size(packed.shape[0]), packed.shape[-1]), dtype=torch.bool)
     if bool(weak.any()):
         where = weak.nonzero()[:, 0]

@@ -90,11 +90,13 @@ def _factor(matrix, begin, pixels, row, factor, scale, weak):
 
 
 @_compiled
-def invert(matrix, vector, inverse, solution, weak):
+def invert(first, last, matrix, vector, inverse, solution, weak):
     """Inverses, and their products with vectors, in double; what is in doubt is marked.
 
     Parameters
     ----------
+    first, last : int
+        Of which pixels.
     matrix : `numpy.ndarray`
         Packed, ``(k (k + 1) / 2, pixels)``.
     vector : `numpy.ndarray`
@@ -104,12 +106,12 @@ def invert(matrix, vector, inverse, solution, weak):
     weak : `numpy.ndarray`
         bool ``(pixels,)``, to be filled: where something is not determined, or no number, and the inverse is none.
     """
-    rows, total = matrix.shape
+    rows = len(matrix)
     k = int(round((np.sqrt(8.0 * rows + 1.0) - 1.0) / 2.0))
     factor, lower = np.empty((rows, _AT_ONCE)), np.empty((rows, _AT_ONCE))
     scale, row, doubt = np.empty((k, _AT_ONCE)), np.empty(_AT_ONCE), np.empty(_AT_ONCE)
-    for begin in range(0, total, _AT_ONCE):
-        pixels = min(_AT_ONCE, total - begin)
+    for begin in range(first, last, _AT_ONCE):
+        pixels = min(_AT_ONCE, last - begin)
         _factor(matrix, begin, pixels, row, factor, scale, doubt)
         for j in range(k):
             lower[j * (j + 1) // 2 + j, :pixels] = factor[j * (j + 1) // 2 + j, :pixels]

@@ -56,7 +56,10 @@ class ClosedForm(Solver):
             matrix, vector = problem.matrix, problem.vector
             found = packed.solve_and_invert(matrix, vector)
             free, covariance, undetermined = found or (packed.solve(matrix.double(), vector.double()), None, None)
-            objective = 0.5 * (problem.constant - (free * vector).sum(0))
+            objective = problem.constant.to(free)
+            for own, right in zip(free, vector, strict=True):
+                objective = torch.sub(objective, own * right)
+            objective = objective.mul_(0.5)
         else:
             free, covariance, undetermined = start[0], None, None
             _, matrix, vector = problem.linearize(free)
@@ -67,7 +70,8 @@ class ClosedForm(Solver):
             step = solve(vector)
             objective, free = objective - 0.5 * (step * vector).sum(0), free + step
         status = torch.full(objective.shape, int(Status.CONVERGED), dtype=torch.int32, device=free.device)
-        status[~torch.isfinite(objective)] = int(Status.FAILED)
+        if not bool(torch.isfinite(objective.sum())):
+            status[~torch.isfinite(objective)] = int(Status.FAILED)
         return Solution(
             free=free,
             status=status,

@@ -95,13 +95,27 @@ def _place(target, maps, origin, shrink, begin, pixels):
 
 
 @_compiled
-def _range(row):
-    """The least and the largest of some numbers."""
-    least, most = row[0], row[0]
-    for p in range(1, TILE):
-        least = min(least, row[p])
-        most = max(most, row[p])
-    return least, most
+def _least(row, work):
+    """The least of some numbers: halves are compared number by number, which the compiler takes eight at a time."""
+    half = TILE // 2
+    for p in range(half):
+        a, b = row[p], row[half + p]
+        work[p] = a if a < b else b
+    while half > 1:
+        half //= 2
+        for p in range(half):
+            a, b = work[p], work[half + p]
+            work[p] = a if a < b else b
+    return work[0]
+
+
+@_compiled
+def _reach(place, wing, work):
+    """The least and the largest of the centres, and where the first wing begins."""
+    nearest, least = _least(wing, work), _least(place, work)
+    for p in range(TILE):
+        work[TILE + p] = -place[p]
+    return least, -_least(work[TILE:], work), nearest
 
 
 @_compiled
@@ -119,14 +133,13 @@ def _move_centers(tilt, moment, depth, window):
 
 
 @_compiled
-def _add_transverse(linear, noise, axis, lines, parts, derived, edges, sums, tilt):
+def _add_transverse(linear, noise, axis, lines, parts, derived, edges, sums, tilt, work):
     """What all samples of Q and U add; the derivatives become their factors times the shape."""
     owner, known, _ = lines
     outer, n_wing, inner, n_core = parts
     place, wing, core = edges
     n, alone, zero = len(axis), len(place) == 1, derived.dtype.type(0)
-    least, most = _range(place[0])
-    nearest, _ = _range(wing[0])
+    least, most, nearest = _reach(place[0], wing[0], work)
     j = 0
     while j < n:
         one = 0 if alone else j
@@ -171,7 +184,7 @@ def _work_on(samples, edges, axis, products, half, lines, parts, modes, noise, n
     """The quadratics of pixels whose samples have been read; see `look_at`."""
     even, odd, even_v, odd_v, even_back, odd_back = products
     window, derivatives = lines[2], parts[1] + parts[3]
-    derived, mode_data, back, tilt, sums = memory
+    derived, mode_data, back, tilt, sums, work = memory
     n, zero = len(axis), sums.dtype.type(0)
     folded = half < n
     light, circular = samples[0], samples[3]
@@ -189,7 +202,7 @@ def _work_on(samples, edges, axis, products, half, lines, parts, modes, noise, n
     if folded:
         for k in range(0, derivatives, n):
             _fold(derived[k : k + n], half)
-    _add_transverse(samples[1:3], noise, axis, lines, parts, derived, edges, sums, tilt)
+    _add_transverse(samples[1:3], noise, axis, lines, parts, derived, edges, sums, tilt, work)
     for k in range(len(window)):
         at = derivatives + k
         _move_centers(tilt[k], derived[at], derived[at + len(window)], window[k])
@@ -219,11 +232,15 @@ def _write(found, begin, end, sums, largest, limit):
     matrix[3, begin:end] = 0
     for row, what in ((0, V), (1, Q), (2, U)):
         _put(vector[row, begin:end], sums, what)
-    _put(valid[begin:end], sums, VALID)
+    own_valid, own_peak, own_regular = valid[begin:end], peak[begin:end], regular[begin:end]
+    for p in range(len(own_valid)):
+        # By way of integers half as long, for which there are vector instructions.
+        own_valid[p] = np.int64(np.int32(sums[VALID + p]))
     of_light, of_others = largest[0], largest[1]
-    for p in range(end - begin):
-        peak[begin + p] = of_others[p]
-        regular[begin + p] = (of_light[p] <= limit) & (of_others[p] <= limit)
+    for p in range(len(own_peak)):
+        own_peak[p] = of_others[p]
+    for p in range(len(own_regular)):
+        own_regular[p] = (of_light[p] <= limit) & (of_others[p] <= limit)
 
 
 @_compiled
@@ -271,7 +288,7 @@ def look_at(
     sample_step, pixel_step, stokes_step, other_sample, other_pixel = steps
     middles, begins, reaches, origin, shrink = center
     kind, n, lined = noise.dtype, len(axis), len(lines[2])
-    # What is derived, V's modes, what is pulled back, a tilt for each line, and sums.
+    # What is derived, V's modes, what is pulled back, a tilt for each line, sums, and room to work in.
     derivatives = parts[1] + parts[3]
     memory = (
         np.zeros((derivatives + 2 * lined + len(modes), TILE), kind),
@@ -279,6 +296,7 @@ def look_at(
         np.zeros((n, TILE), kind),
         np.zeros((lined, TILE), kind),
         np.zeros(ROWS * TILE, kind),
+        np.zeros(2 * TILE, kind),
     )
     place, wing, core = (
         np.zeros((len(middles), TILE), kind),

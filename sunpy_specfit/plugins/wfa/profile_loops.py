@@ -10,7 +10,8 @@ __all__ = ["AT_ONCE", "look_at"]
 # Pixels at a time, whose samples stay in the inner caches.
 AT_ONCE = 1024
 # Where rows of numbers begin that lie in one piece of memory, by which the compiler knows that they do not overlap: the
-# sums, the level of the continuum, the depth that counts, the stretch so far and the longest, and the largest sample.
+# sums, the level of the continuum, the depth that counts, the stretch so far and the longest; and the largest sample,
+# of all pixels so far.
 _PLACE, _DEPTH, _BASE, _DEEPEST, _STRETCH, _LONGEST, _LARGEST = (k * AT_ONCE for k in range(7))
 _ROWS = 7
 _compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
@@ -26,7 +27,7 @@ def _continuum(first, last, step, work, pixels):
     else:
         for p in range(pixels):
             work[_BASE + p] = half * (first[p * step] + last[p * step])
-    for row in (_PLACE, _DEPTH, _DEEPEST, _STRETCH, _LONGEST, _LARGEST):
+    for row in (_PLACE, _DEPTH, _DEEPEST, _STRETCH, _LONGEST):
         for p in range(pixels):
             work[row + p] = zero
 
@@ -197,7 +198,6 @@ def look_at(begin, end, light, steps, rows, moment, extent, distances, depth_of,
         for j in range(at, m):
             _add(away[j], moment[j], extent[j], work, pixels)
         for p in range(pixels):
-            largest = np.maximum(largest, work[_LARGEST + p])
             work[_DEEPEST + p] *= depth_of
         at = 0
         while at + 4 < m:
@@ -214,4 +214,6 @@ def look_at(begin, end, light, steps, rows, moment, extent, distances, depth_of,
             wing[here:last_one],
         )
         _finish(work, place, shape, noise, center, depth[here:last_one], width, core, wing, pixels)
+    for p in range(AT_ONCE):
+        largest = np.maximum(largest, work[_LARGEST + p])
     return largest
