@@ -15,8 +15,9 @@ from .neighbours import Neighbours
 
 __all__ = ["Place"]
 
-# What all pixels share of an error is found to this part of itself.
-_SHARED = 0.01
+# Where by this part of itself, in some pixel, what pixels share of an error is not as in even maps, the difference is
+# solved for, to that part of itself.
+_UNEVEN, _SHARED = 0.3, 0.1
 # Directions of which the data of all pixels together say less than this part of what the priors do stay as they are.
 _TOLD = 1e-3
 
@@ -117,7 +118,9 @@ class Place:
     def shifted(self, means: torch.Tensor) -> torch.Tensor:
         """By how much the logarithms of the solution follow a shift of the prior's mean, all pixels together.
 
-        Neighbours, of which priors take differences, do not feel it.
+        Pixels that are as their neighbours are follow as if each were by itself, for neighbours move along and hold
+        them no more. By how much others follow differently is asked of one shift, of all together with signs at random,
+        and where that is much in some pixel it is solved for.
 
         Parameters
         ----------
@@ -127,13 +130,38 @@ class Place:
         Returns
         -------
         `torch.Tensor`
-            ``(k, q, pixels)``.
+            ``(k, q, pixels)``, float32.
         """
+        found = torch.empty((*means.shape, self.z.shape[1]))
+        squares = torch.empty_like(found[:, 0])
+        for part, toward, told in self._followed(self.root, means):
+            toward, told, here = (self.root @ toward).float(), told.float(), found[..., part]
+            here.copy_(means[:, :, None])
+            for own, asked in zip(toward, told, strict=True):
+                here.addcmul_(own[:, None], asked, value=-1)
+            squares[:, part] = here.square().sum(1)
         system = self.system()
-        right = self.z.new_empty((means.shape[1], *self.z.shape))
-        for part, factor in self.factors(self.root):
+        signs = torch.randint(0, 2, means.shape[1:], generator=torch.Generator().manual_seed(0)) * 2 - 1
+        probe = self.root @ self._uneven(system, means @ signs.to(means), _UNEVEN)
+        if float((probe.square() / squares).mean(0).max()) > _UNEVEN**2:
             for number, mean in enumerate(means.T):
-                seen = self.weight[:, part].sqrt() * (self.response @ (self.free[:, part] * mean[:, None]))
-                right[number, :, part] = data_space.pull(factor, seen)
-        follows = [self.root @ system.solve(one, _SHARED)[0] for one in right]
-        return torch.stack([mean[:, None] - own for mean, own in zip(means.T, follows, strict=True)], 1)
+                found[:, number] += self.root @ self._uneven(system, mean, _SHARED)
+        return found
+
+    def _followed(self, root: torch.Tensor, means: torch.Tensor):
+        """Where each pixel is by itself z follows shifts ``(k, q)`` by Hᵀ u: H and u ``(m, q, pixels)`` by pieces."""
+        q, even = means.shape[1], self.neighbours.even
+        seen = (self.response[:, None] * means.T).flatten(0, 1)
+        for part, factor in self.factors(root):
+            told = (seen @ self.free[:, part]).unflatten(0, (-1, q)).mul_(self.weight[:, part].sqrt()[:, None])
+            yield part, factor, data_space.solve(data_space.cholesky(data_space.gram(factor, even)), told)
+
+    def _uneven(self, system: AlikeSystem | JoinedSystem, mean: torch.Tensor, tolerance: float) -> torch.Tensor:
+        """By how much less z follows a shift of the mean ``(k,)`` because pixels are not as their neighbours are.
+
+        To some part of itself.
+        """
+        follows = torch.empty_like(self.z)
+        for part, factor, told in self._followed(self.root, mean[:, None]):
+            follows[:, part] = data_space.pull(factor, told[:, 0])
+        return system.solve(self.neighbours.uneven(self.free, follows), tolerance)[0]
