@@ -128,15 +128,17 @@ class Evidence:
         light = self.response @ solution.free.cpu()
         jacobian = (self.response[:, :, None] * solution.free.cpu() * deviation[:, None]).permute(2, 0, 1)
         innovation = deviation * (self.data - light) + torch.einsum("pmk,kp->mp", jacobian, away)
-        told = jacobian @ prior.covariance @ jacobian.mT + torch.eye(len(light))
-        relative = torch.diag_embed((self.data.clamp_min(0).square() * self.noise).T)
-
-        def badness(error: float) -> float:
-            lower = torch.linalg.cholesky(told + error**2 * relative)
-            left = torch.linalg.solve_triangular(lower, innovation.T[..., None], upper=False)
-            return float(left.square().sum() + 2 * lower.diagonal(dim1=1, dim2=2).log().sum())
-
-        return min(_ERRORS, key=badness)
+        m = len(light)
+        told = packed.pack(jacobian @ prior.covariance @ jacobian.mT + torch.eye(m))
+        # All errors at once: pixels last, as those of one map.
+        errors = torch.tensor(_ERRORS, dtype=told.dtype)[:, None]
+        relative = self.data.clamp_min(0).square() * self.noise
+        told = told[:, None].expand(-1, len(errors), -1).clone()
+        told[packed.diagonal_index(m)] += errors.square() * relative[:, None]
+        lower = data_space.cholesky(told.flatten(1))
+        left = data_space.whiten(lower, innovation.repeat(1, len(errors))).square().sum(0)
+        badness = left - 2 * lower[packed.diagonal_index(m)].log().sum(0)
+        return _ERRORS[int(badness.unflatten(0, (len(errors), -1)).sum(1).argmin())]
 
     @property
     def tells_mean(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,9 +16,11 @@ from .neighbours import Neighbours
 
 __all__ = ["Place"]
 
-# Where by this part of itself, in some pixel, what pixels share of an error is not as in even maps, the difference is
-# solved for, to that part of itself.
-_UNEVEN, _SHARED = 0.3, 0.1
+# Where by this part of itself, in that part of the pixels, what pixels share of an error is not as in even maps, the
+# difference is solved for, to this part of itself.
+_UNEVEN, _SOME, _SHARED = 0.15, 1e-3, 0.1
+# To this part of itself it is asked of all together.
+_ROUGHLY = 0.3
 # Directions of which the data of all pixels together say less than this part of what the priors do stay as they are.
 _TOLD = 1e-3
 
@@ -120,7 +123,7 @@ class Place:
 
         Pixels that are as their neighbours are follow as if each were by itself, for neighbours move along and hold
         them no more. By how much others follow differently is asked of one shift, of all together with signs at random,
-        and where that is much in some pixel it is solved for.
+        and where that is much in some pixels it is solved for.
 
         Parameters
         ----------
@@ -142,8 +145,9 @@ class Place:
             squares[:, part] = here.square().sum(1)
         system = self.system()
         signs = torch.randint(0, 2, means.shape[1:], generator=torch.Generator().manual_seed(0)) * 2 - 1
-        probe = self.root @ self._uneven(system, means @ signs.to(means), _UNEVEN)
-        if float((probe.square() / squares).mean(0).max()) > _UNEVEN**2:
+        probe = self.root @ self._uneven(system, means @ signs.to(means), _ROUGHLY)
+        uneven = (probe.square() / squares).mean(0)
+        if float(uneven.kthvalue(math.ceil((1 - _SOME) * len(uneven))).values) > _UNEVEN**2:
             for number, mean in enumerate(means.T):
                 found[:, number] += self.root @ self._uneven(system, mean, _SHARED)
         return found
