@@ -10,8 +10,22 @@ from __future__ import annotations
 import torch
 
 from . import packed
+from .compiled import compiled
 
-__all__ = ["apply", "cholesky", "diagonal_inverse", "gram", "pull", "solve", "trace_inverse", "whiten"]
+__all__ = [
+    "apply",
+    "cholesky",
+    "diagonal_inverse",
+    "factorize",
+    "gram",
+    "newton",
+    "project",
+    "pull",
+    "solve",
+    "squares",
+    "trace_inverse",
+    "whiten",
+]
 
 # From so many data on, LAPACK is quicker than an unrolled factorisation.
 _UNROLLED = 16
@@ -46,6 +60,66 @@ def cholesky(matrix: torch.Tensor) -> torch.Tensor:
     lower = packed.pack(torch.linalg.cholesky_ex(packed.unpack(matrix))[0])
     lower[packed.diagonal_index(m)] = 1 / lower[packed.diagonal_index(m)]
     return lower
+
+
+def factorize(factor: torch.Tensor, damping: torch.Tensor | float = 0.0) -> torch.Tensor:
+    """`cholesky` of `gram`, in one pass."""
+    if _loops_take(factor):
+        m, pixels = factor.shape[0], factor.shape[-1]
+        out = factor.new_empty((m * (m + 1) // 2, pixels))
+        inputs = (factor.numpy(), _each(damping, factor), _floor(factor), out.numpy())
+        if _by_loops("factorize", *inputs):
+            return out
+    return cholesky(gram(factor, damping))
+
+
+def newton(factor: torch.Tensor, slope: torch.Tensor, damping: torch.Tensor | float = 0.0) -> torch.Tensor:
+    """((1 + damping) 1 + Hᵀ H)⁻¹ slope, ``(r, pixels)``, by systems of the size of the data."""
+    if _loops_take(factor, slope):
+        out = torch.empty_like(slope)
+        inputs = (factor.numpy(), slope.numpy(), _each(damping, factor), _floor(factor), out.numpy())
+        if _by_loops("newton", *inputs):
+            return out
+    told = solve(cholesky(gram(factor, damping)), apply(factor, slope))
+    return (slope - pull(factor, told)) / (1 + damping)
+
+
+def project(factor: torch.Tensor, vector: torch.Tensor, part: slice) -> None:
+    """v - Kᵀ K v, in place, for K ``(m, r, part)`` of some pixels and v ``(r, pixels)`` of all."""
+    if _loops_take(factor, vector) and _by_loops("project", factor.numpy(), vector.numpy(), part.start):
+        return
+    here = vector[:, part]
+    here.sub_(pull(factor, (factor * here).sum(1)))
+
+
+def squares(lower: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Σ (L⁻¹ rows)² over the data, for rows ``(m, k, pixels)``: ``(k, pixels)``."""
+    if _loops_take(rows, lower):
+        out = torch.empty_like(rows[0])
+        if _by_loops("told", lower.numpy(), rows.numpy(), out.numpy()):
+            return out
+    return whiten(lower, rows).square().sum(0)
+
+
+def _loops_take(*arrays: torch.Tensor) -> bool:
+    """Whether compiled loops can be had of these."""
+    plain = all(a.device.type == "cpu" and a.is_contiguous() and not a.requires_grad for a in arrays)
+    return plain and len({a.dtype for a in arrays}) == 1 and len(arrays[0]) <= _UNROLLED
+
+
+def _by_loops(name: str, *arrays) -> bool:
+    return compiled(f"{__package__}.data_space_loops", lambda loops: (getattr(loops, name)(*arrays), True)[1]) is True
+
+
+def _each(value, like: torch.Tensor):
+    """A number for each pixel."""
+    value = value if torch.is_tensor(value) else like.new_tensor(float(value))
+    return value.to(like.dtype).expand(like.shape[-1]).contiguous().numpy()
+
+
+def _floor(like: torch.Tensor):
+    """No pivot is less, as in `packed.cholesky_in_place`."""
+    return like.new_tensor(10 * torch.finfo(like.dtype).eps).numpy()[()]
 
 
 def solve(lower: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:

@@ -111,7 +111,7 @@ class DataSpaceMap(Solver):
         common = None if here.prior.shared_root is None else here.shifted(here.prior.shared_root).float().numpy()
         leverage = torch.empty_like(length)
         for part, factor in here.factors(root):
-            leverage[part] = len(factor) - data_space.trace_inverse(data_space.cholesky(data_space.gram(factor)))
+            leverage[part] = len(factor) - data_space.trace_inverse(data_space.factorize(factor))
         covariance = FactoredCovariance(
             response=here.response.numpy(),
             root=root.numpy(),

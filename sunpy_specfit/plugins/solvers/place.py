@@ -158,7 +158,7 @@ class Place:
         seen = (self.response[:, None] * means.T).flatten(0, 1)
         for part, factor in self.factors(root):
             told = (seen @ self.free[:, part]).unflatten(0, (-1, q)).mul_(self.weight[:, part].sqrt()[:, None])
-            yield part, factor, data_space.solve(data_space.cholesky(data_space.gram(factor, even)), told)
+            yield part, factor, data_space.solve(data_space.factorize(factor, even), told)
 
     def _uneven(self, system: AlikeSystem | JoinedSystem, mean: torch.Tensor, tolerance: float) -> torch.Tensor:
         """By how much less z follows a shift of the mean ``(k,)`` because pixels are not as their neighbours are.
