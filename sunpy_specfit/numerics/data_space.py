@@ -15,6 +15,7 @@ from .compiled import compiled
 __all__ = [
     "apply",
     "cholesky",
+    "depart",
     "diagonal_inverse",
     "factorize",
     "gram",
@@ -90,6 +91,22 @@ def project(factor: torch.Tensor, vector: torch.Tensor, part: slice) -> None:
         return
     here = vector[:, part]
     here.sub_(pull(factor, (factor * here).sum(1)))
+
+
+def depart(means, toward, told, part: slice, found, squares) -> None:
+    """Set means ``(k, q)`` less Σ toward · told, summed over the data, and the sums of its squares over q.
+
+    Toward ``(m, k, part)`` and told ``(m, q, part)`` are of some pixels, found ``(k, q, pixels)`` and squares
+    ``(k, pixels)`` of all.
+    """
+    if _loops_take(toward, told, means, found, squares):
+        arrays = (means.numpy(), toward.numpy(), told.numpy(), part.start, found.numpy(), squares.numpy())
+        if _by_loops("depart", *arrays):
+            return
+    here = means[:, :, None].expand(-1, -1, told.shape[-1]).clone()
+    for own, asked in zip(toward, told, strict=True):
+        here.addcmul_(own[:, None], asked, value=-1)
+    found[..., part], squares[:, part] = here, here.square().sum(1)
 
 
 def squares(lower: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

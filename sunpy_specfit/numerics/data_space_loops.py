@@ -5,7 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-__all__ = ["factorize", "newton", "project", "told"]
+__all__ = ["depart", "factorize", "newton", "project", "told"]
 
 # Pixels at a time.
 _AT_ONCE = 256
@@ -149,3 +149,23 @@ def told(lower, rows, out):
                     _subtract_product(white[i], lower[at + j, begin:end], white[j], pixels)
                 _multiply(white[i], lower[at + i, begin:end], pixels)
                 _add_product(own, white[i], white[i], pixels)
+
+
+@_compiled
+def depart(means, toward, told, first, found, squares):
+    """Means ``(k, q)`` less Σ toward · told, of some pixels of ``found`` ``(k, q, all pixels)``, and Σ squares of q."""
+    m, k, total = toward.shape
+    q = told.shape[1]
+    value = np.empty(_AT_ONCE, toward.dtype)
+    for begin in range(0, total, _AT_ONCE):
+        pixels = min(_AT_ONCE, total - begin)
+        here, end = first + begin, begin + pixels
+        for n in range(k):
+            size = squares[n, here : here + pixels]
+            size[:] = 0
+            for j in range(q):
+                value[:] = means[n, j]
+                for i in range(m):
+                    _subtract_product(value, toward[i, n, begin:end], told[i, j, begin:end], pixels)
+                found[n, j, here : here + pixels] = value[:pixels]
+                _add_product(size, value, value, pixels)

@@ -21,7 +21,7 @@ __all__ = ["DataSpaceMap"]
 # After so many steps all the curvature counts.
 _GAUSS_NEWTON = 4
 # Where no more than this part of the pixels has still to converge, they take steps by themselves.
-_FEW = 0.05
+_FEW = 0.1
 # Each pixel's own solution, where it starts, need be no better than this: steps at the most, sigma.
 _START_ITERATIONS, _START_TOLERANCE = 8, 0.3
 
