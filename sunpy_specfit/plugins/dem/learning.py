@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -77,6 +78,7 @@ class Evidence:
         _, columns = one.jacobian(one.nothing()[0])
         self._last: torch.Tensor | None = None
         self._solved: tuple | None = None
+        self._factors: list | None = None
         self.response = torch.stack([column[:, 0] for column in columns], 1).cpu()
 
     def forget(self) -> None:
@@ -150,6 +152,7 @@ class Evidence:
         known = self._solved
         if known is not None and known[0].logarithm == prior.logarithm and _same(known[0], prior):
             return known[1]
+        self._factors = None
         solver = registry.get("solver", "data_space")(max_iterations=_ITERATIONS, tolerance=_TOLERANCE)
         block = _with_prior(self.block, prior, self.problem)
         start = block.nothing() if self._last is None else self._last[None]
@@ -207,31 +210,49 @@ class Evidence:
         values, vectors = torch.linalg.eigh(total / len(self.pixels))
         return (vectors * values.clamp_min(1e-6)) @ vectors.T
 
-    def settle(self, prior, smooth: torch.Tensor, first: torch.Tensor, spread: torch.Tensor, tells_error: bool) -> End:
+    def settle(
+        self,
+        prior,
+        smooth: torch.Tensor,
+        first: torch.Tensor,
+        spread: torch.Tensor,
+        tells_error: bool,
+        rival: End | None = None,
+    ) -> End | None:
         """How each bin scatters, with which others, the mean, and the light's error, in turn from some prior.
 
         What pixels say of their own scatter counts by their number, the covariance ``smooth`` as much as one a bin: as
-        it does in Wishart's prior, whose -2 ln is the departure.
+        it does in Wishart's prior, whose -2 ln is the departure. None where it is seen to end behind a rival: each step
+        gains less than the one before.
         """
         bins = len(smooth)
-        trust = len(self.pixels) / (len(self.pixels) + bins)
-        for _ in range(_SCATTER_STEPS):
+        trust, known, before = len(self.pixels) / (len(self.pixels) + bins), torch.linalg.inv(spread), math.inf
+        for left in reversed(range(_SCATTER_STEPS)):
             scatter = trust * self.scatter(prior) + (1 - trust) * smooth
             prior = BoundGaussian(prior.quantity, prior.mean, scatter, logarithm=True)
+            if rival is not None:
+                now = self.badness(prior, first, known) + _departure(scatter, smooth)
+                if now - (left + 1) * (before - now) > rival.badness + rival.departure:
+                    return None
+                before = now
             mean, uncertain = self.mean(prior, first, spread)
             prior = BoundGaussian(prior.quantity, mean, scatter, logarithm=True)
             if tells_error:
                 self.admit(self.misfit(prior))
-        ratio = torch.linalg.solve(scatter, smooth)
-        departure = bins * float(ratio.trace() - torch.linalg.slogdet(ratio)[1] - bins)
-        badness = self.badness(prior, first, torch.linalg.inv(spread))
-        return End(badness, departure, mean, uncertain, scatter, self.light_error)
+        badness = self.badness(prior, first, known)
+        return End(badness, _departure(scatter, smooth), mean, uncertain, scatter, self.light_error)
 
     def _linearised(self, solution):
         """Pixels in pieces, their Jacobians in logarithms and in sigma, and the Cholesky factors of 1 + J C Jᵀ."""
-        for part in solution.covariance.pieces():
-            scale, _, lower = solution.covariance.at(part)
+        for part, scale, lower in self._factors_of(solution):
             yield part, self.response[:, :, None] * scale * self.weight[:, part].sqrt()[:, None], lower
+
+    def _factors_of(self, solution) -> list[tuple[slice, torch.Tensor, torch.Tensor]]:
+        """Pixels in pieces, the scales of the last solution, and the Cholesky factors of 1 + H Hᵀ."""
+        if self._factors is None:
+            covariance = solution.covariance
+            self._factors = [(part, *covariance.at(part)[::2]) for part in covariance.pieces()]
+        return self._factors
 
     def criterion(self, prior, kind: str) -> float:
         """How badly a prior explains the sample, a pixel."""
@@ -243,7 +264,8 @@ class Evidence:
             return float(chi2.sum() / (self.weight > 0).sum())
         energy = prior.energy({prior.quantity: free})
         wider = torch.where(self.noise > 0, self.noise / self.weight, 1.0).log().sum(0)
-        return float((chi2 + 2 * energy + log_determinant(solution.covariance) + wider).mean())
+        volume = torch.cat([_log_determinant(lower) for *_, lower in self._factors_of(solution)])
+        return float((chi2 + 2 * energy + volume + wider).mean())
 
     def choose(self, bound: Callable, first: float, kind: str) -> tuple[float, dict[float, float]]:
         """The scale of a prior that the pixels ask for, and the criterion at each that was tried (less is better).
@@ -275,6 +297,11 @@ class Evidence:
         return first * _STEP**found, {first * _STEP**n: value for n, value in sorted(curve.items())}
 
 
+def _departure(scatter: torch.Tensor, smooth: torch.Tensor) -> float:
+    bins, ratio = len(smooth), torch.linalg.solve(scatter, smooth)
+    return bins * float(ratio.trace() - torch.linalg.slogdet(ratio)[1] - bins)
+
+
 def _with_prior(block, prior, problem):
     quantities = Quantities(problem.layout, (prior.quantity,), problem.physical_auxiliary)
     return replace(block, priors=[(prior, quantities)])
@@ -288,14 +315,9 @@ def _same(prior, other) -> bool:
     return all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
 
 
-def log_determinant(covariance) -> torch.Tensor:
-    """ln det (1 + H Hᵀ) of each pixel."""
-    parts = []
-    for part in covariance.pieces():
-        _, factor, lower = covariance.at(part)
-        m = factor.shape[0]
-        parts.append(-2 * lower[packed.diagonal_index(m)].log().sum(0))
-    return torch.cat(parts)
+def _log_determinant(lower: torch.Tensor) -> torch.Tensor:
+    """ln det (1 + H Hᵀ) of each pixel, from its Cholesky factor."""
+    return -2 * lower[packed.diagonal_index(packed.size(len(lower)))].log().sum(0)
 
 
 def _leaning(jacobian, lower, covariance) -> torch.Tensor:
