@@ -98,7 +98,7 @@ class FactoredCovariance:
             told = data_space.squares(lower, torch.matmul(root, factor))
             variance = (prior - told).clamp_min(0)
             if self.common is not None:
-                variance = variance + torch.as_tensor(self.common[..., part]).double().square().sum(1)
+                variance = variance + torch.as_tensor(self.common[..., part]).square().sum(1)
             out[:, part] = (scale * variance.sqrt()).numpy()
         return out
 

@@ -125,13 +125,13 @@ class Evidence:
         e² diag(light²) more. Pixels are linearised about their solutions.
         """
         solution = self.solve(prior)
-        away = solution.free.cpu().log() - prior.mean[:, None]
-        deviation = self.noise.sqrt()
-        light = self.response @ solution.free.cpu()
-        jacobian = (self.response[:, :, None] * solution.free.cpu() * deviation[:, None]).permute(2, 0, 1)
-        innovation = deviation * (self.data - light) + torch.einsum("pmk,kp->mp", jacobian, away)
-        m = len(light)
-        told = packed.pack(jacobian @ prior.covariance @ jacobian.mT + torch.eye(m))
+        free, deviation = solution.free.cpu(), self.noise.sqrt()
+        light, m = self.response @ free, len(self.response)
+        jacobian = self.response[:, :, None] * free * deviation[:, None]
+        innovation = deviation * (self.data - light) + data_space.apply(jacobian, free.log() - prior.mean[:, None])
+        moved = torch.matmul(prior.covariance, jacobian)
+        told = torch.cat([(jacobian[i] * moved[: i + 1]).sum(1) for i in range(m)])
+        told[packed.diagonal_index(m)] += 1
         # All errors at once: pixels last, as those of one map.
         errors = torch.tensor(_ERRORS, dtype=told.dtype)[:, None]
         relative = self.data.clamp_min(0).square() * self.noise
