@@ -32,6 +32,8 @@ __all__ = [
 _UNROLLED = 16
 # Pixels worked on at a time.
 _PIXELS = 4096
+# Fewer are not worth waiting for a compiler, or for what it left on the disk.
+_WORTH_COMPILING = 1000
 
 
 def gram(factor: torch.Tensor, damping: torch.Tensor | float = 0.0) -> torch.Tensor:
@@ -121,7 +123,8 @@ def squares(lower: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 def _loops_take(*arrays: torch.Tensor) -> bool:
     """Whether compiled loops can be had of these."""
     plain = all(a.device.type == "cpu" and a.is_contiguous() and not a.requires_grad for a in arrays)
-    return plain and len({a.dtype for a in arrays}) == 1 and len(arrays[0]) <= _UNROLLED
+    alike = len({a.dtype for a in arrays}) == 1 and len(arrays[0]) <= _UNROLLED
+    return plain and alike and arrays[0].shape[-1] >= _WORTH_COMPILING
 
 
 def _by_loops(name: str, *arrays) -> bool:

@@ -28,6 +28,7 @@ def both(monkeypatch, call):
 def test_loops_do_what_the_plain_code_does(systems, name, monkeypatch):
     factor, slope, damping = systems
     taken = []
+    monkeypatch.setattr(data_space, "_WORTH_COMPILING", 1)
     by_loops = data_space._by_loops
     monkeypatch.setattr(data_space, "_by_loops", lambda *a: taken.append(by_loops(*a)) or taken[-1])
 
@@ -55,8 +56,9 @@ def test_loops_do_what_the_plain_code_does(systems, name, monkeypatch):
     assert all(taken)
 
 
-def test_a_newton_step_solves_the_large_system(systems):
+def test_a_newton_step_solves_the_large_system(systems, monkeypatch):
     factor, slope, damping = systems
+    monkeypatch.setattr(data_space, "_WORTH_COMPILING", 1)
     step = data_space.newton(factor, slope, damping)
     back = (1 + damping) * step + data_space.pull(factor, data_space.apply(factor, step))
     torch.testing.assert_close(back, slope, rtol=1e-3, atol=1e-4)
