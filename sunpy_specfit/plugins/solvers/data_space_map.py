@@ -32,7 +32,8 @@ class DataSpaceMap(Solver):
     Gauss-Newton on the numbers z of unit prior variance, of which the logarithm is m + B z; each step by conjugate
     gradients for the whole map, preconditioned by systems as large as the data, one a pixel. Errors take the neighbours
     as a homogeneous medium: what they add to a pixel's own precision is that of an endless map of average pixels. The
-    error of a learned mean, which all pixels share, is solved for as the map is, and so are draws of whole maps.
+    error of a learned mean, which all pixels share, is that of even maps, and solved for as the map is where pixels are
+    unlike their neighbours; so are draws of whole maps.
 
     Parameters
     ----------
