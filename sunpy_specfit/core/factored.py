@@ -86,7 +86,7 @@ class FactoredCovariance:
             factor = (response @ root)[:, :, None] * (weight.sqrt() * scale)[:, None]
         else:
             factor = torch.matmul(root.T, response[:, :, None] * scale).mul_(weight.sqrt()[:, None])
-        return scale, factor, data_space.cholesky(data_space.gram(factor))
+        return scale, factor, data_space.factorize(factor)
 
     def deviation(self) -> np.ndarray:
         """The standard deviation of every unknown, ``(k, pixels)``."""
@@ -95,10 +95,10 @@ class FactoredCovariance:
         out = np.empty((len(root), self.n_pixels))
         for part in self.pieces():
             scale, factor, lower = self.at(part)
-            told = data_space.whiten(lower, torch.matmul(root, factor)).square().sum(0)
+            told = data_space.squares(lower, torch.matmul(root, factor))
             variance = (prior - told).clamp_min(0)
             if self.common is not None:
-                variance = variance + torch.as_tensor(self.common[..., part]).double().square().sum(1)
+                variance = variance + torch.as_tensor(self.common[..., part]).square().sum(1)
             out[:, part] = (scale * variance.sqrt()).numpy()
         return out
 

@@ -13,7 +13,7 @@ __all__ = ["BoundGaussian"]
 # Directions that together hold less than this part of the variance are left out.
 _LEAST = 1e-4
 # Of what pixels share, less than this part.
-_LEAST_SHARED = 0.01
+_LEAST_SHARED = 0.001
 # The smallest number that a logarithm is taken of.
 _FLOOR = 1e-300
 

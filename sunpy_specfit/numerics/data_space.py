@@ -10,13 +10,30 @@ from __future__ import annotations
 import torch
 
 from . import packed
+from .compiled import compiled
 
-__all__ = ["apply", "cholesky", "diagonal_inverse", "gram", "pull", "solve", "trace_inverse", "whiten"]
+__all__ = [
+    "apply",
+    "cholesky",
+    "depart",
+    "diagonal_inverse",
+    "factorize",
+    "gram",
+    "newton",
+    "project",
+    "pull",
+    "solve",
+    "squares",
+    "trace_inverse",
+    "whiten",
+]
 
 # From so many data on, LAPACK is quicker than an unrolled factorisation.
 _UNROLLED = 16
 # Pixels worked on at a time.
 _PIXELS = 4096
+# Fewer are not worth waiting for a compiler, or for what it left on the disk.
+_WORTH_COMPILING = 1000
 
 
 def gram(factor: torch.Tensor, damping: torch.Tensor | float = 0.0) -> torch.Tensor:
@@ -46,6 +63,83 @@ def cholesky(matrix: torch.Tensor) -> torch.Tensor:
     lower = packed.pack(torch.linalg.cholesky_ex(packed.unpack(matrix))[0])
     lower[packed.diagonal_index(m)] = 1 / lower[packed.diagonal_index(m)]
     return lower
+
+
+def factorize(factor: torch.Tensor, damping: torch.Tensor | float = 0.0) -> torch.Tensor:
+    """`cholesky` of `gram`, in one pass."""
+    if _loops_take(factor):
+        m, pixels = factor.shape[0], factor.shape[-1]
+        out = factor.new_empty((m * (m + 1) // 2, pixels))
+        inputs = (factor.numpy(), _each(damping, factor), _floor(factor), out.numpy())
+        if _by_loops("factorize", *inputs):
+            return out
+    return cholesky(gram(factor, damping))
+
+
+def newton(factor: torch.Tensor, slope: torch.Tensor, damping: torch.Tensor | float = 0.0) -> torch.Tensor:
+    """((1 + damping) 1 + Hᵀ H)⁻¹ slope, ``(r, pixels)``, by systems of the size of the data."""
+    if _loops_take(factor, slope):
+        out = torch.empty_like(slope)
+        inputs = (factor.numpy(), slope.numpy(), _each(damping, factor), _floor(factor), out.numpy())
+        if _by_loops("newton", *inputs):
+            return out
+    told = solve(cholesky(gram(factor, damping)), apply(factor, slope))
+    return (slope - pull(factor, told)) / (1 + damping)
+
+
+def project(factor: torch.Tensor, vector: torch.Tensor, part: slice) -> None:
+    """v - Kᵀ K v, in place, for K ``(m, r, part)`` of some pixels and v ``(r, pixels)`` of all."""
+    if _loops_take(factor, vector) and _by_loops("project", factor.numpy(), vector.numpy(), part.start):
+        return
+    here = vector[:, part]
+    here.sub_(pull(factor, (factor * here).sum(1)))
+
+
+def depart(means, toward, told, part: slice, found, squares) -> None:
+    """Set means ``(k, q)`` less Σ toward · told, summed over the data, and the sums of its squares over q.
+
+    Toward ``(m, k, part)`` and told ``(m, q, part)`` are of some pixels, found ``(k, q, pixels)`` and squares
+    ``(k, pixels)`` of all.
+    """
+    if _loops_take(toward, told, means, found, squares):
+        arrays = (means.numpy(), toward.numpy(), told.numpy(), part.start, found.numpy(), squares.numpy())
+        if _by_loops("depart", *arrays):
+            return
+    here = means[:, :, None].expand(-1, -1, told.shape[-1]).clone()
+    for own, asked in zip(toward, told, strict=True):
+        here.addcmul_(own[:, None], asked, value=-1)
+    found[..., part], squares[:, part] = here, here.square().sum(1)
+
+
+def squares(lower: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Σ (L⁻¹ rows)² over the data, for rows ``(m, k, pixels)``: ``(k, pixels)``."""
+    if _loops_take(rows, lower):
+        out = torch.empty_like(rows[0])
+        if _by_loops("told", lower.numpy(), rows.numpy(), out.numpy()):
+            return out
+    return whiten(lower, rows).square().sum(0)
+
+
+def _loops_take(*arrays: torch.Tensor) -> bool:
+    """Whether compiled loops can be had of these."""
+    plain = all(a.device.type == "cpu" and a.is_contiguous() and not a.requires_grad for a in arrays)
+    alike = len({a.dtype for a in arrays}) == 1 and len(arrays[0]) <= _UNROLLED
+    return plain and alike and arrays[0].shape[-1] >= _WORTH_COMPILING
+
+
+def _by_loops(name: str, *arrays) -> bool:
+    return compiled(f"{__package__}.data_space_loops", lambda loops: (getattr(loops, name)(*arrays), True)[1]) is True
+
+
+def _each(value, like: torch.Tensor):
+    """A number for each pixel."""
+    value = value if torch.is_tensor(value) else like.new_tensor(float(value))
+    return value.to(like.dtype).expand(like.shape[-1]).contiguous().numpy()
+
+
+def _floor(like: torch.Tensor):
+    """No pivot is less, as in `packed.cholesky_in_place`."""
+    return like.new_tensor(10 * torch.finfo(like.dtype).eps).numpy()[()]
 
 
 def solve(lower: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:

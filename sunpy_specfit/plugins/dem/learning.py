@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -77,6 +78,7 @@ class Evidence:
         _, columns = one.jacobian(one.nothing()[0])
         self._last: torch.Tensor | None = None
         self._solved: tuple | None = None
+        self._factors: list | None = None
         self.response = torch.stack([column[:, 0] for column in columns], 1).cpu()
 
     def forget(self) -> None:
@@ -123,20 +125,22 @@ class Evidence:
         e² diag(light²) more. Pixels are linearised about their solutions.
         """
         solution = self.solve(prior)
-        away = solution.free.cpu().log() - prior.mean[:, None]
-        deviation = self.noise.sqrt()
-        light = self.response @ solution.free.cpu()
-        jacobian = (self.response[:, :, None] * solution.free.cpu() * deviation[:, None]).permute(2, 0, 1)
-        innovation = deviation * (self.data - light) + torch.einsum("pmk,kp->mp", jacobian, away)
-        told = jacobian @ prior.covariance @ jacobian.mT + torch.eye(len(light))
-        relative = torch.diag_embed((self.data.clamp_min(0).square() * self.noise).T)
-
-        def badness(error: float) -> float:
-            lower = torch.linalg.cholesky(told + error**2 * relative)
-            left = torch.linalg.solve_triangular(lower, innovation.T[..., None], upper=False)
-            return float(left.square().sum() + 2 * lower.diagonal(dim1=1, dim2=2).log().sum())
-
-        return min(_ERRORS, key=badness)
+        free, deviation = solution.free.cpu(), self.noise.sqrt()
+        light, m = self.response @ free, len(self.response)
+        jacobian = self.response[:, :, None] * free * deviation[:, None]
+        innovation = deviation * (self.data - light) + data_space.apply(jacobian, free.log() - prior.mean[:, None])
+        moved = torch.matmul(prior.covariance, jacobian)
+        told = torch.cat([(jacobian[i] * moved[: i + 1]).sum(1) for i in range(m)])
+        told[packed.diagonal_index(m)] += 1
+        # All errors at once: pixels last, as those of one map.
+        errors = torch.tensor(_ERRORS, dtype=told.dtype)[:, None]
+        relative = self.data.clamp_min(0).square() * self.noise
+        told = told[:, None].expand(-1, len(errors), -1).clone()
+        told[packed.diagonal_index(m)] += errors.square() * relative[:, None]
+        lower = data_space.cholesky(told.flatten(1))
+        left = data_space.whiten(lower, innovation.repeat(1, len(errors))).square().sum(0)
+        badness = left - 2 * lower[packed.diagonal_index(m)].log().sum(0)
+        return _ERRORS[int(badness.unflatten(0, (len(errors), -1)).sum(1).argmin())]
 
     @property
     def tells_mean(self) -> bool:
@@ -148,6 +152,7 @@ class Evidence:
         known = self._solved
         if known is not None and known[0].logarithm == prior.logarithm and _same(known[0], prior):
             return known[1]
+        self._factors = None
         solver = registry.get("solver", "data_space")(max_iterations=_ITERATIONS, tolerance=_TOLERANCE)
         block = _with_prior(self.block, prior, self.problem)
         start = block.nothing() if self._last is None else self._last[None]
@@ -205,31 +210,49 @@ class Evidence:
         values, vectors = torch.linalg.eigh(total / len(self.pixels))
         return (vectors * values.clamp_min(1e-6)) @ vectors.T
 
-    def settle(self, prior, smooth: torch.Tensor, first: torch.Tensor, spread: torch.Tensor, tells_error: bool) -> End:
+    def settle(
+        self,
+        prior,
+        smooth: torch.Tensor,
+        first: torch.Tensor,
+        spread: torch.Tensor,
+        tells_error: bool,
+        rival: End | None = None,
+    ) -> End | None:
         """How each bin scatters, with which others, the mean, and the light's error, in turn from some prior.
 
         What pixels say of their own scatter counts by their number, the covariance ``smooth`` as much as one a bin: as
-        it does in Wishart's prior, whose -2 ln is the departure.
+        it does in Wishart's prior, whose -2 ln is the departure. None where it is seen to end behind a rival: each step
+        gains less than the one before.
         """
         bins = len(smooth)
-        trust = len(self.pixels) / (len(self.pixels) + bins)
-        for _ in range(_SCATTER_STEPS):
+        trust, known, before = len(self.pixels) / (len(self.pixels) + bins), torch.linalg.inv(spread), math.inf
+        for left in reversed(range(_SCATTER_STEPS)):
             scatter = trust * self.scatter(prior) + (1 - trust) * smooth
             prior = BoundGaussian(prior.quantity, prior.mean, scatter, logarithm=True)
+            if rival is not None:
+                now = self.badness(prior, first, known) + _departure(scatter, smooth)
+                if now - (left + 1) * (before - now) > rival.badness + rival.departure:
+                    return None
+                before = now
             mean, uncertain = self.mean(prior, first, spread)
             prior = BoundGaussian(prior.quantity, mean, scatter, logarithm=True)
             if tells_error:
                 self.admit(self.misfit(prior))
-        ratio = torch.linalg.solve(scatter, smooth)
-        departure = bins * float(ratio.trace() - torch.linalg.slogdet(ratio)[1] - bins)
-        badness = self.badness(prior, first, torch.linalg.inv(spread))
-        return End(badness, departure, mean, uncertain, scatter, self.light_error)
+        badness = self.badness(prior, first, known)
+        return End(badness, _departure(scatter, smooth), mean, uncertain, scatter, self.light_error)
 
     def _linearised(self, solution):
         """Pixels in pieces, their Jacobians in logarithms and in sigma, and the Cholesky factors of 1 + J C Jᵀ."""
-        for part in solution.covariance.pieces():
-            scale, _, lower = solution.covariance.at(part)
+        for part, scale, lower in self._factors_of(solution):
             yield part, self.response[:, :, None] * scale * self.weight[:, part].sqrt()[:, None], lower
+
+    def _factors_of(self, solution) -> list[tuple[slice, torch.Tensor, torch.Tensor]]:
+        """Pixels in pieces, the scales of the last solution, and the Cholesky factors of 1 + H Hᵀ."""
+        if self._factors is None:
+            covariance = solution.covariance
+            self._factors = [(part, *covariance.at(part)[::2]) for part in covariance.pieces()]
+        return self._factors
 
     def criterion(self, prior, kind: str) -> float:
         """How badly a prior explains the sample, a pixel."""
@@ -241,7 +264,8 @@ class Evidence:
             return float(chi2.sum() / (self.weight > 0).sum())
         energy = prior.energy({prior.quantity: free})
         wider = torch.where(self.noise > 0, self.noise / self.weight, 1.0).log().sum(0)
-        return float((chi2 + 2 * energy + log_determinant(solution.covariance) + wider).mean())
+        volume = torch.cat([_log_determinant(lower) for *_, lower in self._factors_of(solution)])
+        return float((chi2 + 2 * energy + volume + wider).mean())
 
     def choose(self, bound: Callable, first: float, kind: str) -> tuple[float, dict[float, float]]:
         """The scale of a prior that the pixels ask for, and the criterion at each that was tried (less is better).
@@ -273,6 +297,11 @@ class Evidence:
         return first * _STEP**found, {first * _STEP**n: value for n, value in sorted(curve.items())}
 
 
+def _departure(scatter: torch.Tensor, smooth: torch.Tensor) -> float:
+    bins, ratio = len(smooth), torch.linalg.solve(scatter, smooth)
+    return bins * float(ratio.trace() - torch.linalg.slogdet(ratio)[1] - bins)
+
+
 def _with_prior(block, prior, problem):
     quantities = Quantities(problem.layout, (prior.quantity,), problem.physical_auxiliary)
     return replace(block, priors=[(prior, quantities)])
@@ -286,14 +315,9 @@ def _same(prior, other) -> bool:
     return all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
 
 
-def log_determinant(covariance) -> torch.Tensor:
-    """ln det (1 + H Hᵀ) of each pixel."""
-    parts = []
-    for part in covariance.pieces():
-        _, factor, lower = covariance.at(part)
-        m = factor.shape[0]
-        parts.append(-2 * lower[packed.diagonal_index(m)].log().sum(0))
-    return torch.cat(parts)
+def _log_determinant(lower: torch.Tensor) -> torch.Tensor:
+    """ln det (1 + H Hᵀ) of each pixel, from its Cholesky factor."""
+    return -2 * lower[packed.diagonal_index(packed.size(len(lower)))].log().sum(0)
 
 
 def _leaning(jacobian, lower, covariance) -> torch.Tensor:

@@ -203,8 +203,8 @@ class TemperaturePrior(Prior):
                 length *= _LONGER
                 evidence.admit(0.0)
                 scale, curve = evidence.choose(trial, scale, self.criterion)
-                end, starts = self._scattered(evidence, trial, scale, first, spread, tells_error)
-                if end.badness + end.departure >= best[3].badness + best[3].departure:
+                end, starts = self._scattered(evidence, trial, scale, first, spread, tells_error, best[3])
+                if end is None or end.badness + end.departure >= best[3].badness + best[3].departure:
                     length, scale, curve, end, starts = best
                     break
             mean, uncertain, learned, error = end.mean, end.uncertain, end.scatter, end.light_error
@@ -246,15 +246,20 @@ class TemperaturePrior(Prior):
         }
         return new
 
-    def _scattered(self, evidence: Evidence, trial, scale: float, first, spread, tells_error: bool) -> tuple[End, dict]:
-        """How bins scatter beside a scale, and the badness, a pixel, from each start."""
+    def _scattered(
+        self, evidence: Evidence, trial, scale: float, first, spread, tells_error: bool, rival: End | None = None
+    ) -> tuple[End | None, dict]:
+        """How bins scatter beside a scale, and the badness, a pixel, from each start; None if behind a rival."""
         # Steps lead to the best end nearby. What one scale makes too narrow widens too slowly to be found.
         starts = (scale, _FIRST) if self.criterion == "evidence" and scale < _NARROW else (scale,)
         smooth = trial(scale).covariance
-        ends = [evidence.settle(trial(start), smooth, first, spread, tells_error) for start in starts]
-        better = ends[-1].badness < ends[0].badness - _APART * len(evidence.pixels)
-        told = {float(start): end.badness / len(evidence.pixels) for start, end in zip(starts, ends, strict=True)}
-        return ends[-1 if better else 0], told
+        ends = {start: evidence.settle(trial(start), smooth, first, spread, tells_error, rival) for start in starts}
+        ends = {float(start): end for start, end in ends.items() if end is not None}
+        if not ends:
+            return None, {}
+        usual, last = (list(ends.values())[number] for number in (0, -1))
+        better = last.badness < usual.badness - _APART * len(evidence.pixels)
+        return last if better else usual, {start: end.badness / len(evidence.pixels) for start, end in ends.items()}
 
     def _shape(self, log_temperature: np.ndarray, unit) -> tuple[np.ndarray, float | None]:
         """ln of the mean, and its level where that is known."""

@@ -204,7 +204,7 @@ class DataSpace(Solver):
         light = (response / math.exp(level)) @ free
         chi2 = ((data - light).square() * weight).sum(0)
         _, _, roots = scaled.objective(z, x.exp())
-        lower = data_space.cholesky(data_space.gram(scaled.jacobian(x.exp(), roots)))
+        lower = data_space.factorize(scaled.jacobian(x.exp(), roots))
         m = len(response)
         leverage = m - data_space.diagonal_inverse(lower)[:m].sum(0)
         status = torch.where(converged, int(Status.CONVERGED), int(Status.MAX_ITERATIONS)).to(torch.int32)

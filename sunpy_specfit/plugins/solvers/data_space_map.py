@@ -21,7 +21,7 @@ __all__ = ["DataSpaceMap"]
 # After so many steps all the curvature counts.
 _GAUSS_NEWTON = 4
 # Where no more than this part of the pixels has still to converge, they take steps by themselves.
-_FEW = 0.05
+_FEW = 0.1
 # Each pixel's own solution, where it starts, need be no better than this: steps at the most, sigma.
 _START_ITERATIONS, _START_TOLERANCE = 8, 0.3
 
@@ -32,7 +32,8 @@ class DataSpaceMap(Solver):
     Gauss-Newton on the numbers z of unit prior variance, of which the logarithm is m + B z; each step by conjugate
     gradients for the whole map, preconditioned by systems as large as the data, one a pixel. Errors take the neighbours
     as a homogeneous medium: what they add to a pixel's own precision is that of an endless map of average pixels. The
-    error of a learned mean, which all pixels share, is solved for as the map is, and so are draws of whole maps.
+    error of a learned mean, which all pixels share, is that of even maps, and solved for as the map is where pixels are
+    unlike their neighbours; so are draws of whole maps.
 
     Parameters
     ----------
@@ -111,7 +112,7 @@ class DataSpaceMap(Solver):
         common = None if here.prior.shared_root is None else here.shifted(here.prior.shared_root).float().numpy()
         leverage = torch.empty_like(length)
         for part, factor in here.factors(root):
-            leverage[part] = len(factor) - data_space.trace_inverse(data_space.cholesky(data_space.gram(factor)))
+            leverage[part] = len(factor) - data_space.trace_inverse(data_space.factorize(factor))
         covariance = FactoredCovariance(
             response=here.response.numpy(),
             root=root.numpy(),

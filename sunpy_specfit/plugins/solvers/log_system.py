@@ -17,13 +17,6 @@ _GAUSS_NEWTON = 14
 _FAR_STEPS, _CLEAR = 3, 3.0
 
 
-def _newton(factor, slope, damping=0.0) -> torch.Tensor:
-    """((1 + damping) 1 + Hᵀ H)⁻¹ slope, by a system of the size of the data."""
-    lower = data_space.cholesky(data_space.gram(factor, damping))
-    told = data_space.solve(lower, data_space.apply(factor, slope))
-    return (slope - data_space.pull(factor, told)) / (1 + damping)
-
-
 class LogSystem:
     """½ |d - W^½ R exp(mean + B z)|² + ½ |z|², and penalties on what is linear in exp(mean + B z), of some pixels.
 
@@ -83,7 +76,7 @@ class LogSystem:
             gain = torch.where(clear, (self.data / light).clamp(0.01, 100.0), 1.0)
             residual = torch.where(clear, self.data * (logarithm - light.log()), self.data - light)
             factor = self.jacobian(e).mul_(gain[:, None])
-            step = _newton(factor, data_space.pull(factor, residual) - z)
+            step = data_space.newton(factor, data_space.pull(factor, residual) - z)
             longest = (self.root @ step).abs().amax(0)
             z = z + step * (LONGEST_STEP / longest.clamp_min(1e-30)).clamp_max(1.0)
         return torch.where(torch.isfinite(z), z, 0.0)
@@ -125,7 +118,7 @@ class LogSystem:
             if whole:
                 step = system.newton(factor, slope, e, whitening * residual, damping)
             else:
-                step = _newton(factor, slope, damping)
+                step = data_space.newton(factor, slope, damping)
             change = self.root @ step
             shorten = (LONGEST_STEP / change.abs().amax(0).clamp_min(1e-30)).clamp_max(1.0)
             step = step * shorten

@@ -95,7 +95,7 @@ class JoinedSystem:
         self._held = lambda: neighbours.curvature(free.float(), self.root, self.shared.float())
         # The preconditioner is 1 + Hᵀ H of each pixel, the inverse of which is 1 - Kᵀ K.
         self._pieces = [
-            (part, data_space.whiten(data_space.cholesky(data_space.gram(factor, damping)), factor))
+            (part, data_space.whiten(data_space.factorize(factor, damping), factor))
             for part, factor in factors(self.root)
         ]
 
@@ -106,8 +106,7 @@ class JoinedSystem:
     def _precondition(self, v: torch.Tensor) -> torch.Tensor:
         out = v.clone()
         for part, factor in self._pieces:
-            here = out[:, part]
-            here.sub_(data_space.pull(factor, (factor * here).sum(1)))
+            data_space.project(factor, out, part)
         return out.div_(1 + self.damping)
 
     def solve(self, right: torch.Tensor, tolerance: float = _EXACT) -> tuple[torch.Tensor, int]:

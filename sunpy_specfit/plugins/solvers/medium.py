@@ -105,6 +105,6 @@ class Medium:
         total = self.share @ (torch.logdet(self.information + self.waves) - torch.logdet(self.waves))
         total = pixels * (total + torch.logdet(self.precision()) + torch.logdet(self.covariance()))
         for _, factor in seen_by_data(self.effective_root(), self.response, self.free, self.weight):
-            reciprocal = data_space.cholesky(data_space.gram(factor))[packed.diagonal_index(len(factor))]
+            reciprocal = data_space.factorize(factor)[packed.diagonal_index(len(factor))]
             total = total - 2 * reciprocal.log().sum()
         return float(total)

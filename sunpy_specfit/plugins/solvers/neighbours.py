@@ -99,6 +99,17 @@ class Neighbours:
         """What they multiply each cosine of the map with, where all z are joined alike, ``(pixels,)``."""
         return sum(own for *_, own in self.parts)
 
+    @property
+    def even(self) -> float:
+        """What they multiply z with that is the same in all pixels."""
+        return float(self.eigenvalues()[0]) if self.alike else 0.0
+
+    def uneven(self, free: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        """What they make of z beyond that."""
+        if self.alike:
+            return self.product(z).sub_(z, alpha=self.even)
+        return self.curvature(free, self.root, torch.eye(len(z), dtype=z.dtype))(z)
+
     def product(self, z: torch.Tensor) -> torch.Tensor:
         """What they multiply z with, where all z are joined alike."""
         return sum(own(z) for _, own, *_ in self.parts)

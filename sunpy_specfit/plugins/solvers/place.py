@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,8 +16,11 @@ from .neighbours import Neighbours
 
 __all__ = ["Place"]
 
-# What all pixels share of an error is found to this part of itself.
-_SHARED = 0.01
+# Where by this part of itself, in that part of the pixels, what pixels share of an error is not as in even maps, the
+# difference is solved for, to this part of itself.
+_UNEVEN, _SOME, _SHARED = 0.15, 1e-3, 0.1
+# To this part of itself it is asked of all together.
+_ROUGHLY = 0.3
 # Directions of which the data of all pixels together say less than this part of what the priors do stay as they are.
 _TOLD = 1e-3
 
@@ -35,6 +39,8 @@ class Place:
     response, data, weight : `torch.Tensor`
         ``(m, k)``, ``(m, pixels)``, ``(m, pixels)``.
     z : `torch.Tensor`
+    free, residual : `torch.Tensor`
+        What follows from z: the vector, and what the data still ask for, times their weight.
     """
 
     problem: object
@@ -45,11 +51,12 @@ class Place:
     data: torch.Tensor
     weight: torch.Tensor
     z: torch.Tensor
+    free: torch.Tensor | None = None
+    residual: torch.Tensor | None = None
 
     def __post_init__(self):
-        logarithm = torch.addmm(self.prior.mean[:, None], self.root, self.z)
-        self.free = logarithm.exp()
-        self.residual = torch.addmm(self.data, self.response, self.free, alpha=-1).mul_(self.weight)
+        if self.free is None:
+            self.free, self.residual = self._seen(slice(None), self.z)
         coupled, self.slope = self.neighbours.at(self.free, self.z)
         misfit = (self.residual.square() / self.weight.clamp_min(1e-300)).sum()
         self.energy = 0.5 * float(misfit + self.z.square().sum()) + coupled
@@ -78,7 +85,16 @@ class Place:
 
     def moved(self, step: torch.Tensor, few: torch.Tensor | None) -> Place:
         """The place a step away, of all pixels or of a few."""
-        return replace(self, z=self.z + step if few is None else self.z.index_add(1, few, step))
+        if few is None:
+            return replace(self, z=self.z + step, free=None, residual=None)
+        z, free, residual = self.z.index_add(1, few, step), self.free.clone(), self.residual.clone()
+        free[:, few], residual[:, few] = self._seen(few, z[:, few])
+        return replace(self, z=z, free=free, residual=residual)
+
+    def _seen(self, few, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The vector of some pixels and what their data still ask for, times its weight."""
+        free = torch.addmm(self.prior.mean[:, None], self.root, z).exp_()
+        return free, torch.addmm(self.data[:, few], self.response, free, alpha=-1).mul_(self.weight[:, few])
 
     def medium(self, root: torch.Tensor) -> Medium:
         """The map as a medium, with all or some of the prior's directions."""
@@ -117,7 +133,9 @@ class Place:
     def shifted(self, means: torch.Tensor) -> torch.Tensor:
         """By how much the logarithms of the solution follow a shift of the prior's mean, all pixels together.
 
-        Neighbours, of which priors take differences, do not feel it.
+        Pixels that are as their neighbours are follow as if each were by itself, for neighbours move along and hold
+        them no more. By how much others follow differently is asked of one shift, of all together with signs at random,
+        and where that is much in some pixels it is solved for.
 
         Parameters
         ----------
@@ -127,13 +145,30 @@ class Place:
         Returns
         -------
         `torch.Tensor`
-            ``(k, q, pixels)``.
+            ``(k, q, pixels)``, float32.
         """
+        found = torch.empty((*means.shape, self.z.shape[1]))
+        squares = torch.empty_like(found[:, 0])
+        signs = (torch.randint(0, 2, means.shape[1:], generator=torch.Generator().manual_seed(0)) * 2 - 1).to(means)
+        follows = torch.empty_like(self.z)
+        for part, factor, told in self._followed(means):
+            follows[:, part] = data_space.pull(factor, torch.einsum("mqp,q->mp", told, signs))
+            data_space.depart(means.float(), (self.root @ factor).float(), told.float(), part, found, squares)
         system = self.system()
-        right = self.z.new_empty((means.shape[1], *self.z.shape))
-        for part, factor in self.factors(self.root):
+        probe = self.root @ system.solve(self.neighbours.uneven(self.free, follows), _ROUGHLY)[0]
+        uneven = (probe.square() / squares).mean(0)
+        if float(uneven.kthvalue(math.ceil((1 - _SOME) * len(uneven))).values) > _UNEVEN**2:
             for number, mean in enumerate(means.T):
-                seen = self.weight[:, part].sqrt() * (self.response @ (self.free[:, part] * mean[:, None]))
-                right[number, :, part] = data_space.pull(factor, seen)
-        follows = [self.root @ system.solve(one, _SHARED)[0] for one in right]
-        return torch.stack([mean[:, None] - own for mean, own in zip(means.T, follows, strict=True)], 1)
+                for part, factor, told in self._followed(mean[:, None]):
+                    follows[:, part] = data_space.pull(factor, told[:, 0])
+                uneven = system.solve(self.neighbours.uneven(self.free, follows), _SHARED)[0]
+                found[:, number] += self.root @ uneven
+        return found
+
+    def _followed(self, means: torch.Tensor):
+        """Where each pixel is by itself z follows shifts ``(k, q)`` by Hᵀ u: H and u ``(m, q, pixels)`` by pieces."""
+        q, even = means.shape[1], self.neighbours.even
+        seen = (self.response[:, None] * means.T).flatten(0, 1)
+        for part, factor in self.factors(self.root):
+            told = (seen @ self.free[:, part]).unflatten(0, (-1, q)).mul_(self.weight[:, part].sqrt()[:, None])
+            yield part, factor, data_space.solve(data_space.factorize(factor, even), told)
