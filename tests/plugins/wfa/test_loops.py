@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import astropy.units as u
 import numpy as np
 import pytest
@@ -5,10 +7,11 @@ import torch
 from astropy.nddata import StdDevUncertainty
 from ndcube import NDCube
 
-from sunpy_specfit import WeakField
+from sunpy_specfit import WeakField, fit
 from sunpy_specfit.core.setup import build_problem
 from sunpy_specfit.data import weak_field_cube
 from sunpy_specfit.numerics import compiled as guard
+from sunpy_specfit.numerics import threads
 from sunpy_specfit.plugins.wfa import compiled
 from sunpy_specfit.plugins.wfa.profile import LineWindow
 
@@ -202,3 +205,23 @@ def test_compiled_loops_read_the_same_profiles(dtype, shuffled, uneven, monkeypa
     assert torch.equal(fast.width[:3], torch.full((3,), 2 * window.spacing, dtype=dtype))
     assert np.isnan(fast.largest)
     assert window.look(light[:, 4:], variance[:, 4:] if uneven else variance).largest == float(light[:, 4:].abs().max())
+
+
+def test_two_threads_find_the_same_maps_as_one(monkeypatch):
+    cube = weak_field_cube((91, 93), line="Fe I 6302.5", n_wavelengths=21, noise=2e-3, seed=4)
+    monkeypatch.setattr(guard, "_failures", [])
+    monkeypatch.setattr(threads, "_WORTH_A_THREAD", 1)
+    before, parts = torch.get_num_threads(), []
+    monkeypatch.setattr(threads, "ThreadPoolExecutor", lambda n: parts.append(n) or ThreadPoolExecutor(n))
+    try:
+        found = []
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            result = fit(cube, WeakField("Fe I 6302.5"))
+            found.append([part for name in result for part in (result[name].data, result[name].uncertainty.array)])
+    finally:
+        torch.set_num_threads(before)
+    assert len(parts) == 4  # profiles, quadratics, inverses, errors
+    assert not guard._failures
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, two)
