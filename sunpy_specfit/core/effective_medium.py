@@ -173,7 +173,7 @@ def _groups(precision: torch.Tensor, m: int) -> list[list[int]]:
     for i in range(m):
         for j in range(i):
             own, other, common = (precision[packed.index(*pair)] for pair in ((i, i), (j, j), (i, j)))
-            related = common.square() > _RELATED**2 * own * other
+            related = common.abs() > _RELATED * own.sqrt() * other.sqrt()
             if int(related.count_nonzero()) > _FEW * related.numel():
                 label = [label[j] if number == label[i] else number for number in label]
     return [[j for j in range(m) if label[j] == number] for number in dict.fromkeys(label)]
@@ -320,7 +320,7 @@ def _function_of(matrix: torch.Tensor, function: Callable[[torch.Tensor], torch.
     if len(matrix) > 3:
         values, vectors = torch.linalg.eigh(packed.unpack(matrix))
         values = values.clamp_min(_THINNEST * values.amax(-1, keepdim=True))
-        own = torch.stack([function(v) for v in values.T], -1)
+        own = torch.stack([function(v) for v in values.T], -1).to(vectors)
         return packed.pack((vectors * own[:, None, :]) @ vectors.mT)
     middle, apart = 0.5 * (matrix[0] + matrix[2]), 0.5 * (matrix[0] - matrix[2])
     radius = torch.hypot(apart, matrix[1])
@@ -369,8 +369,7 @@ def _interpolate(place: torch.Tensor, number: int, below: torch.Tensor, high: to
         return True
 
     if rows is None or not compiled(_LOOPS, run):
-        share = place - number
-        found.copy_(torch.where((share >= 0) & (share < 1), below + share * (high - below), found))
+        found.copy_(torch.where(place.floor() == number, below + (place - number) * (high - below), found))
 
 
 def _rows(*maps: torch.Tensor):

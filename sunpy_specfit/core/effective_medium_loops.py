@@ -54,6 +54,5 @@ def interpolate(place, number, below, high, found):
         ``(pixels,)``; the last to be filled there.
     """
     for p in range(len(found)):
-        share = place[p] - number
-        if (share >= 0.0) & (share < 1.0):
-            found[p] = below[p] + share * (high[p] - below[p])
+        if np.floor(place[p]) == number:
+            found[p] = below[p] + (place[p] - number) * (high[p] - below[p])

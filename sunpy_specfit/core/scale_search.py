@@ -101,8 +101,8 @@ def _descend(values: list[float]) -> Asking:
             values[i] = lowest
     between = [_between_steps(curve, value) for curve, value in zip(curves, values, strict=True)]
     here, there = (yield tuple(values)), (yield tuple(between))
-    # Each was sought with the others where they were: together they may be a worse place.
-    return between if there <= here else values, curves
+    # Each was sought with the others where they were: together they may be a worse place, by more than rounding.
+    return between if there <= here + _GAIN else values, curves
 
 
 def _between_steps(curve: Mapping[float, float], value: float) -> float:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from torch.autograd import forward_ad
 
 __all__ = ["arrays", "compiled"]
 
@@ -47,6 +48,8 @@ def arrays(*tensors: torch.Tensor) -> list[np.ndarray] | None:
     for tensor in tensors:
         wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
         if wrapped or tensor.requires_grad or tensor.device.type != "cpu" or not tensor.is_contiguous():
+            return None
+        if forward_ad.unpack_dual(tensor).tangent is not None:
             return None
     return [tensor.numpy() for tensor in tensors]
 

@@ -161,6 +161,7 @@ def test_maps_held_flat_are_as_well_known_as_their_mean(scale):
 @pytest.mark.parametrize("strength", [1.0, 1e4])
 def test_large_maps_without_a_compiler(monkeypatch, strength):
     """Neighbours count only as far as there is something to be seen, and loops do what plain code does."""
+    pytest.importorskip("numba")
     shape = (150, 170)
     eigenvalues = strength * laplacian_eigenvalues(shape, [0, 1])
     own = 10 ** -torch.rand(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -184,3 +185,23 @@ def test_two_maps_as_by_eigenvectors():
     values, vectors = torch.linalg.eigh(packed.unpack(matrix))
     expected = packed.pack((vectors * (1 / (1 + values))[:, None, :]) @ vectors.mT)
     assert torch.allclose(_function_of(matrix, lambda v: 1 / (1 + v)), expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("m", [2, 3])
+def test_related_maps_in_single_precision(m):
+    generator = torch.Generator().manual_seed(5)
+    n = SHAPE[0] * SHAPE[1]
+    lower = 0.5 * torch.randn((m, m, n), generator=generator, dtype=torch.float64)
+    own = packed.pack((lower.permute(2, 0, 1) @ lower.permute(2, 1, 0)) + torch.eye(m, dtype=torch.float64))
+    eigenvalues = laplacian_eigenvalues(SHAPE, [0, 1])
+    expected = Medium(eigenvalues).field(own)
+    found = Medium(eigenvalues).field(own.float())
+    assert float((found - expected).abs().max()) < 1e-4 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("least", [1, 10**6])
+def test_no_pixel_is_left_out_between_two_levels(monkeypatch, least):
+    monkeypatch.setattr(f"{Medium.__module__}._WORTH_COMPILING", least)
+    place = torch.tensor([0.5, -1e-9, -0.3, 0.0, 1.0])
+    found = Medium._between(place, lambda number: torch.full_like(place, 2.0 - number))
+    torch.testing.assert_close(found, 2.0 - place)

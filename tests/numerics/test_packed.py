@@ -176,6 +176,10 @@ def test_compiled_loops_leave_derivatives_and_transforms_to_the_plain_code(monke
     torch.testing.assert_close(slope[0], vector[0])
     again = torch.func.grad(lambda m: packed.matvec(m, vector).sum())(matrix)
     torch.testing.assert_close(again, slope)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(vector, torch.ones_like(vector))
+        found = torch.autograd.forward_ad.unpack_dual(packed.matvec(matrix, dual)).tangent
+    torch.testing.assert_close(found, packed.matvec(matrix, torch.ones_like(vector)))
 
 
 def test_where_numba_fails_packed_matrices_are_inverted_by_the_plain_code(monkeypatch):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 
+import numpy as np
 import torch
 
 from ...numerics.compiled import arrays, compiled
@@ -37,7 +39,6 @@ class Differences:
 
     def __init__(self, shape: Sequence[int], axes: Sequence[int], order: int):
         self.shape, self.order = tuple(shape), order
-        self._diagonal: torch.Tensor | None = None
         # Each part: a weight, and how often to take the difference along each axis (counted from the last).
         self.dims = dims = [axis - len(self.shape) for axis in axes]
         parts: list[tuple[float, tuple[int, ...]]] = [(1.0, (dim,) * order) for dim in dims]
@@ -135,19 +136,18 @@ class Differences:
 
     def diagonal(self, like: torch.Tensor) -> torch.Tensor:
         """The diagonal of Dᵀ D, ``(pixels,)``; not to be changed in place."""
-        if self._diagonal is None or self._diagonal.dtype != like.dtype or self._diagonal.device != like.device:
-            self._diagonal = self._own_diagonal(like)
-        return self._diagonal
+        return torch.as_tensor(self._diagonal).to(like)
 
-    def _own_diagonal(self, like: torch.Tensor) -> torch.Tensor:
-        total = like.new_zeros(self.shape)
+    @cached_property
+    def _diagonal(self) -> np.ndarray:
+        # By numpy: what is kept must not belong to the transform under which it was first asked for.
+        total = np.zeros(self.shape)
         for weight, dims in self.parts:
-            part = like.new_full(self.shape, weight**2)
+            part = np.full(self.shape, weight**2)
             for dim in set(dims):
-                n = self.shape[dim]
-                times = dims.count(dim)
-                step = torch.eye(n, dtype=like.dtype, device=like.device).diff(n=times, dim=0) if n > times else None
-                own = step.square().sum(0) if step is not None else like.new_zeros(n)
+                n, times = self.shape[dim], dims.count(dim)
+                factors = np.square(np.diff(np.eye(times + 1), n=times, axis=0)[0])
+                own = np.convolve(np.ones(n - times), factors) if n > times else np.zeros(n)
                 part = part * own.reshape([-1 if i == len(self.shape) + dim else 1 for i in range(len(self.shape))])
             total += part
         return total.reshape(-1)

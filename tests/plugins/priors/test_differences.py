@@ -109,3 +109,13 @@ def test_two_pixels_across_have_no_bending_but_a_twist():
     q = torch.tensor([1.0, 0.0, 0.0, 1.0])
     assert sum(d.square().sum() for d in operator.forward(q)).item() == pytest.approx(2 * 2**2)
     torch.testing.assert_close(q @ operator.product(q), torch.tensor(8.0))
+
+
+def test_what_is_kept_belongs_to_no_transform():
+    operator = Differences((4, 5), (0, 1), 1)
+    torch.func.vmap(lambda scale: operator.diagonal(scale) * scale)(torch.ones(2, 20))
+    with torch.inference_mode():
+        expected = operator.diagonal(torch.ones(20))
+    factor = torch.ones(20, requires_grad=True)
+    (slope,) = torch.autograd.grad((operator.diagonal(factor) * factor).sum(), factor)
+    assert torch.equal(slope, expected)
