@@ -1,5 +1,3 @@
-import warnings
-
 import astropy.units as u
 import numpy as np
 import pytest
@@ -8,7 +6,6 @@ import torch
 import sunpy_specfit as specfit
 from sunpy_specfit.core.gaussian import BoundGaussian
 from sunpy_specfit.core.grid import Grid
-from sunpy_specfit.core.warnings import SpecfitWarning
 from sunpy_specfit.data import dem_scene
 
 pytest.importorskip("demregpy")
@@ -151,13 +148,3 @@ def test_draws_of_a_part_are_the_part_of_the_draws_and_files_keep_what_pixels_sh
     away = logarithms(stored, stored.sample(300))
     hot = away.reshape(300, -1, 12)[:, :, -1]
     assert np.corrcoef(hot[:, 0], hot[:, -1])[0, 1] > 0.5
-
-
-def test_a_solver_that_leaves_out_what_pixels_share_says_so():
-    scene = dem_scene("quiet_sun", (6, 6), exposure=0.2, seed=3)
-    model, priors = specfit.DEM(scene.responses, bins=BINS[::2]), [specfit.Smooth("dem", scale=0.3, logarithm=True)]
-    with pytest.warns(SpecfitWarning, match="gauss_newton leaves the error of a prior's learned mean"):
-        specfit.fit(scene.images, model, priors, solver=specfit.GaussNewton(max_iterations=1))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        specfit.fit(scene.images, model, priors)
