@@ -152,10 +152,10 @@ def _mean_field(
     media: list[Medium] = []
     for group in _groups(precision, len(maps)):
         spectra = [(maps[j].eigenvalues.double() / stiffness[j]).reshape(shape) for j in group]
-        if any(not torch.allclose(own, spectra[0], rtol=1e-3, atol=1e-6) for own in spectra[1:]):
+        if any(not _alike(own, spectra[0], 1e-3) for own in spectra[1:]):
             return None
         # Maps of one prior are coupled alike, and share what is worked out once.
-        alike = (one for one in media if torch.allclose(one.eigenvalues, spectra[0], rtol=1e-9, atol=1e-12))
+        alike = (one for one in media if _alike(one.eigenvalues, spectra[0], 1e-9))
         medium = next(alike, None) or Medium(spectra[0])
         media.append(medium)
         pairs = [(i, j) for a, i in enumerate(group) for j in group[: a + 1]]
@@ -167,13 +167,18 @@ def _mean_field(
     return field
 
 
+def _alike(own: torch.Tensor, other: torch.Tensor, within: float) -> bool:
+    """Whether eigenvalues, one in the mean, are the same but for a part of each, or of very little."""
+    return not bool(((own - other).abs_() > (other * within).add_(1e-3 * within)).any())
+
+
 def _groups(precision: torch.Tensor, m: int) -> list[list[int]]:
     """Maps that correlate, together."""
     label = list(range(m))
+    size = precision[packed.diagonal_index(m)].sqrt_()
     for i in range(m):
         for j in range(i):
-            own, other, common = (precision[packed.index(*pair)] for pair in ((i, i), (j, j), (i, j)))
-            related = common.abs() > _RELATED * own.sqrt() * other.sqrt()
+            related = precision[packed.index(i, j)].abs() > (size[i] * size[j]).mul_(_RELATED)
             if int(related.count_nonzero()) > _FEW * related.numel():
                 label = [label[j] if number == label[i] else number for number in label]
     return [[j for j in range(m) if label[j] == number] for number in dict.fromkeys(label)]

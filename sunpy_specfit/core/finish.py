@@ -272,7 +272,7 @@ def finish_whole(problem, solution, flags, outcome) -> None:
     free = whole.fold(solution.free)
     leverage = solution.leverage
     if solution.covariance is not None:
-        covariance, undetermined = solution.covariance.double(), None
+        covariance, undetermined = solution.covariance.to(torch.float64, copy=True), None
     elif problem.couples_pixels:
         curvature = solution.curvature
         if curvature is None or curvature.problem is not problem or not torch.equal(solution.free, free):
@@ -296,7 +296,7 @@ def finish_whole(problem, solution, flags, outcome) -> None:
     # Without a sample of its own a pixel has what priors and neighbours say, and nothing where they are silent.
     empty = valid == 0
     failed = ~torch.isfinite(free).all(0) & ~empty
-    free, covariance = torch.where(failed, torch.nan, free.double()), covariance.clone()
+    free = torch.where(failed, torch.nan, free.double())
     if undetermined is not None:
         free[undetermined & empty] = torch.nan
     silent = torch.isnan(free).all(0)

@@ -132,7 +132,11 @@ class Differences:
 
     def eigenvalues(self, like: torch.Tensor) -> torch.Tensor:
         """What Dᵀ D multiplies each cosine with, ``(pixels,)``; for order 2 as if the edges were like the inside."""
-        return (laplacian_eigenvalues(self.shape, self.dims) ** self.order).reshape(-1).to(like)
+        return torch.as_tensor(self._eigenvalues).to(like)
+
+    @cached_property
+    def _eigenvalues(self) -> np.ndarray:
+        return (laplacian_eigenvalues(self.shape, self.dims) ** self.order).reshape(-1).numpy()
 
     def diagonal(self, like: torch.Tensor) -> torch.Tensor:
         """The diagonal of Dᵀ D, ``(pixels,)``; not to be changed in place."""
@@ -140,7 +144,7 @@ class Differences:
 
     @cached_property
     def _diagonal(self) -> np.ndarray:
-        # By numpy: what is kept must not belong to the transform under which it was first asked for.
+        # An array: what is kept must not belong to the transform under which it was first asked for.
         total = np.zeros(self.shape)
         for weight, dims in self.parts:
             part = np.full(self.shape, weight**2)
