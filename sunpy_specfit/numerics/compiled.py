@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.autograd import forward_ad
 
-__all__ = ["arrays", "compiled"]
+__all__ = ["arrays", "compiled", "suit_loops"]
 
 Found = TypeVar("Found")
 # Why compiled loops are not to be had: what went wrong with the first that were run.
@@ -45,13 +45,18 @@ def compiled(module: str, work: Callable[[ModuleType], Found]) -> Found | None:
 
 def arrays(*tensors: torch.Tensor) -> list[np.ndarray] | None:
     """The numbers of tensors, for loops to read or to fill; None where they lie elsewhere or derivatives are taken."""
+    return [tensor.numpy() for tensor in tensors] if suit_loops(*tensors) else None
+
+
+def suit_loops(*tensors: torch.Tensor) -> bool:
+    """Whether `arrays` has them: in one piece on the processor, and no part of a derivative or a transform."""
     for tensor in tensors:
         wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
         if wrapped or tensor.requires_grad or tensor.device.type != "cpu" or not tensor.is_contiguous():
-            return None
+            return False
         if forward_ad.unpack_dual(tensor).tangent is not None:
-            return None
-    return [tensor.numpy() for tensor in tensors]
+            return False
+    return True
 
 
 @cache

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from . import packed
-from .compiled import compiled
+from .compiled import compiled, suit_loops
 
 __all__ = [
     "apply",
@@ -122,9 +122,8 @@ def squares(lower: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
 def _loops_take(*arrays: torch.Tensor) -> bool:
     """Whether compiled loops can be had of these."""
-    plain = all(a.device.type == "cpu" and a.is_contiguous() and not a.requires_grad for a in arrays)
     alike = len({a.dtype for a in arrays}) == 1 and len(arrays[0]) <= _UNROLLED
-    return plain and alike and arrays[0].shape[-1] >= _WORTH_COMPILING
+    return alike and arrays[0].shape[-1] >= _WORTH_COMPILING and suit_loops(*arrays)
 
 
 def _by_loops(name: str, *arrays) -> bool:

@@ -9,7 +9,7 @@ __all__ = ["depart", "factorize", "newton", "project", "told"]
 
 # Pixels at a time.
 _AT_ONCE = 256
-_compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
+_compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})
 
 
 @_compiled

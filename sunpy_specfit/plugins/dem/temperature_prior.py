@@ -254,9 +254,9 @@ class TemperaturePrior(Prior):
         starts = (scale, _FIRST) if self.criterion == "evidence" and scale < _NARROW else (scale,)
         smooth = trial(scale).covariance
         ends = {start: evidence.settle(trial(start), smooth, first, spread, tells_error, rival) for start in starts}
-        ends = {float(start): end for start, end in ends.items() if end is not None}
-        if not ends:
+        if ends[scale] is None:
             return None, {}
+        ends = {float(start): end for start, end in ends.items() if end is not None}
         usual, last = (list(ends.values())[number] for number in (0, -1))
         better = last.badness < usual.badness - _APART * len(evidence.pixels)
         return last if better else usual, {start: end.badness / len(evidence.pixels) for start, end in ends.items()}

@@ -56,10 +56,9 @@ class ClosedForm(Solver):
             matrix, vector = problem.matrix, problem.vector
             found = packed.solve_and_invert(matrix, vector)
             free, covariance, undetermined = found or (packed.solve(matrix.double(), vector.double()), None, None)
-            objective = problem.constant.to(free)
+            objective = 0.5 * problem.constant.to(free)
             for own, right in zip(free, vector, strict=True):
-                objective = torch.sub(objective, own * right)
-            objective = objective.mul_(0.5)
+                objective.sub_(own * right, alpha=0.5)
         else:
             free, covariance, undetermined = start[0], None, None
             _, matrix, vector = problem.linearize(free)

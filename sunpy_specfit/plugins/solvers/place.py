@@ -18,7 +18,7 @@ __all__ = ["Place"]
 
 # Where by this part of itself, in that part of the pixels, what pixels share of an error is not as in even maps, the
 # difference is solved for, to this part of itself.
-_UNEVEN, _SOME, _SHARED = 0.15, 1e-3, 0.1
+_UNEVEN, _SOME, _SHARED = 0.15, 1e-3, 0.01
 # To this part of itself it is asked of all together.
 _ROUGHLY = 0.3
 # Directions of which the data of all pixels together say less than this part of what the priors do stay as they are.
