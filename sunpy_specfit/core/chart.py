@@ -86,16 +86,13 @@ class BoundChart:
 
     def moved(self, free: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
         """The place that a step leads to from ``free``, both ``(k, pixels)``, along straight lines of the chart."""
-        numbers, slopes = self._along(free, step[self.columns])
-        return self.replaced(
-            free + step, self.inverse(*(number + slope for number, slope in zip(numbers, slopes, strict=True)))
-        )
+        numbers, slopes = self._with_slopes(free)
+        ahead = numbers + (slopes * step[self.columns]).sum(1)
+        return self.replaced(free + step, self.inverse(*ahead))
 
     def slopes(self, free: torch.Tensor) -> torch.Tensor:
         """Derivatives of the chart's numbers by the free ones, ``(numbers, columns, pixels)``."""
-        own = free[self.columns]
-        ones = torch.eye(len(own), dtype=own.dtype, device=own.device)[..., None].expand(-1, -1, own.shape[-1])
-        return torch.stack([torch.stack(self._along(free, one)[1]) for one in ones], 1)
+        return self._with_slopes(free)[1]
 
     def step_between(self, start: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
         """Of the chart's columns ``(columns, pixels)``, what leads from one place ``(k, pixels)`` to another."""
@@ -109,8 +106,15 @@ class BoundChart:
         free[self.columns] = torch.stack(own).to(free)
         return free
 
-    def _along(self, free: torch.Tensor, step: torch.Tensor) -> tuple[Numbers, Numbers]:
-        return torch.func.jvp(self.forward, tuple(free[self.columns]), tuple(step))
+    def _with_slopes(self, free: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The chart's numbers ``(numbers, pixels)``, and their `slopes`."""
+        # Each pixel's numbers depend on its own alone, so that the slope of a sum over pixels has those of each. Backward,
+        # for forward derivatives of such short formulas cost far more than the formulas.
+        with torch.enable_grad():
+            own = free[self.columns].detach().requires_grad_()
+            numbers = self.forward(*own)
+            slopes = [torch.autograd.grad(number.sum(), own, retain_graph=True)[0] for number in numbers]
+        return torch.stack(numbers).detach(), torch.stack(slopes)
 
 
 class Tangent:
