@@ -108,8 +108,8 @@ class BoundChart:
 
     def _with_slopes(self, free: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The chart's numbers ``(numbers, pixels)``, and their `slopes`."""
-        # Each pixel's numbers depend on its own alone, so that the slope of a sum over pixels has those of each. Backward,
-        # for forward derivatives of such short formulas cost far more than the formulas.
+        # Each pixel's numbers depend on its own alone, so that the slope of a sum over pixels has those of each.
+        # Backward: forward derivatives of such short formulas cost far more than the formulas.
         with torch.enable_grad():
             own = free[self.columns].detach().requires_grad_()
             numbers = self.forward(*own)

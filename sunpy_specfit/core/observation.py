@@ -19,6 +19,7 @@ from .in_place import InPlace
 from .mask import read_mask
 from .members import check_cube
 from .noise import Noise
+from .pixel_views import PixelViews
 from .samples import Block, pixel_last, to_weight
 from .status import Status
 from .uncertainty import Sigma, estimate_noise, read_uncertainty
@@ -210,8 +211,8 @@ class Observation:
                 "a model that takes part of the data as given needs their errors: give an uncertainty, no noise model"
             )
         whole = slice(0, self.grid.size)
-        data = _as_tensor(self._gather("data", whole))
-        variance = None if self.sigma.uniform else _as_tensor(self._gather("sigma", whole))
+        data = _as_tensor(self._views.of("data", whole))
+        variance = None if self.sigma.uniform else _as_tensor(self._views.of("sigma", whole))
         if variance is None or bool(variance.amin() == variance.amax()):
             first = self.sigma.values.flat[0] if variance is None else variance[(0,) * variance.ndim]
             variance = torch.tensor([float(first)], dtype=torch.float64)
@@ -222,7 +223,7 @@ class Observation:
         )
         bad = None
         for number in range(len(self.masks)):
-            mask = torch.as_tensor(np.ascontiguousarray(self._gather(f"mask{number}", whole))).movedim(0, -1)
+            mask = torch.as_tensor(np.ascontiguousarray(self._views.of(f"mask{number}", whole))).movedim(0, -1)
             bad = mask if bad is None else bad | mask
         limit = _WILD * self.typical if np.isfinite(self.typical) else np.inf
         largest = screen(data, variance) if screen is not None and data.numel() and bad is None else None
@@ -262,46 +263,12 @@ class Observation:
         largest = largest[(largest > 0) & torch.isfinite(largest)]
         return float(largest.median()) if largest.numel() else np.nan
 
-    def _pixels_first(self, array):
-        """A view of a cube-shaped array as ``(pixels, ...)`` where strides allow, else ``(map axes, ...)``."""
-        view = array.transpose(self.axes.order) if array.ndim else array
-        lead = len(self.axes.grid)
-        tail = view.shape[lead:]
-        if lead == 0:
-            return view[None]
-        if lead == 1 or hasattr(view, "dask"):
-            return view.reshape(self.grid.size, *tail)
-        strides, shape = view.strides, view.shape
-        if all(strides[i] == strides[i + 1] * shape[i + 1] for i in range(lead - 1)):
-            return view.reshape(self.grid.size, *tail)
-        return view
-
     @cached_property
-    def _views(self) -> dict[str, object]:
-        views = {"data": self._pixels_first(self.cube.data)}
+    def _views(self) -> PixelViews:
+        arrays = {"data": self.cube.data} | {f"mask{number}": mask for number, mask in enumerate(self.masks)}
         if self.sigma is not None:
-            views["sigma"] = self._pixels_first(self.sigma.values)
-        for number, mask in enumerate(self.masks):
-            views[f"mask{number}"] = self._pixels_first(mask)
-        return views
-
-    def _gather(self, name: str, index) -> np.ndarray:
-        """``(pixels, [stokes,] [n])`` of some pixels; a view where possible."""
-        view = self._views[name]
-        lead = max(len(self.axes.grid), 1)
-        if view.shape[0] == self.grid.size and view.ndim == self._tail + 1:
-            part = view[index]
-        else:
-            numbers = np.arange(self.grid.size)[index] if isinstance(index, slice) else np.asarray(index)
-            part = view[np.unravel_index(numbers, view.shape[:lead])]
-        part = np.asarray(part)
-        if self.stokes_index is not None:
-            part = part[:, _run_of(self.stokes_index)] if len(self.stokes) > 1 else part[:, self.stokes_index[0]]
-        return part if self.axes.sample is not None else part[..., None]
-
-    @property
-    def _tail(self) -> int:
-        return sum(axis is not None for axis in (self.axes.stokes, self.axes.sample))
+            arrays["sigma"] = self.sigma.values
+        return PixelViews(arrays, self.axes, self.grid, self.stokes_index)
 
     # -- blocks ----------------------------------------------------------------------------------
 
@@ -331,7 +298,7 @@ class Observation:
         if largest is None:
             largest = _WILD * self.typical if np.isfinite(self.typical) else np.inf
         largest = largest / data_scale
-        data = pixel_last(self._gather("data", index), dtype, device, scale=1 / data_scale)
+        data = pixel_last(self._views.of("data", index), dtype, device, scale=1 / data_scale)
         if self.sigma is None:
             weight = torch.ones((), dtype=dtype, device=device).expand(data.shape)
         elif self.sigma.uniform:
@@ -340,13 +307,13 @@ class Observation:
         else:
             # What single precision cannot hold before it is scaled is read in double, such as variances of 1e-46.
             wide = _wide_enough(dtype, data_scale**self.sigma.power / self.sigma.factor)
-            weight = pixel_last(self._gather("sigma", index), wide, device)
+            weight = pixel_last(self._views.of("sigma", index), wide, device)
             weight = to_weight(weight, self.sigma, data_scale).to(dtype)
             if weight.numel() and bool(weight.amin() == weight.amax()):
                 weight = weight.flatten()[0].expand(data.shape)  # one number in memory, of which solvers make use
         masked = None
         for number in range(len(self.masks)):
-            mask = pixel_last(self._gather(f"mask{number}", index), torch.bool, device)
+            mask = pixel_last(self._views.of(f"mask{number}", index), torch.bool, device)
             masked = mask if masked is None else masked | mask
         used = None
         if self.used is not None:
@@ -391,29 +358,23 @@ class Observation:
         """
         if self.sigma is None or self.masks or self.used is not None:
             return None
-        values = self.sigma.values if self.sigma.uniform else self._gather("sigma", index)
+        values = self.sigma.values if self.sigma.uniform else self._views.of("sigma", index)
         if not values.size or (not self.sigma.uniform and values.min() != values.max()):
             return None
         weight = to_weight(torch.full((), values.flat[0], dtype=torch.float64), self.sigma, data_scale)
         if not 0 < float(weight) < np.inf or not np.isfinite(self.typical):
             return None
-        samples = InPlace(_as_tensor(self._gather("data", index)), factor=data_scale)
+        samples = InPlace(_as_tensor(self._views.of("data", index)), factor=data_scale)
         return samples, weight, _WILD * self.typical / data_scale
 
     def deviations(self, index: slice | np.ndarray = slice(None)) -> np.ndarray | None:
         """The stored standard deviation of some pixels' samples, ``([stokes,] n, pixels)``; None with a noise model."""
-        return None if self.sigma is None else np.moveaxis(self.sigma.deviations(self._gather("sigma", index)), 0, -1)
+        return None if self.sigma is None else np.moveaxis(self.sigma.deviations(self._views.of("sigma", index)), 0, -1)
 
     def masked(self, index: slice | np.ndarray = slice(None)) -> np.ndarray | None:
         """Which samples of some pixels are masked, ``([stokes,] n, pixels)``; None where there is no mask."""
-        found = [self._gather(f"mask{number}", index) for number in range(len(self.masks))]
+        found = [self._views.of(f"mask{number}", index) for number in range(len(self.masks))]
         return np.moveaxis(np.logical_or.reduce(found), 0, -1) if found else None
-
-
-def _run_of(index: Sequence[int]) -> slice | list[int]:
-    """Numbers that follow each other as a slice, which makes no copy."""
-    first, last = index[0], index[-1]
-    return slice(first, last + 1) if list(index) == list(range(first, last + 1)) else list(index)
 
 
 def _wide_enough(dtype: torch.dtype, size: float) -> torch.dtype:

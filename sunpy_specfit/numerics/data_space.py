@@ -22,6 +22,7 @@ __all__ = [
     "newton",
     "project",
     "pull",
+    "single_is_enough",
     "solve",
     "squares",
     "trace_inverse",
@@ -34,6 +35,17 @@ _UNROLLED = 16
 _PIXELS = 4096
 # Fewer are not worth waiting for a compiler, or for what it left on the disk.
 _WORTH_COMPILING = 1000
+# Above this signal-to-noise ratio single precision loses what the best measured direction says, and about its limits
+# are numbers of these sizes.
+_SIGNAL, _SMALLEST, _LARGEST = 300.0, 1e-30, 1e30
+
+
+def single_is_enough(data: torch.Tensor, weight: torch.Tensor, *others: torch.Tensor) -> bool:
+    """Whether single precision tells all that data do, with weights 1/sigma², and holds other numbers at all."""
+    if not float((data.square() * weight).amax()) < _SIGNAL**2:
+        return False
+    sizes = [own.abs() for own in (weight, *others)]
+    return all(_SMALLEST < float(own[own > 0].amin()) and float(own.amax()) < _LARGEST for own in sizes if own.any())
 
 
 def gram(factor: torch.Tensor, damping: torch.Tensor | float = 0.0) -> torch.Tensor:

@@ -19,8 +19,6 @@ __all__ = ["DataSpace"]
 
 # Pixels worked on at a time, so that their numbers stay in the processor's cache.
 _PIXELS = 4096
-# Above this signal-to-noise ratio single precision loses what the best measured direction says.
-_SINGLE = 300.0
 # Where no datum stands this many sigma above nothing, the answer is the prior's.
 _FAINT = 3.0
 
@@ -182,8 +180,7 @@ class DataSpace(Solver):
     # -- the logarithm ---------------------------------------------------------------------------
 
     def _logarithm(self, prior, response, data, weight, begin, penalties: PenaltyRows | None):
-        single = float((data.square() * weight).amax()) ** 0.5 < _SINGLE
-        dtype = torch.float32 if single else torch.float64
+        dtype = torch.float32 if data_space.single_is_enough(data, weight) else torch.float64
         # In units of the prior's typical contribution nothing is beyond single precision.
         level = float(prior.mean.amax())
         mean = (prior.mean - level).to(dtype)

@@ -101,7 +101,7 @@ class DataSpaceMap(Solver):
 
     def evidence(self, problem, start: torch.Tensor) -> tuple[float, torch.Tensor]:
         here = self._search(problem, start[0])[0]
-        return 2 * here.energy + here.medium(here.root).log_volume(), here.free.to(problem.device)
+        return 2 * here.energy + here.medium(here.root).log_volume(), here.free.double().to(problem.device)
 
     def solve(self, problem, start: torch.Tensor) -> Solution:
         here, length, info = self._search(problem, start[0])
@@ -110,19 +110,20 @@ class DataSpaceMap(Solver):
         own = here.prior.own_root
         root = here.medium(own).effective_root()
         common = None if here.prior.shared_root is None else here.shifted(here.prior.shared_root).float().numpy()
-        leverage = torch.empty_like(length)
+        leverage = length.new_empty(len(length), dtype=torch.float64)
         for part, factor in here.factors(root):
             leverage[part] = len(factor) - data_space.trace_inverse(data_space.factorize(factor))
         covariance = FactoredCovariance(
             response=here.response.numpy(),
             root=root.numpy(),
-            scale=here.free.numpy(),
-            weight=here.weight.numpy(),
+            scale=here.free.double().numpy(),
+            weight=here.weight.double().numpy(),
             logarithm=True,
             common=common,
         )
         sampler = MapDraws(replace(problem, _whole=None), own, covariance)
-        free, status, leverage = (value.to(problem.device) for value in (here.free, status, leverage))
+        free = torch.as_tensor(covariance.scale)
+        free, status, leverage = (value.to(problem.device) for value in (free, status, leverage))
         return Solution(free=free, status=status, covariance=covariance, leverage=leverage, sampler=sampler, info=info)
 
     def _search(self, problem, start: torch.Tensor) -> tuple[Place, torch.Tensor, dict]:
@@ -134,8 +135,8 @@ class DataSpaceMap(Solver):
             iterations += 1
             step, spent = here.step(damping, few, near=iterations > _GAUSS_NEWTON)
             products += spent
-            longest = (here.root @ step).abs().amax(0)
-            step = step * (LONGEST_STEP / longest.clamp_min(1e-30)).clamp_max(1.0)
+            longest = here.logarithms(step).abs().amax(0)
+            step.mul_((LONGEST_STEP / longest.clamp_min(1e-30)).clamp_max(1.0))
             there = here.moved(step, few)
             if there.energy <= here.energy + 1e-12 * abs(here.energy):
                 moved = step.square().sum(0) + here.seen(step, few).square().sum(0)

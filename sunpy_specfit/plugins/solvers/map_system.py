@@ -58,7 +58,7 @@ class AlikeSystem:
         self.near = CosinePreconditioner(shape, waves, factors(self.root))
 
     def solve(self, right: torch.Tensor, tolerance: float = _EXACT_ALIKE) -> tuple[torch.Tensor, int]:
-        """The solution, in double precision, and the products that it took."""
+        """The solution, and the products that it took."""
         shape = right.shape
 
         def product(v):
@@ -76,7 +76,7 @@ class AlikeSystem:
             tolerance=tolerance,
             max_iterations=_PRODUCTS,
         )
-        return solved.x.double().reshape(shape), solved.iterations
+        return solved.x.to(right).reshape(shape), solved.iterations
 
 
 class JoinedSystem:
@@ -101,7 +101,8 @@ class JoinedSystem:
 
     def alone(self, right: torch.Tensor) -> torch.Tensor:
         """The solution of each pixel by itself, neighbours held."""
-        return self.shared @ self._precondition((self.shared.T @ right).float()).double()
+        single = self.shared.float()
+        return (single @ self._precondition(single.T @ right.float())).to(right)
 
     def _precondition(self, v: torch.Tensor) -> torch.Tensor:
         out = v.clone()
@@ -110,8 +111,8 @@ class JoinedSystem:
         return out.div_(1 + self.damping)
 
     def solve(self, right: torch.Tensor, tolerance: float = _EXACT) -> tuple[torch.Tensor, int]:
-        """The solution, in double precision, and the products that it took."""
-        shape, held = right.shape, self._held()
+        """The solution, and the products that it took."""
+        shape, held, single = right.shape, self._held(), self.shared.float()
 
         def product(v):
             """The curvature less the preconditioner's."""
@@ -120,10 +121,10 @@ class JoinedSystem:
 
         solved = conjugate_gradient(
             product,
-            (self.shared.T @ right).float().reshape(-1),
+            (single.T @ right.float()).reshape(-1),
             preconditioner=lambda v: self._precondition(v.reshape(shape)).reshape(-1),
             tolerance=tolerance,
             max_iterations=_PRODUCTS,
             split=True,
         )
-        return self.shared @ solved.x.double().reshape(shape), solved.iterations
+        return (single @ solved.x.reshape(shape)).to(right), solved.iterations

@@ -51,9 +51,9 @@ class Neighbours:
         """The energy, and its slope with z."""
         energy, slope = 0.0, torch.zeros_like(z)
         for within, product, *_ in self.parts:
-            slope.addmm_(within, product(z))
+            slope.addmm_(within.to(z), product(z))
         if self.parts:
-            energy = 0.5 * float((slope * z).sum())
+            energy = 0.5 * float((slope * z).sum(dtype=torch.float64))
         for prior, name in self.others:
             energy += float(prior.energy({name: free}).sum())
             slope += self.root.T @ (free * prior.quadratic({name: free}).gradient[name])

@@ -35,9 +35,11 @@ class Place:
     prior : `~sunpy_specfit.core.gaussian.BoundGaussian`
     neighbours : `Neighbours`
     root : `torch.Tensor`
-        Of the prior's covariance, ``(k, r)``, less those directions that no data tell of.
-    response, data, weight : `torch.Tensor`
-        ``(m, k)``, ``(m, pixels)``, ``(m, pixels)``.
+        Of the prior's covariance, ``(k, r)``, less those directions that no data tell of; float64.
+    response : `torch.Tensor`
+        ``(m, k)``, float64.
+    data, weight : `torch.Tensor`
+        ``(m, pixels)``, as all that follows in single precision where that is enough.
     z : `torch.Tensor`
     free, residual : `torch.Tensor`
         What follows from z: the vector, and what the data still ask for, times their weight.
@@ -55,11 +57,15 @@ class Place:
     residual: torch.Tensor | None = None
 
     def __post_init__(self):
+        # For work on all pixels, in their precision.
+        self._mean, self._root, self._response = (
+            matrix.to(self.z) for matrix in (self.prior.mean[:, None], self.root, self.response)
+        )
         if self.free is None:
             self.free, self.residual = self._seen(slice(None), self.z)
         coupled, self.slope = self.neighbours.at(self.free, self.z)
-        misfit = (self.residual.square() / self.weight.clamp_min(1e-300)).sum()
-        self.energy = 0.5 * float(misfit + self.z.square().sum()) + coupled
+        misfit = self.residual.square().div_(self.weight.clamp_min(1e-30)).sum(dtype=torch.float64)
+        self.energy = 0.5 * float(misfit + self.z.square().sum(dtype=torch.float64)) + coupled
         if not self.energy < float("inf"):
             self.energy = float("inf")
 
@@ -81,6 +87,9 @@ class Place:
             axes = axes[:, told > _TOLD * medium.waves[:, 0, 0].min()]
             root, z = root @ axes, axes.T @ z
             neighbours = Neighbours(problem, root, free)
+        # Of other priors there are squares of the vector itself, whatever its unit.
+        single = data_space.single_is_enough(data, weight, free) and not neighbours.others
+        data, weight, z = (numbers.to(torch.float32 if single else torch.float64) for numbers in (data, weight, z))
         return cls(problem, prior, neighbours, root, response, data, weight, z)
 
     def moved(self, step: torch.Tensor, few: torch.Tensor | None) -> Place:
@@ -93,8 +102,8 @@ class Place:
 
     def _seen(self, few, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The vector of some pixels and what their data still ask for, times its weight."""
-        free = torch.addmm(self.prior.mean[:, None], self.root, z).exp_()
-        return free, torch.addmm(self.data[:, few], self.response, free, alpha=-1).mul_(self.weight[:, few])
+        free = torch.addmm(self._mean, self._root, z).exp_()
+        return free, torch.addmm(self.data[:, few], self._response, free, alpha=-1).mul_(self.weight[:, few])
 
     def medium(self, root: torch.Tensor) -> Medium:
         """The map as a medium, with all or some of the prior's directions."""
@@ -105,22 +114,24 @@ class Place:
         free, weight = (self.free, self.weight) if few is None else (self.free[:, few], self.weight[:, few])
         return seen_by_data(root, self.response, free, weight)
 
+    def logarithms(self, step: torch.Tensor) -> torch.Tensor:
+        """What a step adds to the logarithms, ``(k, pixels)``."""
+        return self._root @ step
+
     def seen(self, step: torch.Tensor, few: torch.Tensor | None) -> torch.Tensor:
         """What a step changes in the data, in sigma."""
         free, weight = (self.free, self.weight) if few is None else (self.free[:, few], self.weight[:, few])
-        return weight.sqrt() * (self.response @ (free * (self.root @ step)))
+        return weight.sqrt() * (self._response @ (self.logarithms(step).mul_(free)))
 
     def step(self, damping: float, few: torch.Tensor | None, *, near: bool) -> tuple[torch.Tensor, int]:
         """The Gauss-Newton step, and the products with the curvature that it took; of a few pixels each by itself.
 
         ``near`` the minimum all the curvature counts, that of exp with it, where neighbours hold all numbers alike:
         maps that are free to rise as a whole would else creep.
-
-        How far a step leads is measured in double precision.
         """
         own = slice(None) if few is None else few
-        asked = (self.response.T @ self.residual[:, own]).mul_(self.free[:, own])
-        gradient = self.z[:, own] + self.slope[:, own] - self.root.T @ asked
+        asked = (self._response.T @ self.residual[:, own]).mul_(self.free[:, own])
+        gradient = self.z[:, own] + self.slope[:, own] - self._root.T @ asked
         if few is not None:
             factors = partial(self.factors, few=few)
             return JoinedSystem(self.neighbours, self.free, factors, damping).alone(-gradient), 0
@@ -145,30 +156,31 @@ class Place:
         Returns
         -------
         `torch.Tensor`
-            ``(k, q, pixels)``, float32.
+            ``(k, q, pixels)``.
         """
-        found = torch.empty((*means.shape, self.z.shape[1]))
+        means = means.to(self.z)
+        found = self.z.new_empty((*means.shape, self.z.shape[1]))
         squares = torch.empty_like(found[:, 0])
         signs = (torch.randint(0, 2, means.shape[1:], generator=torch.Generator().manual_seed(0)) * 2 - 1).to(means)
         follows = torch.empty_like(self.z)
         for part, factor, told in self._followed(means):
             follows[:, part] = data_space.pull(factor, torch.einsum("mqp,q->mp", told, signs))
-            data_space.depart(means.float(), (self.root @ factor).float(), told.float(), part, found, squares)
+            data_space.depart(means, self._root @ factor, told, part, found, squares)
         system = self.system()
-        probe = self.root @ system.solve(self.neighbours.uneven(self.free, follows), _ROUGHLY)[0]
+        probe = self._root @ system.solve(self.neighbours.uneven(self.free, follows), _ROUGHLY)[0]
         uneven = (probe.square() / squares).mean(0)
         if float(uneven.kthvalue(math.ceil((1 - _SOME) * len(uneven))).values) > _UNEVEN**2:
             for number, mean in enumerate(means.T):
                 for part, factor, told in self._followed(mean[:, None]):
                     follows[:, part] = data_space.pull(factor, told[:, 0])
                 uneven = system.solve(self.neighbours.uneven(self.free, follows), _SHARED)[0]
-                found[:, number] += self.root @ uneven
+                found[:, number] += self._root @ uneven
         return found
 
     def _followed(self, means: torch.Tensor):
         """Where each pixel is by itself z follows shifts ``(k, q)`` by Hᵀ u: H and u ``(m, q, pixels)`` by pieces."""
         q, even = means.shape[1], self.neighbours.even
-        seen = (self.response[:, None] * means.T).flatten(0, 1)
-        for part, factor in self.factors(self.root):
+        seen = (self._response[:, None] * means.T).flatten(0, 1)
+        for part, factor in self.factors(self._root):
             told = (seen @ self.free[:, part]).unflatten(0, (-1, q)).mul_(self.weight[:, part].sqrt()[:, None])
             yield part, factor, data_space.solve(data_space.factorize(factor, even), told)
