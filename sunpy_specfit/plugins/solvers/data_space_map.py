@@ -137,17 +137,21 @@ class DataSpaceMap(Solver):
             products += spent
             longest = here.logarithms(step).abs().amax(0)
             step.mul_((LONGEST_STEP / longest.clamp_min(1e-30)).clamp_max(1.0))
-            there = here.moved(step, few)
-            if there.energy <= here.energy + 1e-12 * abs(here.energy):
-                moved = step.square().sum(0) + here.seen(step, few).square().sum(0)
-                length[slice(None) if few is None else few] = moved
-                here, damping = there, damping * 0.2 if damping > 1e-2 else 0.0
-                left = (length > self.tolerance**2).nonzero()[:, 0]
-                if not len(left):
-                    break
-                few = left if len(left) <= _FEW * len(length) and not here.neighbours.alike else None
-            else:
+            moved = step.square().sum(0) + here.seen(step, few).square().sum(0)
+            there, part = here.lowest_along(step, few)
+            if there is None:
                 damping, few = max(4 * damping, 0.3), None
                 if damping > 1e6:
                     break
+                continue
+            length[slice(None) if few is None else few] = moved
+            here = there
+            if part < 1:
+                damping = max(2 * damping, 0.1)
+            else:
+                damping = 0.2 * damping if damping > 1e-2 else 0.0
+            left = (length > self.tolerance**2).nonzero()[:, 0]
+            if not len(left):
+                break
+            few = left if len(left) <= _FEW * len(length) and not here.neighbours.alike else None
         return here, length, {"iterations": iterations, "products": products}

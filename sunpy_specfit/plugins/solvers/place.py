@@ -21,6 +21,8 @@ __all__ = ["Place"]
 _UNEVEN, _SOME, _SHARED = 0.15, 1e-3, 0.01
 # To this part of itself it is asked of all together.
 _ROUGHLY = 0.3
+# Parts of a step that are tried.
+_PARTS = (1.0, 0.5, 0.25)
 # Directions of which the data of all pixels together say less than this part of what the priors do stay as they are.
 _TOLD = 1e-3
 
@@ -61,6 +63,7 @@ class Place:
         self._mean, self._root, self._response = (
             matrix.to(self.z) for matrix in (self.prior.mean[:, None], self.root, self.response)
         )
+        self._rounding = 1e-12 if self.z.dtype == torch.float64 else 1e-8
         if self.free is None:
             self.free, self.residual = self._seen(slice(None), self.z)
         coupled, self.slope = self.neighbours.at(self.free, self.z)
@@ -99,6 +102,14 @@ class Place:
         z, free, residual = self.z.index_add(1, few, step), self.free.clone(), self.residual.clone()
         free[:, few], residual[:, few] = self._seen(few, z[:, few])
         return replace(self, z=z, free=free, residual=residual)
+
+    def lowest_along(self, step: torch.Tensor, few: torch.Tensor | None) -> tuple[Place | None, float]:
+        """The first place along a step, from its end on, that is not higher, and what part of the step leads there."""
+        for part in _PARTS:
+            there = self.moved(step if part == 1 else part * step, few)
+            if there.energy <= self.energy + self._rounding * abs(self.energy):
+                return there, part
+        return None, 0.0
 
     def _seen(self, few, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The vector of some pixels and what their data still ask for, times its weight."""
