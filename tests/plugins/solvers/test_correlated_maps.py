@@ -13,6 +13,7 @@ from sunpy_specfit.data import dem_scene
 from sunpy_specfit.plugins.priors.differences import Differences
 from sunpy_specfit.plugins.solvers.cosine_preconditioner import CosinePreconditioner
 from sunpy_specfit.plugins.solvers.neighbours import Neighbours
+from sunpy_specfit.plugins.solvers.place import Place
 
 pytest.importorskip("demregpy")
 BINS = np.logspace(5.7, 7.3, 13) * u.K
@@ -28,12 +29,16 @@ def fit(scene, *priors, **options):
     return specfit.fit(scene.images, specfit.DEM(scene.responses, bins=BINS), priors=[temperature, *priors], **options)
 
 
+def _temperature_prior(result):
+    return next(prior for prior in result._priors if prior.name == "temperature_prior")._bound
+
+
 class Dense:
     """The same with matrices of all unknowns at once, pixel by pixel ``(pixels · bins)``."""
 
     def __init__(self, result):
         self.model = result._layout.components[0]
-        prior = next(prior for prior in result._priors if prior.name == "temperature_prior")._bound
+        prior = _temperature_prior(result)
         cube = result._canvases[0].cube
         self.data, self.sigma = cube.data.reshape(6, -1), cube.uncertainty.array.reshape(6, -1)
         self.mean, n = prior.mean.numpy(), self.data.shape[1]
@@ -224,3 +229,36 @@ def test_where_most_pixels_are_masked_the_evidence_is_still_that_of_dense_matric
     best = told["tried"].index(told["scale"])
     np.testing.assert_allclose(found - found[best], exact - exact[best], rtol=0.2, atol=4)
     assert exact[best] - exact.min() < 4
+
+
+@pytest.mark.parametrize("even", [True, False])
+def test_what_pixels_share_of_an_error_is_that_of_the_dense_curvature(even):
+    scene = dem_scene("quiet_sun" if even else "active_region", (12, 12), seed=2, exposure=0.1 if even else 1.0)
+    keep = np.ones((12, 12), bool)
+    if even:
+        for image in scene.images.values():
+            image.data[:], image.uncertainty.array[:] = image.data[0, 0], image.uncertainty.array[0, 0]
+    else:
+        keep[4:9, 3:8] = False
+    model, prior = specfit.DEM(scene.responses, bins=BINS), specfit.Correlated("dem", length=2.0)
+    result = specfit.fit(scene.images, model, priors=prior, mask=dict.fromkeys(scene.images, ~keep))
+    dense, shared = Dense(result), _temperature_prior(result).shared_root.numpy()
+    dense.sigma = np.where(keep.ravel(), dense.sigma, np.inf)
+    hessian, pulled = dense.hessian(result["dem"].data.reshape(12, -1)), dense.precision @ np.tile(shared, (144, 1))
+    exact = np.linalg.solve(hessian, pulled).reshape(144, 12, -1).transpose(1, 2, 0)
+    found = result._sampler.covariance.common
+    assert np.abs(found - exact).max() < 0.03 * np.abs(exact).max()
+    ratio = np.linalg.norm(found, axis=1) / np.linalg.norm(exact, axis=1)
+    assert np.all((ratio > 0.85) & (ratio < 1.15))
+
+
+def test_a_step_too_long_is_shortened_until_it_leads_downhill(monkeypatch):
+    found = []
+    monkeypatch.setattr(Place, "of", lambda *given, of=Place.of: found.append(of(*given)) or found[-1])
+    fit(dem_scene("flare", (4, 5), seed=2), specfit.Correlated("dem", length=2.0))
+    here = found[0]
+    step, _ = here.step(0.0, None, near=False)
+    there, part = here.lowest_along(2.5 * step, None)
+    assert part < 1
+    assert there.energy < here.energy < here.moved(2.5 * step, None).energy
+    assert here.lowest_along(-step, None)[0] is None
