@@ -5,10 +5,10 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-__all__ = ["factorize", "invert", "multiply", "substitute"]
+__all__ = ["AT_ONCE", "factorize", "invert", "invert_some", "multiply", "room_to_invert", "substitute"]
 
 # Pixels at a time.
-_AT_ONCE = 256
+AT_ONCE = 256
 # Of a matrix with a unit diagonal: a direction with a smaller pivot is as good as free.
 _FREE = 1e-10
 _compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
@@ -90,6 +90,53 @@ def _factor(matrix, begin, pixels, row, factor, scale, weak):
 
 
 @_compiled
+def invert_some(matrix, begin, pixels, inverse, at_pixel, memory):
+    """Inverses of up to `AT_ONCE` matrices, to where they belong; the last row of the memory is 0 where none is in doubt.
+
+    Parameters
+    ----------
+    matrix : `numpy.ndarray`
+        Packed, ``(k (k + 1) / 2, pixels)``.
+    begin, pixels : int
+        The first of them, and how many.
+    inverse : `numpy.ndarray`
+        Shaped as the matrices.
+    at_pixel : int
+        Where the first goes.
+    memory : tuple of `numpy.ndarray`
+        Room to work in, as `room_to_invert` has it.
+    """
+    factor, lower, scale, row, doubt = memory
+    k = len(scale)
+    _factor(matrix, begin, pixels, row, factor, scale, doubt)
+    for j in range(k):
+        lower[j * (j + 1) // 2 + j, :pixels] = factor[j * (j + 1) // 2 + j, :pixels]
+        for i in range(j + 1, k):
+            at = i * (i + 1) // 2
+            own = lower[at + j]
+            own[:pixels] = 0.0
+            for m in range(j, i):
+                _subtract_product(own, factor[at + m], lower[m * (m + 1) // 2 + j], pixels)
+            _multiply(own, factor[at + i], pixels)
+    for i in range(k):
+        for j in range(i + 1):
+            out = inverse[i * (i + 1) // 2 + j, at_pixel : at_pixel + pixels]
+            _set_product(out, lower[i * (i + 1) // 2 + i], lower[i * (i + 1) // 2 + j], pixels)
+            for m in range(i + 1, k):
+                _add_product(out, lower[m * (m + 1) // 2 + i], lower[m * (m + 1) // 2 + j], pixels)
+            _multiply(out, scale[i], pixels)
+            _multiply(out, scale[j], pixels)
+
+
+@_compiled
+def room_to_invert(rows):
+    """Memory for `invert_some`: the factors, their inverses, the scales, a row, and what is in doubt."""
+    k = int(round((np.sqrt(8.0 * rows + 1.0) - 1.0) / 2.0))
+    factor, lower = np.empty((rows, AT_ONCE)), np.empty((rows, AT_ONCE))
+    return factor, lower, np.empty((k, AT_ONCE)), np.empty(AT_ONCE), np.empty(AT_ONCE)
+
+
+@_compiled
 def invert(first, last, matrix, vector, inverse, solution, weak):
     """Inverses, and their products with vectors, in double; what is in doubt is marked.
 
@@ -106,30 +153,12 @@ def invert(first, last, matrix, vector, inverse, solution, weak):
     weak : `numpy.ndarray`
         bool ``(pixels,)``, to be filled: where something is not determined, or no number, and the inverse is none.
     """
-    rows = len(matrix)
-    k = int(round((np.sqrt(8.0 * rows + 1.0) - 1.0) / 2.0))
-    factor, lower = np.empty((rows, _AT_ONCE)), np.empty((rows, _AT_ONCE))
-    scale, row, doubt = np.empty((k, _AT_ONCE)), np.empty(_AT_ONCE), np.empty(_AT_ONCE)
-    for begin in range(first, last, _AT_ONCE):
-        pixels = min(_AT_ONCE, last - begin)
-        _factor(matrix, begin, pixels, row, factor, scale, doubt)
-        for j in range(k):
-            lower[j * (j + 1) // 2 + j, :pixels] = factor[j * (j + 1) // 2 + j, :pixels]
-            for i in range(j + 1, k):
-                at = i * (i + 1) // 2
-                own = lower[at + j]
-                own[:pixels] = 0.0
-                for m in range(j, i):
-                    _subtract_product(own, factor[at + m], lower[m * (m + 1) // 2 + j], pixels)
-                _multiply(own, factor[at + i], pixels)
-        for i in range(k):
-            for j in range(i + 1):
-                out = inverse[i * (i + 1) // 2 + j, begin : begin + pixels]
-                _set_product(out, lower[i * (i + 1) // 2 + i], lower[i * (i + 1) // 2 + j], pixels)
-                for m in range(i + 1, k):
-                    _add_product(out, lower[m * (m + 1) // 2 + i], lower[m * (m + 1) // 2 + j], pixels)
-                _multiply(out, scale[i], pixels)
-                _multiply(out, scale[j], pixels)
+    memory = room_to_invert(len(matrix))
+    row, doubt = memory[3], memory[4]
+    k = len(memory[2])
+    for begin in range(first, last, AT_ONCE):
+        pixels = min(AT_ONCE, last - begin)
+        invert_some(matrix, begin, pixels, inverse, begin, memory)
         for i in range(len(vector)):
             right = vector[i, begin : begin + pixels]
             for p in range(pixels):
@@ -159,8 +188,8 @@ def multiply(first, last, matrix, vector, out):
         ``(k, pixels)``; the second to be filled.
     """
     k = len(vector)
-    for begin in range(first, last, _AT_ONCE):
-        end = min(begin + _AT_ONCE, last)
+    for begin in range(first, last, AT_ONCE):
+        end = min(begin + AT_ONCE, last)
         pixels = end - begin
         for i in range(k):
             own = out[i, begin:end]
@@ -188,9 +217,9 @@ def factorize(first, last, matrix, out):
     kind = matrix.dtype.type
     zero, one = kind(0), kind(1)
     floor = kind(10 * np.finfo(matrix.dtype).eps)  # pivots are kept above round-off
-    scale, size = np.empty((k, _AT_ONCE), matrix.dtype), np.empty((k, _AT_ONCE), matrix.dtype)
-    for begin in range(first, last, _AT_ONCE):
-        end = min(begin + _AT_ONCE, last)
+    scale, size = np.empty((k, AT_ONCE), matrix.dtype), np.empty((k, AT_ONCE), matrix.dtype)
+    for begin in range(first, last, AT_ONCE):
+        end = min(begin + AT_ONCE, last)
         pixels = end - begin
         for i in range(k):
             at = i * (i + 1) // 2
@@ -239,8 +268,8 @@ def substitute(first, last, factor, vector, out):
         ``(k, pixels)``; the second to be filled.
     """
     k = len(vector)
-    for begin in range(first, last, _AT_ONCE):
-        end = min(begin + _AT_ONCE, last)
+    for begin in range(first, last, AT_ONCE):
+        end = min(begin + AT_ONCE, last)
         pixels = end - begin
         for i in range(k):
             own, right, at = out[i, begin:end], vector[i, begin:end], i * (i + 1) // 2
