@@ -67,8 +67,7 @@ def _read_in_place(problem: Problem, index, dtype: torch.dtype) -> tuple[Compres
     bare = bare_block(problem, index, dtype, flags, problem.base.to(dtype))
     constant, matrix, vector, valid = in_free_numbers(term, bare, *quadratic)
     # The largest of any sample, as where all have the same noise.
-    highest = (peak[regular] if not bool(regular.all()) else peak).amax() if bool(regular.any()) else peak.new_zeros(())
-    peak = (highest * weight.sqrt().to(dtype)).expand(pixels)
+    peak = (peak * weight.sqrt()).to(dtype).expand(pixels)
     block = CompressedBlock.of(bare, constant=constant, matrix=matrix, vector=vector, valid=valid, peak=peak)
     return block, regular
 

@@ -109,8 +109,7 @@ def _look_at(
     products, half = _products(_Rows(rows), _Rows(modes[..., 0].T.numpy()), n * len(derivatives), 2 * lines, kind)
     width_of = {"wing": (n, 0), "core": (0, n), "both": (n, n)}[model.linear]
     found = [torch.empty(shape, dtype=dtype) for shape in ((pixels,), (6, pixels), (3, pixels))]
-    found += [torch.empty(pixels, dtype=torch.int64), torch.empty(pixels, dtype=dtype)]
-    found.append(torch.empty(pixels, dtype=torch.bool))
+    found += [torch.empty(pixels, dtype=torch.int64), torch.empty(pixels, dtype=torch.bool)]
 
     def told(row):
         return row[:, 0].contiguous().numpy().astype(kind)
@@ -119,8 +118,11 @@ def _look_at(
         return np.ascontiguousarray(rows.expand(-1, pixels).numpy())
 
     (light, light_steps), (others, steps) = intensity.flat(), data.flat()
+    whole = np.dtype(f"i{light.itemsize}")
     given = (
         (light, others),
+        tuple(row.view(whole) for row in (light, others)),
+        whole.type(np.iinfo(whole).max),
         (*light_steps, *steps),
         (kind.type(1 / intensity.factor), kind.type(1 / data.factor)),
         (*map(spread, (center.values, outer[1], inner[1])), float(center.offset), float(1 / factor)),
@@ -140,8 +142,9 @@ def _look_at(
         ),
         tuple(value.numpy() for value in found),
     )
-    over_pixels(lambda begin, end: loops.look_at(begin, end, *given), pixels, loops.READ)
-    return tuple(found)
+    largest = over_pixels(lambda begin, end: loops.look_at(begin, end, *given), pixels, loops.READ)
+    *quadratic, regular = found
+    return *quadratic, float(np.max(largest)), regular
 
 
 class _Rows:

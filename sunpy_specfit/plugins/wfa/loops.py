@@ -37,17 +37,68 @@ _compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"c
 
 
 @_compiled
-def _take(source, begin, step, scale, pixels, samples, stokes, row):
-    """One sample of some pixels out of the cube, multiplied, to where the samples of so many pixels lie side by side.
+def _copy(here, scale, own):
+    for p in range(TILE):
+        own[p] = scale * here[p]
 
-    The last pixel stands in for those that are missing.
+
+@_compiled
+def _copy_folded(here, there, scale, own, other):
+    """The sum of two samples, and their difference."""
+    for p in range(TILE):
+        a, b = scale * here[p], scale * there[p]
+        own[p] = a + b
+        other[p] = a - b
+
+
+@_compiled
+def _largest_of(bits, step, pixels, mask, most):
+    """The size of the largest number by its bits, which rise as sizes do; those of what is no number are above all."""
+    kind = bits.dtype.type
+    largest = kind(0)
+    if step == 1:
+        for p in range(pixels):
+            size = kind(bits[p] & mask)
+            largest = size if size > largest else largest
+    else:
+        for p in range(pixels):
+            size = kind(bits[p * step] & mask)
+            largest = size if size > largest else largest
+    return max(largest, most)
+
+
+@_compiled
+def _take_two(source, begin, other_begin, step, scale, pixels, samples, stokes, row, other_row, folded):
+    """Two samples of some pixels out of the cube, multiplied, to where the samples of so many pixels lie side by side.
+
+    Sums and differences if these are asked for. The last pixel stands in for those that are missing.
     """
     whole = pixels // TILE if step == 1 else 0
     for tile in range(whole):
-        own, here = samples[tile, stokes, row], source[begin + tile * TILE : begin + tile * TILE + TILE]
-        for p in range(TILE):
-            own[p] = scale * here[p]
+        at, other_at = begin + tile * TILE, other_begin + tile * TILE
+        one, two = samples[tile, stokes, row], samples[tile, stokes, other_row]
+        here, there = source[at : at + TILE], source[other_at : other_at + TILE]
+        if folded:
+            _copy_folded(here, there, scale, one, two)
+        else:
+            _copy(here, scale, one)
+            _copy(there, scale, two)
     for tile in range(whole, (pixels + TILE - 1) // TILE):
+        at, other_at = begin + tile * TILE * step, other_begin + tile * TILE * step
+        one, two = samples[tile, stokes, row], samples[tile, stokes, other_row]
+        number = min(TILE, pixels - tile * TILE)
+        for p in range(number):
+            a, b = scale * source[at + p * step], scale * source[other_at + p * step]
+            one[p] = a + b if folded else a
+            two[p] = a - b if folded else b
+        for p in range(number, TILE):
+            one[p], two[p] = one[number - 1], two[number - 1]
+
+
+@_compiled
+def _take_one(source, begin, step, scale, pixels, samples, stokes, row):
+    """One sample, as `_take_two`."""
+    for tile in range((pixels + TILE - 1) // TILE):
         own, at = samples[tile, stokes, row], begin + tile * TILE * step
         number = min(TILE, pixels - tile * TILE)
         for p in range(number):
@@ -57,18 +108,42 @@ def _take(source, begin, step, scale, pixels, samples, stokes, row):
 
 
 @_compiled
-def _find_largest(rows, largest):
-    """The size of the largest sample of each pixel, NaN where one is."""
-    for p in range(TILE):
-        largest[p] = abs(rows[0, p])
-    for j in range(1, len(rows) - 1, 2):
-        one, other = rows[j], rows[j + 1]
-        for p in range(TILE):
-            largest[p] = np.maximum(largest[p], np.maximum(abs(one[p]), abs(other[p])))
-    for j in range((len(rows) - 1) // 2 * 2 + 1, len(rows)):
-        one = rows[j]
-        for p in range(TILE):
-            largest[p] = np.maximum(largest[p], abs(one[p]))
+def _take(source, bits, at, sample_step, step, scale, pixels, samples, stokes, folded, mask, most):
+    """All samples of one Stokes parameter, those at equal distances from the middle together; the largest by its bits."""
+    n = samples.shape[2]
+    for k in range(n // 2):
+        one, other = at + k * sample_step, at + (n - 1 - k) * sample_step
+        _take_two(source, one, other, step, scale, pixels, samples, stokes, k, n - 1 - k, folded)
+        most = _largest_of(bits[one:], step, pixels, mask, most)
+        most = _largest_of(bits[other:], step, pixels, mask, most)
+    if n % 2:
+        one = at + n // 2 * sample_step
+        _take_one(source, one, step, scale, pixels, samples, stokes, n // 2)
+        most = _largest_of(bits[one:], step, pixels, mask, most)
+    return most
+
+
+@_compiled
+def _largest_in(source, at, stokes_step, stokes, sample_step, n):
+    """The size of the largest sample of a pixel, NaN where one is."""
+    most = abs(source[at])
+    for s in range(stokes):
+        for j in range(n):
+            most = np.maximum(most, abs(source[at + s * stokes_step + j * sample_step]))
+    return most
+
+
+@_compiled
+def _look_closer(spectra, steps, scale, first, pixels, n, limit, regular):
+    """Which of some pixels have measurements only, and the largest of their Q, U and V."""
+    sample_step, pixel_step, stokes_step, other_sample, other_pixel = steps
+    largest = limit * 0
+    for p in range(first, first + pixels):
+        of_light = scale[0] * _largest_in(spectra[0], p * pixel_step, 0, 1, sample_step, n)
+        of_others = scale[1] * _largest_in(spectra[1], p * other_pixel, stokes_step, 3, other_sample, n)
+        regular[p] = (of_light <= limit) & (of_others <= limit)
+        largest = of_others if regular[p] and of_others > largest else largest
+    return largest
 
 
 @_compiled
@@ -191,9 +266,6 @@ def _work_on(samples, edges, axis, products, half, lines, parts, modes, noise, n
     for p in range(COUNTED * TILE):
         sums[p] = zero
     tilt[:] = zero
-    if folded:
-        _fold(light, half)
-        _fold(circular, half)
     for matrix, which, places in (even, odd):
         multiply(matrix, light, which, derived, places)
     for matrix, which, places in (even_v, odd_v):
@@ -222,9 +294,9 @@ def _put(target, sums, begin):
 
 
 @_compiled
-def _write(found, begin, end, sums, largest, limit):
-    """The quadratic, the largest of Q, U and V, and whether all samples are numbers."""
-    constant, matrix, vector, valid, peak, regular = found
+def _write(found, begin, end, sums):
+    """The quadratic."""
+    constant, matrix, vector, valid, _ = found
     _put(constant[begin:end], sums, CONSTANT)
     for row, what in ((0, VV), (2, QQ), (4, QU), (5, UU)):
         _put(matrix[row, begin:end], sums, what)
@@ -232,20 +304,15 @@ def _write(found, begin, end, sums, largest, limit):
     matrix[3, begin:end] = 0
     for row, what in ((0, V), (1, Q), (2, U)):
         _put(vector[row, begin:end], sums, what)
-    own_valid, own_peak, own_regular = valid[begin:end], peak[begin:end], regular[begin:end]
+    own_valid = valid[begin:end]
     for p in range(len(own_valid)):
         # By way of integers half as long, for which there are vector instructions.
         own_valid[p] = np.int64(np.int32(sums[VALID + p]))
-    of_light, of_others = largest[0], largest[1]
-    for p in range(len(own_peak)):
-        own_peak[p] = of_others[p]
-    for p in range(len(own_regular)):
-        own_regular[p] = (of_light[p] <= limit) & (of_others[p] <= limit)
 
 
 @_compiled
 def look_at(
-    begin, end, spectra, steps, scale, center, axis, limit, products, half, lines, parts, modes, noise, numbers, found
+    begin, end, spectra, bits, mask, steps, scale, center, axis, limit, products, half, lines, parts, modes, noise, numbers, found
 ):
     """The quadratics of some pixels, from their samples where these lie.
 
@@ -253,8 +320,10 @@ def look_at(
     ----------
     begin, end : int
         Which pixels.
-    spectra : tuple of `numpy.ndarray`
-        I and the other three: one-dimensional, from their first number to their last.
+    spectra, bits : tuple of `numpy.ndarray`
+        I and the other three: one-dimensional, from their first number to their last; and the same as integers.
+    mask : int
+        The bits of a number but for its sign.
     steps : tuple of int
         How far apart samples and pixels of I lie there, and Stokes parameters, samples and pixels of the others.
     scale : tuple of number
@@ -282,7 +351,12 @@ def look_at(
     numbers : tuple of number
         The weight of Q, U and V, the variance of I, the signs of Q, U and V, how many samples V has.
     found : tuple of `numpy.ndarray`
-        To be filled: constant, matrix, vector, valid, the largest of Q, U and V, and whether all samples are numbers.
+        To be filled: constant, matrix, vector, valid, and whether all samples are numbers.
+
+    Returns
+    -------
+    number
+        The size of the largest sample of Q, U and V in pixels whose samples are all numbers.
     """
     light, others = spectra
     sample_step, pixel_step, stokes_step, other_sample, other_pixel = steps
@@ -303,16 +377,25 @@ def look_at(
         np.zeros((len(middles), TILE), kind),
         np.zeros((len(middles), TILE), kind),
     )
-    samples, largest = np.zeros((_TILES, 4, n, TILE), kind), np.zeros((2, TILE), kind)
+    samples, folded, largest = np.zeros((_TILES, 4, n, TILE), kind), half < n, kind.type(0)
+    regular, most = found[-1], np.zeros(2, bits[0].dtype)
+    sizes = most.view(light.dtype)
     for first in range(begin, end, READ):
         pixels = min(READ, end - first)
-        for j in range(n):
-            at = j * sample_step + first * pixel_step
-            _take(light, at, pixel_step, scale[0], pixels, samples, 0, j)
+        most[:] = 0
+        at = first * pixel_step
+        most[0] = _take(light, bits[0], at, sample_step, pixel_step, scale[0], pixels, samples, 0, folded, mask, most[0])
         for s in range(3):
-            for j in range(n):
-                at = s * stokes_step + j * other_sample + first * other_pixel
-                _take(others, at, other_pixel, scale[1], pixels, samples, s + 1, j)
+            at, own = s * stokes_step + first * other_pixel, folded & (s == 2)
+            most[1] = _take(
+                others, bits[1], at, other_sample, other_pixel, scale[1], pixels, samples, s + 1, own, mask, most[1]
+            )
+        own_largest = scale[1] * sizes[1]
+        if (scale[0] * sizes[0] <= limit) & (own_largest <= limit):
+            regular[first : first + pixels] = True
+        else:
+            own_largest = _look_closer(spectra, steps, scale, first, pixels, n, limit, regular)
+        largest = own_largest if own_largest > largest else largest
         for tile in range((pixels + TILE - 1) // TILE):
             start = first + tile * TILE
             number = min(TILE, end - start)
@@ -322,10 +405,9 @@ def look_at(
             if parts[3]:
                 _place(core, reaches, 0.0, shrink, start, number)
             edges = place, wing, core
-            _find_largest(samples[tile, 0], largest[0])
-            _find_largest(samples[tile, 1:].reshape(3 * n, TILE), largest[1])
             _work_on(samples[tile], edges, axis, products, half, lines, parts, modes, noise, numbers, memory)
-            _write(found, start, start + number, memory[4], largest, limit)
+            _write(found, start, start + number, memory[4])
+    return largest
 
 
 @_compiled
