@@ -91,7 +91,7 @@ def _factor(matrix, begin, pixels, row, factor, scale, weak):
 
 @_compiled
 def invert_some(matrix, begin, pixels, inverse, at_pixel, memory):
-    """Inverses of up to `AT_ONCE` matrices, to where they belong; the last row of the memory is 0 where none is in doubt.
+    """Inverses of up to `AT_ONCE` matrices; the last row of the memory is 0 where they are in no doubt.
 
     Parameters
     ----------

@@ -109,7 +109,7 @@ def _take_one(source, begin, step, scale, pixels, samples, stokes, row):
 
 @_compiled
 def _take(source, bits, at, sample_step, step, scale, pixels, samples, stokes, folded, mask, most):
-    """All samples of one Stokes parameter, those at equal distances from the middle together; the largest by its bits."""
+    """All samples of one Stokes parameter, mirror images together, and the largest by its bits."""
     n = samples.shape[2]
     for k in range(n // 2):
         one, other = at + k * sample_step, at + (n - 1 - k) * sample_step
@@ -138,9 +138,10 @@ def _look_closer(spectra, steps, scale, first, pixels, n, limit, regular):
     """Which of some pixels have measurements only, and the largest of their Q, U and V."""
     sample_step, pixel_step, stokes_step, other_sample, other_pixel = steps
     largest = limit * 0
-    for p in range(first, first + pixels):
-        of_light = scale[0] * _largest_in(spectra[0], p * pixel_step, 0, 1, sample_step, n)
-        of_others = scale[1] * _largest_in(spectra[1], p * other_pixel, stokes_step, 3, other_sample, n)
+    for p in range(pixels):
+        at, other_at = (first + p) * pixel_step, (first + p) * other_pixel
+        of_light = scale[0] * _largest_in(spectra[0], at, 0, 1, sample_step, n)
+        of_others = scale[1] * _largest_in(spectra[1], other_at, stokes_step, 3, other_sample, n)
         regular[p] = (of_light <= limit) & (of_others <= limit)
         largest = of_others if regular[p] and of_others > largest else largest
     return largest
@@ -312,7 +313,25 @@ def _write(found, begin, end, sums):
 
 @_compiled
 def look_at(
-    begin, end, spectra, bits, mask, steps, scale, center, axis, limit, products, half, lines, parts, modes, noise, numbers, found
+    begin,
+    end,
+    start,
+    spectra,
+    bits,
+    mask,
+    steps,
+    scale,
+    center,
+    axis,
+    limit,
+    products,
+    half,
+    lines,
+    parts,
+    modes,
+    noise,
+    numbers,
+    found,
 ):
     """The quadratics of some pixels, from their samples where these lie.
 
@@ -320,6 +339,8 @@ def look_at(
     ----------
     begin, end : int
         Which pixels.
+    start : int
+        The pixel whose numbers are the first of those found.
     spectra, bits : tuple of `numpy.ndarray`
         I and the other three: one-dimensional, from their first number to their last; and the same as integers.
     mask : int
@@ -384,7 +405,7 @@ def look_at(
         pixels = min(READ, end - first)
         most[:] = 0
         at = first * pixel_step
-        most[0] = _take(light, bits[0], at, sample_step, pixel_step, scale[0], pixels, samples, 0, folded, mask, most[0])
+        most[0] = _take(light, bits[0], at, sample_step, pixel_step, scale[0], pixels, samples, 0, folded, mask, 0)
         for s in range(3):
             at, own = s * stokes_step + first * other_pixel, folded & (s == 2)
             most[1] = _take(
@@ -392,30 +413,32 @@ def look_at(
             )
         own_largest = scale[1] * sizes[1]
         if (scale[0] * sizes[0] <= limit) & (own_largest <= limit):
-            regular[first : first + pixels] = True
+            regular[first - start : first - start + pixels] = True
         else:
-            own_largest = _look_closer(spectra, steps, scale, first, pixels, n, limit, regular)
+            own_largest = _look_closer(spectra, steps, scale, first, pixels, n, limit, regular[first - start :])
         largest = own_largest if own_largest > largest else largest
         for tile in range((pixels + TILE - 1) // TILE):
-            start = first + tile * TILE
-            number = min(TILE, end - start)
-            _place(place, middles, origin, shrink, start, number)
+            here = first + tile * TILE
+            number = min(TILE, end - here)
+            _place(place, middles, origin, shrink, here, number)
             if parts[1]:
-                _place(wing, begins, 0.0, shrink, start, number)
+                _place(wing, begins, 0.0, shrink, here, number)
             if parts[3]:
-                _place(core, reaches, 0.0, shrink, start, number)
+                _place(core, reaches, 0.0, shrink, here, number)
             edges = place, wing, core
             _work_on(samples[tile], edges, axis, products, half, lines, parts, modes, noise, numbers, memory)
-            _write(found, start, start + number, memory[4])
+            _write(found, here - start, here - start + number, memory[4])
     return largest
 
 
 @_compiled
-def flag(fields, errors, strongest, limits, bits, found):
+def flag(begin, end, fields, errors, strongest, limits, bits, found):
     """Status bits of each pixel; `WeakField.flag` says what they mean.
 
     Parameters
     ----------
+    begin, end : int
+        Which pixels.
     fields, errors : tuple of `numpy.ndarray`
         b_los, b_q and b_u, and their standard deviations, ``(pixels,)``.
     strongest : `numpy.ndarray`
@@ -431,7 +454,7 @@ def flag(fields, errors, strongest, limits, bits, found):
     sigma, sigma_q, sigma_u = errors
     linear, detected, detected_los, flat = limits
     ambiguous, none, strong, absent, no_line = bits
-    for p in range(len(found)):
+    for p in range(begin, end):
         of_q, of_u = q[p] / sigma_q[p], u[p] / sigma_u[p]
         of_q, of_u = of_q * of_q, of_u * of_u
         # Zero where nothing is known.
