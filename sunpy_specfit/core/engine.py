@@ -131,12 +131,13 @@ def _positive(problem: Problem, block: PixelBlock, found: torch.Tensor) -> torch
 
 def _fit_block(problem, solver, block, piece, init, previous, n_starts, outcome) -> None:
     """Fit one block and write what comes out of it."""
-    index = np.arange(piece.start, piece.stop)
     rest = settle(problem, block, piece, outcome) if solver.exact else None
     if rest is not None:
         outcome.info["iterations"] = max(outcome.info.get("iterations", 0), 1)
         if not len(rest):
             return
+    index = np.arange(piece.start, piece.stop)
+    if rest is not None:
         block, index = block.select(rest), index[rest.numpy()]
     status, valid, worth = _triage(block)
     outcome.n_valid[place_of(index)] = valid.cpu().numpy()

@@ -21,6 +21,8 @@ __all__ = ["settle"]
 
 # Fewer pixels are not worth waiting for a compiler, or for what it left on the disk.
 _WORTH_COMPILING = 2**13
+# Threads begin at multiples of so many pixels.
+_TOGETHER = 1024
 
 
 def settle(problem: Problem, block, part: slice, outcome: Outcome) -> torch.Tensor | None:
@@ -55,7 +57,7 @@ def settle(problem: Problem, block, part: slice, outcome: Outcome) -> torch.Tens
     given = tuple(quadratic), *flags, int(Status.CONVERGED), part.start, found, own
 
     def fill(loops: ModuleType) -> bool:
-        over_pixels(lambda begin, end: loops.settle(begin, end, *given), block.n_pixels, loops.AT_ONCE)
+        over_pixels(lambda begin, end: loops.settle(begin, end, *given), block.n_pixels, _TOGETHER)
         return True
 
     if not compiled(f"{__package__}.settle_loops", fill):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from ..numerics.packed_loops import AT_ONCE, invert_some, room_to_invert
+from ..numerics.packed_loops import invert_some, room_to_invert
 
-__all__ = ["AT_ONCE", "settle"]
+__all__ = ["settle"]
 
 _compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
 
@@ -96,9 +96,10 @@ def settle(first, last, quadratic, flags, converged, start, found, own):
     sigma, doubt = own
     rows, k = len(matrix), len(vector)
     memory = room_to_invert(rows)
-    inverse, minimum, misfit = np.empty((rows, AT_ONCE)), np.empty((k, AT_ONCE)), np.empty(AT_ONCE)
-    for begin in range(first, last, AT_ONCE):
-        pixels = min(AT_ONCE, last - begin)
+    at_once = len(memory[4])
+    inverse, minimum, misfit = np.empty((rows, at_once)), np.empty((k, at_once)), np.empty(at_once)
+    for begin in range(first, last, at_once):
+        pixels = min(at_once, last - begin)
         here, there = slice(begin, begin + pixels), slice(start + begin, start + begin + pixels)
         invert_some(matrix, begin, pixels, inverse, 0, memory)
         _find_minimum(inverse, vector, begin, constant[here], minimum, misfit, pixels)

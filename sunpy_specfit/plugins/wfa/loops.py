@@ -450,11 +450,14 @@ def flag(begin, end, fields, errors, strongest, limits, bits, found):
     found : `numpy.ndarray`
         int32 ``(pixels,)``, to be filled.
     """
-    los, q, u = fields
-    sigma, sigma_q, sigma_u = errors
     linear, detected, detected_los, flat = limits
-    ambiguous, none, strong, absent, no_line = bits
-    for p in range(begin, end):
+    # Numbers as long as those to be filled: only so does the compiler take several pixels at a time.
+    ambiguous, none, strong = np.int32(bits[0]), np.int32(bits[1]), np.int32(bits[2])
+    absent, no_line, nothing = np.int32(bits[3]), np.int32(bits[4]), np.int32(0)
+    los, q, u = fields[0][begin:end], fields[1][begin:end], fields[2][begin:end]
+    sigma, sigma_q, sigma_u = errors[0][begin:end], errors[1][begin:end], errors[2][begin:end]
+    most, status = strongest[begin:end], found[begin:end]
+    for p in range(len(status)):
         of_q, of_u = q[p] / sigma_q[p], u[p] / sigma_u[p]
         of_q, of_u = of_q * of_q, of_u * of_u
         # Zero where nothing is known.
@@ -463,7 +466,7 @@ def flag(begin, end, fields, errors, strongest, limits, bits, found):
         across = np.sqrt(q[p] * q[p] + u[p] * u[p])
         squared = los[p] * los[p] + (across if seen else 0.0)
         own = ambiguous if seen else none
-        own += strong if squared > strongest[p] * strongest[p] else 0
-        own += absent if (abs(los[p]) < detected_los * sigma[p]) & (signal < detected) else 0
-        own += no_line if sigma[p] > flat else 0
-        found[p] = own
+        own = own + (strong if squared > most[p] * most[p] else nothing)
+        own = own + (absent if (abs(los[p]) < detected_los * sigma[p]) & (signal < detected) else nothing)
+        own = own + (no_line if sigma[p] > flat else nothing)
+        status[p] = own
