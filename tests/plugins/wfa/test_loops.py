@@ -221,7 +221,7 @@ def test_two_threads_find_the_same_maps_as_one(monkeypatch):
             found.append([part for name in result for part in (result[name].data, result[name].uncertainty.array)])
     finally:
         torch.set_num_threads(before)
-    assert len(parts) == 4  # profiles, quadratics, inverses, errors
+    assert len(parts) == 5  # profiles, quadratics, solutions, flags, errors
     assert not guard._failures
     for one, two in zip(*found, strict=True):
         np.testing.assert_array_equal(one, two)
