@@ -15,7 +15,7 @@ from .term import Term, internal_auxiliary
 if TYPE_CHECKING:
     from .problem import Problem
 
-__all__ = ["read_quadratics"]
+__all__ = ["is_read_in_place", "precision_of", "read_quadratics"]
 
 
 def read_quadratics(problem: Problem, index: slice | np.ndarray, dtype: torch.dtype) -> CompressedBlock:
@@ -42,14 +42,28 @@ def read_quadratics(problem: Problem, index: slice | np.ndarray, dtype: torch.dt
     return block.with_pixels(rest, own)
 
 
+def precision_of(problem: Problem, dtype: torch.dtype) -> torch.dtype:
+    """What quadratics are read in first: in the scaled frame float32 holds all that weights and signals say."""
+    return torch.float32 if all(not term.frame.is_identity for term in problem.terms) else dtype
+
+
+def is_read_in_place(problem: Problem) -> bool:
+    """Whether a model reads the quadratics of whole blocks off the cube."""
+    return _reader_of_all(problem, precision_of(problem, problem.dtype)) is not None
+
+
+def _reader_of_all(problem: Problem, dtype: torch.dtype):
+    key = "reader", dtype
+    if key not in problem.memo:
+        problem.memo[key] = _reader(problem, slice(None), dtype)
+    return problem.memo[key]
+
+
 def _read_in_place(problem: Problem, index, dtype: torch.dtype) -> tuple[CompressedBlock, torch.Tensor] | None:
     """The quadratics as the model reads them off the cube, and of which pixels; None where it does not."""
     if isinstance(index, slice) and index.step in (None, 1):
         begin, end, _ = index.indices(problem.n_pixels)
-        key = "reader", dtype
-        if key not in problem.memo:
-            problem.memo[key] = _reader(problem, slice(None), dtype)
-        reader = problem.memo[key]
+        reader = _reader_of_all(problem, dtype)
     else:
         begin, end, reader = 0, len(index), _reader(problem, index, dtype)
     found = None if reader is None else reader[0](begin, end)

@@ -33,7 +33,9 @@ def quadratic_in_place(model, x, data, weight, limit, dtype, *, intensity, cente
     shared = [inputs[name] for name in ("variance", "slope", "bend")]
     suited = plain and all(torch.is_tensor(value) for value in shared) and inputs["variance"].numel() == 1
     pixels = data.values.shape[-1]
-    if not suited or pixels < _WORTH_COMPILING or intensity.flat() is None or data.flat() is None:
+    if not suited or intensity.flat() is None or data.flat() is None:
+        return None
+    if of_loops("loops", pixels, lambda loops: True) is None:
         return None
     return _Reader(dtype, _told(model, x, data, weight, limit, dtype, intensity, center, core, wing, **inputs))
 
