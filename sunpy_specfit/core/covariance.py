@@ -8,6 +8,7 @@ import astropy.units as u
 import numpy as np
 import torch
 
+from ..numerics.threads import copied, in_pieces
 from .arguments import accepted
 from .elementwise import pixel_gradients
 from .factored import FactoredCovariance
@@ -126,15 +127,21 @@ class Propagation:
         """Its standard deviation, infinite where the data do not determine it, a new array; None without covariance."""
         if key not in self.values:
             sigma = self._known(key)[1]
-            return None if sigma is None else sigma.copy()
+            return None if sigma is None else copied(sigma)
         if self.covariance_rows is None:
             return None
         if isinstance(self.covariance_rows, FactoredCovariance) and self._is_all(key):
             return self.covariance_rows.deviation().copy()
         own = self._free_number(key) if isinstance(self.covariance_rows, np.ndarray) else None
         if own is not None and not self.layout.parameters[key].shape:
-            variance = self.covariance_rows[packed_row(own, own)].astype(float)
-            return np.sqrt(np.maximum(variance, 0.0, out=variance), out=variance)
+            variance, deviation = self.covariance_rows[packed_row(own, own)], np.empty(self.n_pixels)
+
+            def fill(part: slice) -> None:
+                np.maximum(variance[part], 0.0, out=deviation[part])
+                np.sqrt(deviation[part], out=deviation[part])
+
+            in_pieces(fill, self.n_pixels)
+            return deviation
         return self._deviation(self._gradient_of_parameter(key), self.values[key].shape)
 
     def _known(self, key: str) -> tuple[np.ndarray, np.ndarray | None]:

@@ -10,12 +10,13 @@ from scipy.ndimage import distance_transform_edt, median_filter
 from tqdm.auto import tqdm
 
 from ..numerics import packed
-from .finish import Outcome, finish_block, finish_whole
+from .finish import Outcome, finish_block, finish_whole, place_of
 from .gaussian import BoundGaussian
 from .pixels import PixelBlock
 from .problem import Problem
 from .restart import restart
 from .roles import settle_roles
+from .settle import settle
 from .solver import Solution, Solver
 from .start import find_again, find_starts
 from .status import Status
@@ -130,9 +131,16 @@ def _positive(problem: Problem, block: PixelBlock, found: torch.Tensor) -> torch
 
 def _fit_block(problem, solver, block, piece, init, previous, n_starts, outcome) -> None:
     """Fit one block and write what comes out of it."""
+    rest = settle(problem, block, piece, outcome) if solver.exact else None
+    if rest is not None:
+        outcome.info["iterations"] = max(outcome.info.get("iterations", 0), 1)
+        if not len(rest):
+            return
     index = np.arange(piece.start, piece.stop)
+    if rest is not None:
+        block, index = block.select(rest), index[rest.numpy()]
     status, valid, worth = _triage(block)
-    outcome.n_valid[piece] = valid.cpu().numpy()
+    outcome.n_valid[place_of(index)] = valid.cpu().numpy()
     if not bool(worth.all()):
         kept = worth.cpu().numpy()
         outcome.leave_out(index[~kept])

@@ -19,7 +19,7 @@ from .posterior import probe_inverse
 from .problem import FLOAT32_SIGNAL, Problem
 from .status import Status
 
-__all__ = ["Outcome", "finish_block", "finish_whole"]
+__all__ = ["Outcome", "finish_block", "finish_whole", "own_flags", "place_of"]
 
 # A last step of less than so many sigma is taken unseen.
 _SHORT = 0.1
@@ -104,7 +104,7 @@ def finish_factored(block, solution, index, outcome) -> None:
     status = solution.status.to(torch.int32) | block.flags.to(torch.int32)
     failed = ~torch.isfinite(free.sum(0))
     status = torch.where(failed, (status | int(Status.FAILED)) & ~int(Status.CONVERGED), status)
-    part = _place(index)
+    part = place_of(index)
     for array, value in ((outcome.free, free), (outcome.chi2, chi2), (outcome.dof, block.n_valid - solution.leverage)):
         value = value.double()
         array[..., part] = (torch.where(failed, torch.nan, value) if bool(failed.any()) else value).cpu().numpy()
@@ -141,11 +141,11 @@ def finish_block(problem, block, solution, index, outcome) -> None:
         undetermined = undetermined if undetermined is not None and bool(undetermined.any()) else None
         spent = block.n_free - (undetermined.sum(0) if undetermined is not None else 0)
     status = status | _flags(problem, block, free, covariance, undetermined)
-    status = status | _own_flags(problem, block, free, covariance, index)
+    status = status | _all_own_flags(problem, block, free, covariance, index)
     failed = (status & int(Status.FAILED)) > 0
     if not bool(torch.isfinite(free.sum())):
         failed = failed | ~torch.isfinite(free).all(0)
-    part, some_failed = _place(index), bool(failed.any())
+    part, some_failed = place_of(index), bool(failed.any())
     if some_failed:
         status = torch.where(failed, (status | int(Status.FAILED)) & ~int(Status.CONVERGED), status)
     for array, value in (
@@ -161,10 +161,10 @@ def finish_block(problem, block, solution, index, outcome) -> None:
 
 
 def _in_double(problem, index, free) -> PixelBlock:
-    return problem.block(_place(index), torch.float64).with_weights_from(free)
+    return problem.block(place_of(index), torch.float64).with_weights_from(free)
 
 
-def _place(index: np.ndarray) -> slice | np.ndarray:
+def place_of(index: np.ndarray) -> slice | np.ndarray:
     """Rising pixel numbers as a slice where none is left out, which is far quicker to read from and write to."""
     first, last = int(index[0]), int(index[-1])
     return slice(first, last + 1) if last - first + 1 == len(index) else index
@@ -214,23 +214,38 @@ def _flags(problem, block, free, covariance, undetermined) -> torch.Tensor:
     return status
 
 
-def _own_flags(problem, block, free, covariance, index) -> torch.Tensor:
-    """What the models themselves have to say of the answer."""
-    status = torch.zeros(free.shape[-1], dtype=torch.int32, device=free.device)
-    layout = problem.layout
-    if all(component.flag is None for component in layout.components):
-        return status
-    factor, offset = (torch.as_tensor(v, device=free.device)[:, None] for v in layout.scales())
-    transform = block.transform.double().tolist()
+def _all_own_flags(problem, block, free, covariance, index) -> torch.Tensor:
+    """`own_flags`, with the deviations that are in the covariance."""
+    if all(component.flag is None for component in problem.layout.components):
+        return torch.zeros(free.shape[-1], dtype=torch.int32, device=free.device)
     if block.simple:  # θ is the free numbers themselves
         theta, variance = free.double(), covariance[packed.diagonal_index(block.n_free)]
     else:
         theta = block.theta(free.to(block.dtype)).double()
-        variance = torch.stack([_between(covariance, row, row) for row in transform])
-    sigma = variance.clamp_min(0).sqrt_()
+        variance = torch.stack([_between(covariance, row, row) for row in block.transform.double().tolist()])
+    return own_flags(problem, block, theta, variance.clamp_min(0).sqrt_(), covariance, place_of(index))
+
+
+def own_flags(problem, block, theta, sigma, covariance, part) -> torch.Tensor:
+    """What the models themselves have to say of the answer, int32 ``(pixels,)``.
+
+    Parameters
+    ----------
+    problem : `Problem`
+    block : `PixelBlock`
+    theta, sigma : `torch.Tensor`
+        All rows θ and their standard deviations, float64 ``(rows, pixels)``, in the internal frame.
+    covariance : `torch.Tensor`
+        Of the free numbers, packed.
+    part : slice or `numpy.ndarray`
+        Which pixels of the problem these are.
+    """
+    layout = problem.layout
+    status = torch.zeros(theta.shape[-1], dtype=torch.int32, device=theta.device)
+    factor, offset = (torch.as_tensor(v, device=theta.device)[:, None] for v in layout.scales())
+    transform = block.transform.double().tolist()
     if bool((factor != 1).any() | (offset != 0).any()):
         theta, sigma = factor * theta + offset, factor.abs() * sigma
-    part = _place(index)
     part = part if isinstance(part, slice) else torch.as_tensor(part)
     for component, keys, inputs in zip(layout.components, layout.keys, problem.physical_auxiliary, strict=True):
         if component.flag is None:
@@ -292,7 +307,7 @@ def finish_whole(problem, solution, flags, outcome) -> None:
     valid = whole.n_valid
     spent = leverage.double() if leverage is not None else torch.full_like(covariance[0], problem.n_free)
     status = solution.status.to(torch.int32) | flags | _flags(problem, whole, free.double(), covariance, undetermined)
-    status = status | _own_flags(problem, whole, free, covariance, np.arange(problem.n_pixels))
+    status = status | _all_own_flags(problem, whole, free, covariance, np.arange(problem.n_pixels))
     # Without a sample of its own a pixel has what priors and neighbours say, and nothing where they are silent.
     empty = valid == 0
     failed = ~torch.isfinite(free).all(0) & ~empty

@@ -122,12 +122,14 @@ class Model(Configurable):
 
     quadratic_in_place = None
     """Optional: the same, read off the cube itself, ``quadratic_in_place(x, data, weight, limit, dtype, **auxiliary)
-    -> (constant, matrix, vector, valid, peak, regular)``.
+    -> read``, with ``read(begin, end) -> (constant, matrix, vector, valid, peak, regular)`` of the pixels from one to
+    before another.
 
     Data, and auxiliary inputs with a number a pixel, come as they lie in memory, see `InPlace`; the other inputs and x,
     ``(n, 1)``, in the internal frame and float64. All samples have one weight; what is beyond the limit is no
-    measurement. dtype is what to return: to the quadratic come the largest sample's size, ``(pixels,)``, and where all
-    samples are measurements, bool ``(pixels,)``: the others are read again, one by one. None where it cannot be done.
+    measurement. dtype is what to return. To the quadratic come where all samples are measurements, bool ``(pixels,)``:
+    the others are read again, one by one; and before it the size of the largest sample of those, a float. None where it
+    cannot be done.
     """
 
     normal_equations = None

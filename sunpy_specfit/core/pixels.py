@@ -376,7 +376,8 @@ class PixelBlock:
     @property
     def peak_signal(self) -> float:
         """The largest signal-to-noise ratio of a sample."""
-        return float(self.signal.amax())
+        signal = self.signal
+        return float(signal.amax() if signal.stride(-1) else signal[0])  # one number for all pixels has no stride
 
     @cached_property
     def n_valid(self) -> torch.Tensor:

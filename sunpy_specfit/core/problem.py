@@ -20,7 +20,7 @@ from .pixels import PixelBlock
 from .prior import BoundPrior
 from .quantities import Quantities
 from .read_pixels import read_pixels
-from .read_quadratics import read_quadratics
+from .read_quadratics import precision_of, read_quadratics
 from .term import Term
 from .variants import Variants
 
@@ -160,9 +160,7 @@ class Problem(Variants):
         dtype = dtype or self.dtype
         if not self.compressible:
             return self.spectra(index, dtype)
-        # In the scaled frame single precision holds all that weights and signals say.
-        scaled = all(not term.frame.is_identity for term in self.terms)
-        block = read_quadratics(self, index, torch.float32 if scaled else dtype)
+        block = read_quadratics(self, index, precision_of(self, dtype))
         if block.dtype == torch.float32 and block.peak_signal > FLOAT32_SIGNAL:
             block = read_quadratics(self, index, torch.float64)
         return block.to(dtype)

@@ -15,7 +15,7 @@ from .term import Term, internal_auxiliary
 if TYPE_CHECKING:
     from .problem import Problem
 
-__all__ = ["read_quadratics"]
+__all__ = ["is_read_in_place", "precision_of", "read_quadratics"]
 
 
 def read_quadratics(problem: Problem, index: slice | np.ndarray, dtype: torch.dtype) -> CompressedBlock:
@@ -42,8 +42,46 @@ def read_quadratics(problem: Problem, index: slice | np.ndarray, dtype: torch.dt
     return block.with_pixels(rest, own)
 
 
+def precision_of(problem: Problem, dtype: torch.dtype) -> torch.dtype:
+    """What quadratics are read in first: in the scaled frame float32 holds all that weights and signals say."""
+    return torch.float32 if all(not term.frame.is_identity for term in problem.terms) else dtype
+
+
+def is_read_in_place(problem: Problem) -> bool:
+    """Whether a model reads the quadratics of whole blocks off the cube."""
+    return _reader_of_all(problem, precision_of(problem, problem.dtype)) is not None
+
+
+def _reader_of_all(problem: Problem, dtype: torch.dtype):
+    key = "reader", dtype
+    if key not in problem.memo:
+        problem.memo[key] = _reader(problem, slice(None), dtype)
+    return problem.memo[key]
+
+
 def _read_in_place(problem: Problem, index, dtype: torch.dtype) -> tuple[CompressedBlock, torch.Tensor] | None:
     """The quadratics as the model reads them off the cube, and of which pixels; None where it does not."""
+    if isinstance(index, slice) and index.step in (None, 1):
+        begin, end, _ = index.indices(problem.n_pixels)
+        reader = _reader_of_all(problem, dtype)
+    else:
+        begin, end, reader = 0, len(index), _reader(problem, index, dtype)
+    found = None if reader is None else reader[0](begin, end)
+    if found is None:
+        return None
+    *quadratic, peak, regular = found
+    pixels = len(regular)
+    flags = torch.zeros(pixels, dtype=torch.int32)
+    bare = bare_block(problem, index, dtype, flags, problem.base.to(dtype))
+    constant, matrix, vector, valid = in_free_numbers(problem.terms[0], bare, *quadratic)
+    # The largest of any sample, as where all have the same noise.
+    peak = torch.tensor(peak * reader[1] ** 0.5, dtype=dtype).expand(pixels)
+    block = CompressedBlock.of(bare, constant=constant, matrix=matrix, vector=vector, valid=valid, peak=peak)
+    return block, regular
+
+
+def _reader(problem: Problem, index, dtype: torch.dtype):
+    """What the model reads the quadratics of some pixels with, and the weight of each sample; None if it does not."""
     term = problem.terms[0]
     if len(problem.terms) > 1 or term.model.components[0].quadratic_in_place is None:
         return None
@@ -58,19 +96,8 @@ def _read_in_place(problem: Problem, index, dtype: torch.dtype) -> tuple[Compres
     samples, weight, largest = given
     x = torch.as_tensor((observation.x - frame.origin) / frame.scale)[:, None]
     model = term.model.components[0]
-    found = model.quadratic_in_place(x, samples, weight, largest, dtype, **_inputs(term, index))
-    if found is None:
-        return None
-    *quadratic, peak, regular = found
-    pixels = len(regular)
-    flags = torch.zeros(pixels, dtype=torch.int32)
-    bare = bare_block(problem, index, dtype, flags, problem.base.to(dtype))
-    constant, matrix, vector, valid = in_free_numbers(term, bare, *quadratic)
-    # The largest of any sample, as where all have the same noise.
-    highest = (peak[regular] if not bool(regular.all()) else peak).amax() if bool(regular.any()) else peak.new_zeros(())
-    peak = (highest * weight.sqrt().to(dtype)).expand(pixels)
-    block = CompressedBlock.of(bare, constant=constant, matrix=matrix, vector=vector, valid=valid, peak=peak)
-    return block, regular
+    read = model.quadratic_in_place(x, samples, weight, largest, dtype, **_inputs(term, index))
+    return None if read is None else (read, float(weight))
 
 
 def _inputs(term: Term, index) -> dict[str, torch.Tensor | InPlace]:

@@ -12,6 +12,7 @@ import numpy as np
 from astropy.table import Table
 from ndcube import NDCollection, NDCube
 
+from ..numerics.threads import copied, in_pieces
 from .canvas import Canvas
 from .covariance import Propagation
 from .draws import draw_maps, turned_draws
@@ -146,7 +147,7 @@ class FitResult(Mapping):
     def _make_map(self, key: str) -> NDCube:
         value, sigma = self._value(key), self._propagation.sigma(key)
         # A copy, so that whoever changes a map does not change what other maps are made from.
-        return self._map(value.copy(), self._unit(key), sigma, of=(key,))
+        return self._map(copied(value), self._unit(key), sigma, of=(key,))
 
     def _value(self, key: str, draws: np.ndarray | None = None) -> np.ndarray:
         """The numbers of a quantity: velocities from their zero point, azimuths turned where `disambiguate` did so."""
@@ -170,11 +171,15 @@ class FitResult(Mapping):
     def _map(self, value: np.ndarray, unit, sigma: np.ndarray | None = None, *, of: Sequence[str] = ()) -> NDCube:
         """A map ``([k, ...] pixels)`` of some quantities; the vectors among them give it its leading axes."""
         mask = np.empty(value.shape, bool)
-        mask[...] = (self._status & _NO_VALUE) > 0
         # Nor is a number worth anything of which the data say nothing.
-        for numbers in (value, sigma):
-            if numbers is not None and numbers.dtype.kind == "f":
-                mask |= ~np.isfinite(numbers)
+        numbers = [one for one in (value, sigma) if one is not None and one.dtype.kind == "f"]
+
+        def fill(part: slice) -> None:
+            mask[..., part] = (self._status[part] & _NO_VALUE) > 0
+            for one in numbers:
+                mask[..., part] |= ~np.isfinite(one[..., part])
+
+        in_pieces(fill, value.shape[-1])
         axes = self._propagation.vector_axes(of)
         return self._canvases[0].map_cube(value, unit, sigma=sigma, mask=mask, leading=axes)
 

@@ -19,6 +19,7 @@ from .observation import Observation
 from .parameter import as_quantity
 from .prior import Prior
 from .problem import Problem
+from .read_quadratics import is_read_in_place
 from .solver import Solver
 from .term import Term, choose_frame, prepared_inputs
 
@@ -29,6 +30,8 @@ _CPU_SAMPLES = 2**20
 _GPU_SAMPLES = 2**24
 # Where spectra are looked at once, and a few numbers a pixel take their place, calls cost more than the cache saves.
 _SAMPLES_LOOKED_AT_ONCE = 2**23
+# Where a model reads them off the cube, none of them are held.
+_SAMPLES_READ_IN_PLACE = 2**25
 
 
 def as_model(model) -> Model:
@@ -210,7 +213,8 @@ def build_problem(
         seed=seed,
     )
     if problem.compressible:
-        problem.block_size = _block_size(chunks, samples, device, _SAMPLES_LOOKED_AT_ONCE)
+        budget = _SAMPLES_READ_IN_PLACE if is_read_in_place(problem) else _SAMPLES_LOOKED_AT_ONCE
+        problem.block_size = _block_size(chunks, samples, device, budget)
     return problem
 
 

@@ -83,6 +83,9 @@ class Solver(Configurable):
     uses_proximal : bool
         Whether it works with the proximal operator of priors that have a kink, and is right there in a few steps:
         then it is asked for each trial of an automatic scale.
+    exact : bool
+        Whether its answer for a block of quadratics is where these are least, and nothing else: the engine may then
+        find that itself, with errors and misfit, in one look at each pixel.
     factored : bool
         Whether its covariances are `~sunpy_specfit.core.factored.FactoredCovariance`.
     """
@@ -91,6 +94,7 @@ class Solver(Configurable):
     whole_map: ClassVar[bool] = True
     needs_start: ClassVar[bool] = True
     uses_proximal: ClassVar[bool] = False
+    exact: ClassVar[bool] = False
     factored: ClassVar[bool] = False
 
     def suits(self, problem) -> str | None:

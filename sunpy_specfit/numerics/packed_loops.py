@@ -5,10 +5,10 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-__all__ = ["factorize", "invert", "multiply", "substitute"]
+__all__ = ["factorize", "invert", "invert_some", "multiply", "room_to_invert", "substitute"]
 
-# Pixels at a time.
-_AT_ONCE = 256
+# Pixels at a time; where steps are in registers, so many that the beginnings of loops cost nothing.
+_AT_ONCE, _WIDE = 256, 1024
 # Of a matrix with a unit diagonal: a direction with a smaller pivot is as good as free.
 _FREE = 1e-10
 _compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
@@ -90,6 +90,102 @@ def _factor(matrix, begin, pixels, row, factor, scale, weak):
 
 
 @_compiled
+def _copy(source, out, pixels):
+    for p in range(pixels):
+        out[p] = source[p]
+
+
+@_compiled
+def _invert_three(rows, doubt, pixels):
+    """Inverses of matrices of three unknowns in their place: all steps of a pixel without a look at memory.
+
+    Their rows lie in one piece of memory with fixed distances, by which the compiler knows that they do not overlap.
+    """
+    for p in range(pixels):
+        d, e, f = rows[p], rows[2 * _WIDE + p], rows[5 * _WIDE + p]
+        good_d, good_e, good_f = (d > 0.0) & (d < np.inf), (e > 0.0) & (e < np.inf), (f > 0.0) & (f < np.inf)
+        d, e = 1.0 / np.sqrt(d if good_d else 1.0), 1.0 / np.sqrt(e if good_e else 1.0)
+        f = 1.0 / np.sqrt(f if good_f else 1.0)
+        # The factor of the matrix with a unit diagonal, of which the first column is the matrix itself.
+        de, df, ef = rows[_WIDE + p] * d * e, rows[3 * _WIDE + p] * d * f, rows[4 * _WIDE + p] * e * f
+        second = 1.0 - de * de
+        firm = second >= _FREE
+        second = 1.0 / np.sqrt(second if firm else 1.0)
+        ef = (ef - df * de) * second
+        third = 1.0 - df * df - ef * ef
+        firm_third = third >= _FREE
+        third = 1.0 / np.sqrt(third if firm_third else 1.0)
+        # Its inverse.
+        de = -de * second
+        df = -(df + ef * de) * third
+        ef = -ef * second * third
+        rows[p] = (1.0 + de * de + df * df) * d * d
+        rows[_WIDE + p] = (second * de + ef * df) * d * e
+        rows[2 * _WIDE + p] = (second * second + ef * ef) * e * e
+        rows[3 * _WIDE + p] = third * df * d * f
+        rows[4 * _WIDE + p] = third * ef * e * f
+        rows[5 * _WIDE + p] = third * third * f * f
+        doubt[p] = 0.0 if good_d & good_e & good_f & firm & firm_third else 1.0
+
+
+@_compiled
+def invert_some(matrix, begin, pixels, inverse, at_pixel, memory):
+    """Inverses of as many matrices as there is room for; the last row of the memory is 0 where they are in no doubt.
+
+    Parameters
+    ----------
+    matrix : `numpy.ndarray`
+        Packed, ``(k (k + 1) / 2, pixels)``.
+    begin, pixels : int
+        The first of them, and how many.
+    inverse : `numpy.ndarray`
+        Shaped as the matrices.
+    at_pixel : int
+        Where the first goes.
+    memory : tuple of `numpy.ndarray`
+        Room to work in, as `room_to_invert` has it.
+    """
+    factor, lower, scale, row, doubt = memory
+    k = len(scale)
+    if k == 3:
+        for i in range(len(matrix)):
+            _copy(matrix[i, begin : begin + pixels], factor[i], pixels)
+        _invert_three(factor.reshape(-1), doubt, pixels)
+        for i in range(len(matrix)):
+            _copy(factor[i], inverse[i, at_pixel : at_pixel + pixels], pixels)
+        return
+    _factor(matrix, begin, pixels, row, factor, scale, doubt)
+    for j in range(k):
+        lower[j * (j + 1) // 2 + j, :pixels] = factor[j * (j + 1) // 2 + j, :pixels]
+        for i in range(j + 1, k):
+            at = i * (i + 1) // 2
+            own = lower[at + j]
+            own[:pixels] = 0.0
+            for m in range(j, i):
+                _subtract_product(own, factor[at + m], lower[m * (m + 1) // 2 + j], pixels)
+            _multiply(own, factor[at + i], pixels)
+    for i in range(k):
+        for j in range(i + 1):
+            out = inverse[i * (i + 1) // 2 + j, at_pixel : at_pixel + pixels]
+            _set_product(out, lower[i * (i + 1) // 2 + i], lower[i * (i + 1) // 2 + j], pixels)
+            for m in range(i + 1, k):
+                _add_product(out, lower[m * (m + 1) // 2 + i], lower[m * (m + 1) // 2 + j], pixels)
+            _multiply(out, scale[i], pixels)
+            _multiply(out, scale[j], pixels)
+
+
+@_compiled
+def room_to_invert(rows):
+    """Memory for `invert_some`: the factors, their inverses, the scales, a row, and what is in doubt.
+
+    The length of the last is the number of matrices that there is room for.
+    """
+    k = int(round((np.sqrt(8.0 * rows + 1.0) - 1.0) / 2.0))
+    size = _WIDE if k == 3 else _AT_ONCE
+    return np.empty((rows, size)), np.empty((rows, size)), np.empty((k, size)), np.empty(size), np.empty(size)
+
+
+@_compiled
 def invert(first, last, matrix, vector, inverse, solution, weak):
     """Inverses, and their products with vectors, in double; what is in doubt is marked.
 
@@ -106,30 +202,12 @@ def invert(first, last, matrix, vector, inverse, solution, weak):
     weak : `numpy.ndarray`
         bool ``(pixels,)``, to be filled: where something is not determined, or no number, and the inverse is none.
     """
-    rows = len(matrix)
-    k = int(round((np.sqrt(8.0 * rows + 1.0) - 1.0) / 2.0))
-    factor, lower = np.empty((rows, _AT_ONCE)), np.empty((rows, _AT_ONCE))
-    scale, row, doubt = np.empty((k, _AT_ONCE)), np.empty(_AT_ONCE), np.empty(_AT_ONCE)
-    for begin in range(first, last, _AT_ONCE):
-        pixels = min(_AT_ONCE, last - begin)
-        _factor(matrix, begin, pixels, row, factor, scale, doubt)
-        for j in range(k):
-            lower[j * (j + 1) // 2 + j, :pixels] = factor[j * (j + 1) // 2 + j, :pixels]
-            for i in range(j + 1, k):
-                at = i * (i + 1) // 2
-                own = lower[at + j]
-                own[:pixels] = 0.0
-                for m in range(j, i):
-                    _subtract_product(own, factor[at + m], lower[m * (m + 1) // 2 + j], pixels)
-                _multiply(own, factor[at + i], pixels)
-        for i in range(k):
-            for j in range(i + 1):
-                out = inverse[i * (i + 1) // 2 + j, begin : begin + pixels]
-                _set_product(out, lower[i * (i + 1) // 2 + i], lower[i * (i + 1) // 2 + j], pixels)
-                for m in range(i + 1, k):
-                    _add_product(out, lower[m * (m + 1) // 2 + i], lower[m * (m + 1) // 2 + j], pixels)
-                _multiply(out, scale[i], pixels)
-                _multiply(out, scale[j], pixels)
+    memory = room_to_invert(len(matrix))
+    row, doubt = memory[3], memory[4]
+    k, at_once = len(memory[2]), len(doubt)
+    for begin in range(first, last, at_once):
+        pixels = min(at_once, last - begin)
+        invert_some(matrix, begin, pixels, inverse, begin, memory)
         for i in range(len(vector)):
             right = vector[i, begin : begin + pixels]
             for p in range(pixels):

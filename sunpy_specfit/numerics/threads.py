@@ -6,13 +6,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+import numpy as np
 import torch
 
-__all__ = ["over_pixels"]
+__all__ = ["copied", "in_pieces", "over_pixels"]
 
 Found = TypeVar("Found")
 # Fewer pixels are not worth a thread of their own.
 _WORTH_A_THREAD = 2**13
+# Pixels whose numbers stay in the inner caches between steps.
+_PIECE = 2**14
 
 
 def over_pixels(work: Callable[[int, int], Found], pixels: int, together: int = 1) -> list[Found]:
@@ -47,3 +50,36 @@ def over_pixels(work: Callable[[int, int], Found], pixels: int, together: int = 
     with ThreadPoolExecutor(number - 1) as pool:
         others = [pool.submit(work, *part) for part in parts[1:]]
         return [work(*parts[0]), *(other.result() for other in others)]
+
+
+def in_pieces(work: Callable[[slice], object], pixels: int) -> None:
+    """Work on all pixels by pieces whose numbers stay in the inner caches, in threads as `over_pixels` has them.
+
+    Parameters
+    ----------
+    work : callable
+        Of a slice of pixels, such as some calls of numpy, which lets go of Python's lock.
+    pixels : int
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sunpy_specfit.numerics.threads import in_pieces
+    >>> numbers = np.ones(100_000)
+    >>> in_pieces(lambda part: numbers.__setitem__(part, 2 * numbers[part]), 100_000)
+    >>> float(numbers.sum())
+    200000.0
+    """
+
+    def through(begin: int, end: int) -> None:
+        for first in range(begin, end, _PIECE):
+            work(slice(first, min(first + _PIECE, end)))
+
+    over_pixels(through, pixels, _PIECE)
+
+
+def copied(numbers: np.ndarray) -> np.ndarray:
+    """A copy of ``(..., pixels)`` numbers, in C order: fresh memory is slow, but may be so in all threads at once."""
+    target = np.empty(numbers.shape, numbers.dtype)
+    in_pieces(lambda part: np.copyto(target[..., part], numbers[..., part]), numbers.shape[-1])
+    return target

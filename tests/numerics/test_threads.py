@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from sunpy_specfit.numerics.threads import over_pixels
+from sunpy_specfit.numerics.threads import copied, in_pieces, over_pixels
 
 
 @pytest.fixture
@@ -38,3 +38,27 @@ def test_what_goes_wrong_in_a_thread_is_raised(threads):
 
     with pytest.raises(ValueError, match="second part"):
         over_pixels(fail, 100_000)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("pixels", [0, 1, 40_000, 65_536])
+def test_pieces_cover_every_pixel_once(number, pixels, threads):
+    threads(number)
+    counted, sizes = np.zeros(pixels, int), []
+
+    def count(part):
+        counted[part] += 1
+        sizes.append(part.stop - part.start)
+
+    in_pieces(count, pixels)
+    assert (counted == 1).all()
+    assert max(sizes, default=0) <= 2**14
+
+
+def test_a_copy_is_one(threads):
+    threads(2)
+    numbers = np.arange(120_000.0).reshape(2, 60_000)[:, ::2]
+    found = copied(numbers)
+    np.testing.assert_array_equal(found, numbers)
+    assert found.flags.c_contiguous
+    assert not np.shares_memory(found, numbers)

@@ -30,6 +30,7 @@ class ClosedForm(Solver):
     preference = 60
     whole_map = False
     needs_start = False
+    exact = True
 
     def accepts(self, problem) -> str | None:
         reason = self.suits(problem)

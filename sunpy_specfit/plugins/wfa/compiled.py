@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -23,7 +24,7 @@ _WORTH_COMPILING = 2**12
 
 
 def quadratic_in_place(model, x, data, weight, limit, dtype, *, intensity, center, core, wing, **inputs):
-    """What `field_quadratic` finds, read off the cube itself; None where that cannot be done.
+    """What finds the same as `field_quadratic`, read off the cube itself; None where that cannot be done.
 
     See `Model.quadratic_in_place` for what comes in and goes out.
     """
@@ -32,13 +33,46 @@ def quadratic_in_place(model, x, data, weight, limit, dtype, *, intensity, cente
     shared = [inputs[name] for name in ("variance", "slope", "bend")]
     suited = plain and all(torch.is_tensor(value) for value in shared) and inputs["variance"].numel() == 1
     pixels = data.values.shape[-1]
-    if not suited or pixels < _WORTH_COMPILING or intensity.flat() is None or data.flat() is None:
+    if not suited or intensity.flat() is None or data.flat() is None:
         return None
-    return of_loops(
-        "loops",
-        pixels,
-        lambda loops: _look_at(loops, model, x, data, weight, limit, dtype, intensity, center, core, wing, **inputs),
-    )
+    if of_loops("loops", pixels, lambda loops: True) is None:
+        return None
+    return _Reader(dtype, _told(model, x, data, weight, limit, dtype, intensity, center, core, wing, **inputs))
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads the quadratics of some pixels off the cube.
+
+    Attributes
+    ----------
+    dtype : `torch.dtype`
+    given : tuple
+        What `loops.look_at` takes beside pixels and what is to be filled.
+    """
+
+    dtype: torch.dtype
+    given: tuple
+
+    def __call__(self, begin: int, end: int):
+        """Constant, matrix, vector, number of samples, the size of the largest, and where all of them are numbers.
+
+        None where there are no loops.
+        """
+        pixels = end - begin
+        found = [torch.empty(shape, dtype=self.dtype) for shape in ((pixels,), (6, pixels), (3, pixels))]
+        found += [torch.empty(pixels, dtype=torch.int64), torch.empty(pixels, dtype=torch.bool)]
+        own = tuple(value.numpy() for value in found)
+
+        def look(loops):
+            def at(first, last):
+                return loops.look_at(begin + first, begin + last, begin, *self.given, own)
+
+            return float(np.max(over_pixels(at, pixels, loops.READ)))
+
+        largest = of_loops("loops", pixels, look)
+        *quadratic, regular = found
+        return None if largest is None else (*quadratic, largest, regular)
 
 
 def compiled_flags(values, sigma, strongest, limits, bits) -> torch.Tensor | None:
@@ -51,7 +85,8 @@ def compiled_flags(values, sigma, strongest, limits, bits) -> torch.Tensor | Non
         found = torch.empty(rows[0][0].shape, dtype=torch.int32)
         fields, errors = (tuple(row.contiguous().numpy() for row in own) for own in rows)
         most = strongest.double().expand(found.shape).contiguous().numpy()
-        loops.flag(fields, errors, most, tuple(map(float, limits)), tuple(map(int, bits)), found.numpy())
+        given = fields, errors, most, tuple(map(float, limits)), tuple(map(int, bits)), found.numpy()
+        over_pixels(lambda begin, end: loops.flag(begin, end, *given), len(found))
         return found
 
     return of_loops("loops", rows[0][0].shape[-1], fill)
@@ -69,8 +104,7 @@ def of_loops(name: str, pixels: int, work):
     return None if pixels < _WORTH_COMPILING else compiled(f"{__package__}.{name}", work)
 
 
-def _look_at(
-    loops,
+def _told(
     model,
     x,
     data,
@@ -95,7 +129,8 @@ def _look_at(
     members,
     reach,
     **inputs,
-):
+) -> tuple:
+    """What `loops.look_at` takes beside pixels and what is to be filled."""
     kind = torch.empty((), dtype=dtype).numpy().dtype
     pixels, n = data.values.shape[-1], len(x)
     factor, lines = center.factor, len(reach)
@@ -108,9 +143,6 @@ def _look_at(
     noise = (variance.reshape(1) * torch.cat(derivatives).square().sum(1)).numpy()
     products, half = _products(_Rows(rows), _Rows(modes[..., 0].T.numpy()), n * len(derivatives), 2 * lines, kind)
     width_of = {"wing": (n, 0), "core": (0, n), "both": (n, n)}[model.linear]
-    found = [torch.empty(shape, dtype=dtype) for shape in ((pixels,), (6, pixels), (3, pixels))]
-    found += [torch.empty(pixels, dtype=torch.int64), torch.empty(pixels, dtype=dtype)]
-    found.append(torch.empty(pixels, dtype=torch.bool))
 
     def told(row):
         return row[:, 0].contiguous().numpy().astype(kind)
@@ -119,11 +151,17 @@ def _look_at(
         return np.ascontiguousarray(rows.expand(-1, pixels).numpy())
 
     (light, light_steps), (others, steps) = intensity.flat(), data.flat()
-    given = (
+    whole = np.dtype(f"i{light.itemsize}")
+    # Of what is not used nothing is read.
+    begins = spread(outer[1] if width_of[0] else core)
+    reaches = spread(inner[1] if width_of[1] else wing)
+    return (
         (light, others),
+        tuple(row.view(whole) for row in (light, others)),
+        whole.type(np.iinfo(whole).max),
         (*light_steps, *steps),
         (kind.type(1 / intensity.factor), kind.type(1 / data.factor)),
-        (*map(spread, (center.values, outer[1], inner[1])), float(center.offset), float(1 / factor)),
+        (spread(center.values), begins, reaches, float(center.offset), float(1 / factor)),
         told(x),
         kind.type(min(limit, 1e30)),
         products,
@@ -138,10 +176,7 @@ def _look_at(
             tuple(kind.type(model.sign(s)) for s in "QUV"),
             kind.type(int(own.sum())),
         ),
-        tuple(value.numpy() for value in found),
     )
-    over_pixels(lambda begin, end: loops.look_at(begin, end, *given), pixels, loops.READ)
-    return tuple(found)
 
 
 class _Rows:

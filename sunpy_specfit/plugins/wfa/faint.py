@@ -99,7 +99,7 @@ def transverse_in_loops(values, covariance, turn: float, limit: float):
     shares = tuple(np.ascontiguousarray(covariance(*pair)) for pair in (("b_q", "b_q"), ("b_u", "b_u"), ("b_q", "b_u")))
 
     def fill(loops):
-        found = tuple(np.empty(fields[0].shape) for _ in range(4))
+        found = tuple(np.empty((4, *fields[0].shape)))  # in one piece, which is quicker to be had than four
         settled = np.empty(fields[0].shape, bool)
         scale = _STEP, _HIGHEST, _MOST_UNEQUAL
         given = fields, shares, float(turn), float(limit), _table().numpy(), scale, found, settled

@@ -6,6 +6,7 @@ import numba
 import numpy as np
 
 from ...numerics.row_products import multiply
+from .reading_loops import look_closer, take
 from .sum_loops import (
     CONSTANT,
     COUNTED,
@@ -34,41 +35,6 @@ _TILES = 8
 READ = _TILES * TILE
 # Rounding may differ from one machine to another; what is no number stays none.
 _compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
-
-
-@_compiled
-def _take(source, begin, step, scale, pixels, samples, stokes, row):
-    """One sample of some pixels out of the cube, multiplied, to where the samples of so many pixels lie side by side.
-
-    The last pixel stands in for those that are missing.
-    """
-    whole = pixels // TILE if step == 1 else 0
-    for tile in range(whole):
-        own, here = samples[tile, stokes, row], source[begin + tile * TILE : begin + tile * TILE + TILE]
-        for p in range(TILE):
-            own[p] = scale * here[p]
-    for tile in range(whole, (pixels + TILE - 1) // TILE):
-        own, at = samples[tile, stokes, row], begin + tile * TILE * step
-        number = min(TILE, pixels - tile * TILE)
-        for p in range(number):
-            own[p] = scale * source[at + p * step]
-        for p in range(number, TILE):
-            own[p] = own[number - 1]
-
-
-@_compiled
-def _find_largest(rows, largest):
-    """The size of the largest sample of each pixel, NaN where one is."""
-    for p in range(TILE):
-        largest[p] = abs(rows[0, p])
-    for j in range(1, len(rows) - 1, 2):
-        one, other = rows[j], rows[j + 1]
-        for p in range(TILE):
-            largest[p] = np.maximum(largest[p], np.maximum(abs(one[p]), abs(other[p])))
-    for j in range((len(rows) - 1) // 2 * 2 + 1, len(rows)):
-        one = rows[j]
-        for p in range(TILE):
-            largest[p] = np.maximum(largest[p], abs(one[p]))
 
 
 @_compiled
@@ -191,9 +157,6 @@ def _work_on(samples, edges, axis, products, half, lines, parts, modes, noise, n
     for p in range(COUNTED * TILE):
         sums[p] = zero
     tilt[:] = zero
-    if folded:
-        _fold(light, half)
-        _fold(circular, half)
     for matrix, which, places in (even, odd):
         multiply(matrix, light, which, derived, places)
     for matrix, which, places in (even_v, odd_v):
@@ -222,9 +185,9 @@ def _put(target, sums, begin):
 
 
 @_compiled
-def _write(found, begin, end, sums, largest, limit):
-    """The quadratic, the largest of Q, U and V, and whether all samples are numbers."""
-    constant, matrix, vector, valid, peak, regular = found
+def _write(found, begin, end, sums):
+    """The quadratic."""
+    constant, matrix, vector, valid, _ = found
     _put(constant[begin:end], sums, CONSTANT)
     for row, what in ((0, VV), (2, QQ), (4, QU), (5, UU)):
         _put(matrix[row, begin:end], sums, what)
@@ -232,20 +195,33 @@ def _write(found, begin, end, sums, largest, limit):
     matrix[3, begin:end] = 0
     for row, what in ((0, V), (1, Q), (2, U)):
         _put(vector[row, begin:end], sums, what)
-    own_valid, own_peak, own_regular = valid[begin:end], peak[begin:end], regular[begin:end]
+    own_valid = valid[begin:end]
     for p in range(len(own_valid)):
         # By way of integers half as long, for which there are vector instructions.
         own_valid[p] = np.int64(np.int32(sums[VALID + p]))
-    of_light, of_others = largest[0], largest[1]
-    for p in range(len(own_peak)):
-        own_peak[p] = of_others[p]
-    for p in range(len(own_regular)):
-        own_regular[p] = (of_light[p] <= limit) & (of_others[p] <= limit)
 
 
 @_compiled
 def look_at(
-    begin, end, spectra, steps, scale, center, axis, limit, products, half, lines, parts, modes, noise, numbers, found
+    begin,
+    end,
+    start,
+    spectra,
+    bits,
+    mask,
+    steps,
+    scale,
+    center,
+    axis,
+    limit,
+    products,
+    half,
+    lines,
+    parts,
+    modes,
+    noise,
+    numbers,
+    found,
 ):
     """The quadratics of some pixels, from their samples where these lie.
 
@@ -253,8 +229,12 @@ def look_at(
     ----------
     begin, end : int
         Which pixels.
-    spectra : tuple of `numpy.ndarray`
-        I and the other three: one-dimensional, from their first number to their last.
+    start : int
+        The pixel whose numbers are the first of those found.
+    spectra, bits : tuple of `numpy.ndarray`
+        I and the other three: one-dimensional, from their first number to their last; and the same as integers.
+    mask : int
+        The bits of a number but for its sign.
     steps : tuple of int
         How far apart samples and pixels of I lie there, and Stokes parameters, samples and pixels of the others.
     scale : tuple of number
@@ -282,7 +262,12 @@ def look_at(
     numbers : tuple of number
         The weight of Q, U and V, the variance of I, the signs of Q, U and V, how many samples V has.
     found : tuple of `numpy.ndarray`
-        To be filled: constant, matrix, vector, valid, the largest of Q, U and V, and whether all samples are numbers.
+        To be filled: constant, matrix, vector, valid, and whether all samples are numbers.
+
+    Returns
+    -------
+    number
+        The size of the largest sample of Q, U and V in pixels whose samples are all numbers.
     """
     light, others = spectra
     sample_step, pixel_step, stokes_step, other_sample, other_pixel = steps
@@ -303,37 +288,47 @@ def look_at(
         np.zeros((len(middles), TILE), kind),
         np.zeros((len(middles), TILE), kind),
     )
-    samples, largest = np.zeros((_TILES, 4, n, TILE), kind), np.zeros((2, TILE), kind)
+    samples, folded, largest = np.zeros((_TILES, 4, n, TILE), kind), half < n, kind.type(0)
+    regular, most = found[-1], np.zeros(2, bits[0].dtype)
+    sizes = most.view(light.dtype)
     for first in range(begin, end, READ):
         pixels = min(READ, end - first)
-        for j in range(n):
-            at = j * sample_step + first * pixel_step
-            _take(light, at, pixel_step, scale[0], pixels, samples, 0, j)
+        most[:] = 0
+        at = first * pixel_step
+        most[0] = take(light, bits[0], at, sample_step, pixel_step, scale[0], pixels, samples, 0, folded, mask, 0)
         for s in range(3):
-            for j in range(n):
-                at = s * stokes_step + j * other_sample + first * other_pixel
-                _take(others, at, other_pixel, scale[1], pixels, samples, s + 1, j)
+            at, own = s * stokes_step + first * other_pixel, folded & (s == 2)
+            most[1] = take(
+                others, bits[1], at, other_sample, other_pixel, scale[1], pixels, samples, s + 1, own, mask, most[1]
+            )
+        own_largest = scale[1] * sizes[1]
+        if (scale[0] * sizes[0] <= limit) & (own_largest <= limit):
+            regular[first - start : first - start + pixels] = True
+        else:
+            own_largest = look_closer(spectra, steps, scale, first, pixels, n, limit, regular[first - start :])
+        largest = own_largest if own_largest > largest else largest
         for tile in range((pixels + TILE - 1) // TILE):
-            start = first + tile * TILE
-            number = min(TILE, end - start)
-            _place(place, middles, origin, shrink, start, number)
+            here = first + tile * TILE
+            number = min(TILE, end - here)
+            _place(place, middles, origin, shrink, here, number)
             if parts[1]:
-                _place(wing, begins, 0.0, shrink, start, number)
+                _place(wing, begins, 0.0, shrink, here, number)
             if parts[3]:
-                _place(core, reaches, 0.0, shrink, start, number)
+                _place(core, reaches, 0.0, shrink, here, number)
             edges = place, wing, core
-            _find_largest(samples[tile, 0], largest[0])
-            _find_largest(samples[tile, 1:].reshape(3 * n, TILE), largest[1])
             _work_on(samples[tile], edges, axis, products, half, lines, parts, modes, noise, numbers, memory)
-            _write(found, start, start + number, memory[4], largest, limit)
+            _write(found, here - start, here - start + number, memory[4])
+    return largest
 
 
 @_compiled
-def flag(fields, errors, strongest, limits, bits, found):
+def flag(begin, end, fields, errors, strongest, limits, bits, found):
     """Status bits of each pixel; `WeakField.flag` says what they mean.
 
     Parameters
     ----------
+    begin, end : int
+        Which pixels.
     fields, errors : tuple of `numpy.ndarray`
         b_los, b_q and b_u, and their standard deviations, ``(pixels,)``.
     strongest : `numpy.ndarray`
@@ -345,11 +340,14 @@ def flag(fields, errors, strongest, limits, bits, found):
     found : `numpy.ndarray`
         int32 ``(pixels,)``, to be filled.
     """
-    los, q, u = fields
-    sigma, sigma_q, sigma_u = errors
     linear, detected, detected_los, flat = limits
-    ambiguous, none, strong, absent, no_line = bits
-    for p in range(len(found)):
+    # Numbers as long as those to be filled: only so does the compiler take several pixels at a time.
+    ambiguous, none, strong = np.int32(bits[0]), np.int32(bits[1]), np.int32(bits[2])
+    absent, no_line, nothing = np.int32(bits[3]), np.int32(bits[4]), np.int32(0)
+    los, q, u = fields[0][begin:end], fields[1][begin:end], fields[2][begin:end]
+    sigma, sigma_q, sigma_u = errors[0][begin:end], errors[1][begin:end], errors[2][begin:end]
+    most, status = strongest[begin:end], found[begin:end]
+    for p in range(len(status)):
         of_q, of_u = q[p] / sigma_q[p], u[p] / sigma_u[p]
         of_q, of_u = of_q * of_q, of_u * of_u
         # Zero where nothing is known.
@@ -358,7 +356,7 @@ def flag(fields, errors, strongest, limits, bits, found):
         across = np.sqrt(q[p] * q[p] + u[p] * u[p])
         squared = los[p] * los[p] + (across if seen else 0.0)
         own = ambiguous if seen else none
-        own += strong if squared > strongest[p] * strongest[p] else 0
-        own += absent if (abs(los[p]) < detected_los * sigma[p]) & (signal < detected) else 0
-        own += no_line if sigma[p] > flat else 0
-        found[p] = own
+        own = own + (strong if squared > most[p] * most[p] else nothing)
+        own = own + (absent if (abs(los[p]) < detected_los * sigma[p]) & (signal < detected) else nothing)
+        own = own + (no_line if sigma[p] > flat else nothing)
+        status[p] = own
