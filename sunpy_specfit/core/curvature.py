@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 
 import torch
 
@@ -17,6 +18,11 @@ from .preconditioner import cosine_preconditioner
 from .problem import Problem
 
 __all__ = ["Curvature"]
+
+# Systems are solved in single precision where rounding leaves at most this part of the error that is asked for, after
+# so many rounds; and where curvatures are as far from the ends of what it holds.
+_ROUNDED, _ROUNDS = 0.3, 3
+_LEAST, _MOST = 1e-24, 1e24
 
 
 class Curvature:
@@ -225,8 +231,12 @@ class Curvature:
         start : `torch.Tensor`, optional
             A guess, flat; not with ``held``.
         """
-        precondition = precondition or self.preconditioner(damping)
         error = error * self.problem.n_pixels**0.5
+        if error and held is None and precondition is None and start is None and not _is_something(damping):
+            found = self._solve_in_single(right, tolerance, error, max_iterations)
+            if found is not None:
+                return found
+        precondition = precondition or self.preconditioner(damping)
         if held is None or not bool(held.any()):
             # The same memory for all products: for large maps fresh memory costs more than the sums.
             memory = torch.empty_like(self.free)
@@ -248,6 +258,49 @@ class Curvature:
             error=error,
             max_iterations=max_iterations,
         )
+
+    def _solve_in_single(self, right: torch.Tensor, tolerance: float, error: float, most: int) -> Solved | None:
+        """`solve` with all products in single precision, which take half the time; None where that is not enough.
+
+        Rounding leaves about its unit times the square of the number of steps, of what the steps take away. Where that
+        is more than was asked for, the residual in double precision is solved for in the same way (Wilkinson 1963,
+        Rounding Errors in Algebraic Processes).
+        """
+        single = self._in_single()
+        if single is None:
+            return None
+        memory, precondition = torch.empty_like(single.free), single.preconditioner()
+        x, iterations, rest = None, 0, right
+        for _ in range(_ROUNDS):
+            found = conjugate_gradient(
+                lambda v: single.product(v, out=memory),
+                rest.float(),
+                preconditioner=precondition,
+                tolerance=tolerance,
+                error=error,
+                max_iterations=most - iterations,
+            )
+            x = found.x.to(right.dtype) if x is None else x.add_(found.x)
+            iterations += found.iterations
+            if found.lost <= _ROUNDED * error or iterations >= most:
+                return Solved(x, iterations, found.residual, found.lost)
+            rest = right - self.product(x)
+        return None
+
+    def _in_single(self) -> Curvature | None:
+        """Products and preconditioners in single precision; None where numbers do not fit it, or are in it already."""
+        problem, diagonal = self.problem, self.data.diagonal()
+        if self.free.dtype != torch.float64 or problem.mixes_pixels or bool(problem.shared.any()):
+            return None
+        size = diagonal.mean(-1)
+        if not bool(((size > _LEAST) & (size < _MOST)).all()):
+            return None
+        single = copy(self)
+        single.free = torch.empty_like(self.free, dtype=torch.float32)  # its shape is all that they ask for
+        single.data, single.coupling = DenseBlocks(self.data.matrix.float()), self.coupling.in_single()
+        if self._prior_blocks is not None:
+            single._prior_blocks = DenseBlocks(self._prior_blocks.matrix.float())
+        return single
 
 
 def _is_something(damping: torch.Tensor | float) -> bool:
