@@ -25,6 +25,8 @@ _LIFT, _LIFTED = 1e-2, 0.05
 _SAME = 1e-4
 # Steps at the least and at the most, and by what factor there are more at each further look.
 _LEAST, _MOST, _GROWTH = 8, 250, 1.25
+# What is smaller, or larger than its inverse, is not trusted to single precision.
+_SMALL = 1e-12
 # Where more than these are foretold for where the search begins, trials of single scales take less time.
 _WORTH = 60
 # A curve is settled where its error is below this part of the scatter of chi² itself; where it stands above its lowest
@@ -68,14 +70,18 @@ class RiskCurves:
         self._values, self._groups = list(values), groups
         rows = [own_rows for _, own_rows in groups]
         self._root = packed.cholesky(precision)
-        self._alone = 1 / self._root[packed.diagonal_index(len(own))] if max(map(len, rows)) == 1 else None
         self._constant = [float(self._upper(step)[group].square().sum()) for group in rows]
 
         def whitened(v: torch.Tensor) -> torch.Tensor:
             return self._lower_solve(product(self._upper_solve(v)))
 
-        self._data = LanczosRule(whitened, self._upper(own), rows)
-        self._probes = [LanczosRule(whitened, one.to(own), rows) for one in signs]
+        # In single precision: of what a map's large scales leave of the risk rounding is a square.
+        start = self._upper(own)
+        if bool(((self._root == 0) | ((self._root.abs() > _SMALL) & (self._root.abs() < 1 / _SMALL))).all()):
+            self._root, start = self._root.float(), start.float()
+        self._alone = 1 / self._root[packed.diagonal_index(len(own))] if max(map(len, rows)) == 1 else None
+        self._data = LanczosRule(whitened, start, rows)
+        self._probes = [LanczosRule(whitened, one.to(start), rows) for one in signs]
         self._scatter = [(2 * len(group) * own.shape[-1]) ** 0.5 for group in rows]
         self._least = [np.inf] * len(groups)
 

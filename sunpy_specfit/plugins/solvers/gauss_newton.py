@@ -15,9 +15,8 @@ from ...numerics import packed
 
 __all__ = ["GaussNewton"]
 
-# Steps are found to this part of the tolerance in the root mean square: of a million pixels the worst is off by five
-# times that.
-_EXACT = 0.2
+# Steps are found to this part of the tolerance.
+_EXACT = 0.1
 # Products with the curvature for what is solved at once, at the most.
 _PRODUCTS = 1000
 
