@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
+from functools import cached_property
 
 import torch
 
@@ -44,8 +45,6 @@ class Curvature:
 
     Attributes
     ----------
-    objective : float
-        ½ chi² + Σ energies, infinite where the model is not finite.
     pixel_objective : `torch.Tensor` or None
         Each pixel's part without the coupled priors; None where operators mix pixels.
     data : `DenseBlocks`
@@ -76,16 +75,12 @@ class Curvature:
             self._weigh = (lambda r: r) if factor is None else (lambda r: factor * r)
             self._jacobian = MixedJacobian(problem, free)
             self.pixel_objective = None
-            self.objective = float(problem.loss(free))
             data_vector = -self._jacobian.pull(self._weigh(residual))
             self.data = problem.without_mixing().linearize(free, priors=False)[1]
         else:
             self._parts = data or problem.linearize(free, priors=False)
             data_objective, self.data, data_vector = self._parts
             self.pixel_objective = data_objective + prior_objective
-            self.objective = float(self.pixel_objective.double().sum()) + self._coupled_energy()
-        if self.objective != self.objective:
-            self.objective = float("inf")
         self._prior_blocks = DenseBlocks(prior_matrix) if whole.priors else None
         self.vector = data_vector + prior_vector
         self.coupling = Coupling(problem, free, tangent)
@@ -121,8 +116,14 @@ class Curvature:
         )
         return Curvature(self.problem, torch.where(where, other.free, self.free), data=parts)
 
-    def _coupled_energy(self) -> float:
-        return float(self.problem.coupled_energy(self.free))
+    @cached_property
+    def objective(self) -> float:
+        """½ chi² + Σ energies, infinite where the model is not finite."""
+        if self.pixel_objective is None:
+            found = float(self.problem.loss(self.free))
+        else:
+            found = float(self.pixel_objective.double().sum()) + float(self.problem.coupled_energy(self.free))
+        return found if found == found else float("inf")
 
     @property
     def blocks(self) -> DenseBlocks:
@@ -289,15 +290,15 @@ class Curvature:
 
     def _in_single(self) -> Curvature | None:
         """Products and preconditioners in single precision; None where numbers do not fit it, or are in it already."""
-        problem, diagonal = self.problem, self.data.diagonal()
+        problem, matrix = self.problem, self.data.matrix
         if self.free.dtype != torch.float64 or problem.mixes_pixels or bool(problem.shared.any()):
             return None
-        size = diagonal.mean(-1)
+        size = torch.stack([matrix[row].mean() for row in packed.diagonal_index(len(self.free))])
         if not bool(((size > _LEAST) & (size < _MOST)).all()):
             return None
         single = copy(self)
         single.free = torch.empty_like(self.free, dtype=torch.float32)  # its shape is all that they ask for
-        single.data, single.coupling = DenseBlocks(self.data.matrix.float()), self.coupling.in_single()
+        single.data, single.coupling = DenseBlocks(matrix.float()), self.coupling.in_single()
         if self._prior_blocks is not None:
             single._prior_blocks = DenseBlocks(self._prior_blocks.matrix.float())
         return single

@@ -92,9 +92,13 @@ def medium_inverse(curvature: Curvature) -> tuple[torch.Tensor, torch.Tensor, to
         part = slice(first, first + _TOGETHER)
         own, free = packed.inverse(_in_field(blocks[:, part].to(torch.float64, copy=True), field, maps, part))
         covariance[:, part], undetermined[:, part] = own, free
-        known = own.nan_to_num_(posinf=0.0).mul_(data[:, part])
-        # Entries off the diagonal count for both sides of it.
-        leverage[part] = 2 * known.sum(0) - known[packed.diagonal_index(k)].sum(0)
+        own = own.nan_to_num_(posinf=0.0) if bool(free.any()) else own
+        spent = leverage[part].zero_()
+        for i in range(k):
+            for j in range(i + 1):
+                # Entries off the diagonal count for both sides of it.
+                row = packed.index(i, j)
+                spent.addcmul_(own[row], data[row, part].to(own), value=1 if i == j else 2)
     device = curvature.free.device
     return covariance.to(device), leverage.clamp_(0.0, k).to(device), undetermined.to(device)
 
