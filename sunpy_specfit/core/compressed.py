@@ -74,7 +74,8 @@ class CompressedBlock(PixelBlock):
     def linearize(self, free: torch.Tensor, *, priors: bool = True):
         product = packed.matvec(self.matrix, free)
         objective = 0.5 * (self.constant + (free * (product - 2 * self.vector)).sum(0))
-        matrix, vector = self.matrix.clone(), self.vector - product
+        # Without priors it is the block's own, which is not to be changed.
+        matrix, vector = self.matrix.clone() if priors else self.matrix, self.vector - product
         if priors and self.priors:
             objective = objective + self._add_priors(self.theta(free), matrix, vector)
         return torch.where(torch.isfinite(objective), objective, torch.inf), matrix, vector

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -135,6 +136,17 @@ class Coupling:
                 for j, column in own.items():
                     out[j] += _sum_rows(pushed[name] * column)
         return out
+
+    def in_single(self) -> Coupling:
+        """The same for products and preconditioners in single precision."""
+        single = copy(self)
+        single.diagonal = self.diagonal.float()
+        if self.cosine_maps:
+            single.cosine_maps = [
+                CosineMap({j: told_once(c).float().expand_as(c) for j, c in own.columns.items()}, own.eigenvalues)
+                for own in self.cosine_maps
+            ]
+        return single
 
     def noise(self, generator: torch.Generator) -> torch.Tensor | None:
         """Noise ``(k, pixels)`` whose covariance is the curvature; None where some prior does not tell it."""

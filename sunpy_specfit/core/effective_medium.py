@@ -32,6 +32,8 @@ __all__ = ["Medium", "medium_inverse"]
 _LIFT, _LEAST = 1e-6, 1e-20
 # Maps that correlate by less, or in no more than this part of the pixels, have media of their own.
 _RELATED, _FEW = 0.05, 0.01
+# So many pixels tell whether maps do.
+_SAMPLE = 2**16
 # So far do neighbours count at first, in pixels; and they count no further where they do by less than this part.
 _REACHES, _UNSEEN = (32, 128), 1e-4
 # Eigenvalues of what pixels know of some maps, over the largest.
@@ -40,6 +42,8 @@ _THINNEST = 1e-12
 _TOGETHER = 2**14
 # Halvings of the precision after which a medium is as good as empty.
 _HALVINGS = 70
+# How neighbours count changes little from one medium to another of a precision so many times halved.
+_OCTAVES = 2
 # Whether one of so few levels is empty is not worth a look.
 _FEW_LEVELS = 4
 # Fewer pixels are not worth waiting for a compiler, or for what it left on the disk.
@@ -88,9 +92,13 @@ def medium_inverse(curvature: Curvature) -> tuple[torch.Tensor, torch.Tensor, to
         part = slice(first, first + _TOGETHER)
         own, free = packed.inverse(_in_field(blocks[:, part].to(torch.float64, copy=True), field, maps, part))
         covariance[:, part], undetermined[:, part] = own, free
-        known = own.nan_to_num_(posinf=0.0).mul_(data[:, part])
-        # Entries off the diagonal count for both sides of it.
-        leverage[part] = 2 * known.sum(0) - known[packed.diagonal_index(k)].sum(0)
+        own = own.nan_to_num_(posinf=0.0) if bool(free.any()) else own
+        spent = leverage[part].zero_()
+        for i in range(k):
+            for j in range(i + 1):
+                # Entries off the diagonal count for both sides of it.
+                row = packed.index(i, j)
+                spent.addcmul_(own[row], data[row, part].to(own), value=1 if i == j else 2)
     device = curvature.free.device
     return covariance.to(device), leverage.clamp_(0.0, k).to(device), undetermined.to(device)
 
@@ -175,6 +183,7 @@ def _alike(own: torch.Tensor, other: torch.Tensor, within: float) -> bool:
 def _groups(precision: torch.Tensor, m: int) -> list[list[int]]:
     """Maps that correlate, together."""
     label = list(range(m))
+    precision = precision[:, :: max(1, precision.shape[-1] // _SAMPLE)]
     size = precision[packed.diagonal_index(m)].sqrt_()
     for i in range(m):
         for j in range(i):
@@ -211,55 +220,77 @@ class Medium:
         self._extended = self.eigenvalues
         for axis, n in enumerate(self.shape):
             self._extended = torch.cat([self._extended, self._extended.narrow(axis, n - 1, 1)], axis)
-        self._levels: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._distant: dict[int, torch.Tensor] = {}
+        self._transfers: dict[int, torch.Tensor] = {}
 
-    def _level(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of a medium of precision 2^number: the logarithm of the variance, and how neighbours count, among cosines."""
-        if number not in self._levels:
-            # The covariance at a distance, twice over for each axis; mirrored at the edges it is that of two pixels.
-            distant = self._near(self._spectrum(number))
-            variance = distant
-            for axis, n in enumerate(self.shape):
-                odd = 2 * torch.arange(n) + 1
-                apart = torch.where(odd > n, 2 * n - odd, odd)
-                far = variance.shape[axis] - 1
-                mirrored = variance.index_select(axis, apart.clamp_max(far))
-                if far < n:
-                    mirrored.index_fill_(axis, (apart > far).nonzero()[:, 0], 0.0)
-                variance = 0.5 * (mirrored + variance.narrow(axis, 0, 1))
-            counts = distant.square()
-            near = distant.shape[0] <= self.shape[0]
+    def _covariance(self, number: int) -> torch.Tensor:
+        """Of pixels at some distance, in a medium of precision 2^number that is twice as long along each axis."""
+        if number not in self._distant:
+            self._distant[number] = self._near(number)
+        return self._distant[number]
+
+    def _transfer(self, number: int) -> torch.Tensor:
+        """How neighbours count in a medium of precision 2^number, among cosines."""
+        if number not in self._transfers:
+            counts = self._covariance(number).square()
+            near = counts.shape[0] <= self.shape[0]
             counts = (
                 series_of_near(counts, self.shape)
                 if near
                 else cosine_series(counts)[tuple(slice(n) for n in self.shape)]
             )
-            transfer = counts / counts.flatten()[0]
-            self._levels[number] = variance.reshape(-1).log(), transfer
-        return self._levels[number]
+            self._transfers[number] = counts / counts.flatten()[0]
+        return self._transfers[number]
 
-    def _spectrum(self, number: int) -> torch.Tensor:
-        """The covariance of a medium of precision 2^number among cosines, single, one longer than the map each way."""
-        precision = 2.0**number
-        single = self._extended.float() if precision > torch.finfo(torch.float32).smallest_normal else self._extended
+    def _variances(self, numbers: Sequence[int]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Variances in media of some precisions, and where each pixel's are, for it is only near the edges that they
+        differ: logarithms ``(media, places...)``, and the place along each axis."""
+        distant, axes = [self._covariance(number) for number in numbers], range(len(self.shape))
+        reach = [max(own.shape[axis] for own in distant) for axis in axes]
+        tables = []
+        for variance in distant:
+            # Mirrored at the edges a pixel's variance is the covariance of two, 1, 3, 5, ... pixels apart.
+            for axis in axes:
+                mirrored = variance[(slice(None),) * axis + (slice(1, None, 2),)]
+                missing = reach[axis] // 2 + 1 - mirrored.shape[axis]
+                beyond = torch.zeros_like(mirrored.narrow(axis, 0, 1)).repeat_interleave(missing, axis)
+                variance = 0.5 * (torch.cat([mirrored, beyond], axis) + variance.narrow(axis, 0, 1))
+            tables.append(variance.log())
+        places = []
+        for axis, n in enumerate(self.shape):
+            number = torch.arange(n)
+            places.append(torch.minimum(number, n - 1 - number).clamp_max(reach[axis] // 2))
+        return torch.stack(tables), places
+
+    def _spectrum(self, number: int, steps: Sequence[int]) -> torch.Tensor:
+        """The covariance of a medium of precision 2^number among cosines, single, one longer than the map each way.
+
+        Of some cosines only, so many steps apart.
+        """
+        precision, chosen = 2.0**number, self._extended[tuple(slice(None, None, step) for step in steps)]
+        single = chosen.float() if precision > torch.finfo(torch.float32).smallest_normal else chosen
         return single.add(precision).reciprocal_().float()
 
-    def _near(self, coefficients: torch.Tensor) -> torch.Tensor:
-        """The mean of `cosine_series`, as far as there is something to be seen; coefficients may be changed."""
+    def _near(self, number: int) -> torch.Tensor:
+        """The mean of `cosine_series` of the spectrum, as far as there is something to be seen."""
         for reach in _REACHES:
             if reach > min(self.shape) // 4:
                 break
+            # What fades so soon is the same in a smaller map, which has fewer cosines.
+            steps = [_largest_divisor(n, n // (4 * reach)) for n in self.shape]
+            coefficients = self._spectrum(number, steps)
             found = near_cosine_series(coefficients, reach)
             edge = max(float(found.select(axis, reach).abs().max()) for axis in range(found.ndim))
             if edge < _UNSEEN * float(found.flatten()[0]):
-                return found / math.prod(self.shape)
+                return found / math.prod(n // step for n, step in zip(self.shape, steps, strict=True))
         # In small maps the missing cosine is better missed.
+        coefficients = self._spectrum(number, [1] * len(self.shape))
         for axis in range(coefficients.ndim):
             coefficients.select(axis, -1).zero_()
         return cosine_series(coefficients) / math.prod(self.shape)
 
     def _smoothed(self, cosines: torch.Tensor, number: int) -> torch.Tensor:
-        return inverse_cosine_transform(cosines * self._level(number)[1], self._axes).reshape(-1)
+        return inverse_cosine_transform(cosines * self._transfer(number), self._axes).reshape(-1)
 
     def _cosines(self, own: torch.Tensor) -> torch.Tensor:
         return cosine_transform(own.float().reshape(self.shape), self._axes)
@@ -273,7 +304,7 @@ class Medium:
         top = int(torch.log2(own.amax()).ceil())
         least = max(2.0 ** (top - 2 * _HALVINGS), torch.finfo(cosines.dtype).tiny)
         found, above = torch.full_like(own, torch.nan, dtype=cosines.dtype), None
-        for number in range(top, top - _HALVINGS, -1):
+        for number in range(top, top - _HALVINGS, -_OCTAVES):
             smoothed = self._smoothed(cosines, number)
             if _cross(smoothed, above, number, least, found) == 0:
                 break
@@ -287,7 +318,29 @@ class Medium:
 
     def variance(self, place: torch.Tensor) -> torch.Tensor:
         """Of each pixel in a medium of precision 2^place of its own, ``(pixels,)``."""
-        return self._between(place, lambda number: self._level(number)[0]).exp_()
+        lowest, rows, table, outer, inner = self._looked_up(place)
+        step = place.reshape(len(outer), len(inner))
+        below = step.floor()
+        at, where = rows[(below - lowest).long()], outer[:, None] + inner
+        low, high = table[at, where], table[at + 1, where]
+        return torch.lerp(low, high, (step - below).to(low)).exp_().reshape(-1).to(place)
+
+    def _looked_up(self, place: torch.Tensor) -> tuple[int, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The lowest of the media that pixels lie above, the row of each medium in the table from there on, the
+        logarithms of variances, and what a pixel's place in the map adds to its column: all but the last axis, and it.
+        """
+        found = _whole_numbers(place)
+        numbers = sorted({*found, *(number + 1 for number in found)})
+        rows = torch.zeros(numbers[-1] - numbers[0] + 1, dtype=torch.long)
+        rows[torch.tensor(numbers) - numbers[0]] = torch.arange(len(numbers))
+        table, places = self._variances(numbers)
+        columns = places[0]
+        for axis, own in enumerate(places[1:], 1):
+            columns = (
+                (columns[:, None] * table.shape[axis + 1] + own).reshape(-1) if axis < len(places) - 1 else columns
+            )
+        outer = columns * table.shape[-1] if len(places) > 1 else torch.zeros(1, dtype=torch.long)
+        return numbers[0], rows, table.flatten(1), outer, places[-1]
 
     @staticmethod
     def _between(place: torch.Tensor, at) -> torch.Tensor:
@@ -317,6 +370,16 @@ class Medium:
 
     def _from_neighbours(self, place: torch.Tensor) -> torch.Tensor:
         """X of one map in a medium of precision 2^place for each pixel."""
+        found = torch.empty(place.shape, dtype=torch.float64)
+        rows = _rows(place, found)
+
+        def run(loops) -> bool:
+            lowest, *given = self._looked_up(place)
+            loops.from_neighbours(rows[0], lowest, *(own.numpy() for own in given), rows[1])
+            return True
+
+        if rows is not None and compiled(_LOOPS, run):
+            return found
         return (1 / self.variance(place).double()).sub_(torch.exp2(place)).clamp_min_(0)
 
 
@@ -345,6 +408,11 @@ def _whole_numbers(place: torch.Tensor) -> list[int]:
     return [number for number in numbers if len(numbers) < _FEW_LEVELS or bool((low == number).any())]
 
 
+def _largest_divisor(n: int, most: int) -> int:
+    """Of a number, no larger than another; one at the least."""
+    return max((step for step in range(1, most + 1) if n % step == 0), default=1)
+
+
 def _cross(smoothed: torch.Tensor, above: torch.Tensor | None, number: int, least: float, found: torch.Tensor) -> int:
     """`effective_medium_loops.cross`."""
     before = smoothed if above is None else above
@@ -352,7 +420,7 @@ def _cross(smoothed: torch.Tensor, above: torch.Tensor | None, number: int, leas
     left = None
     if rows is not None:
         floor = rows[1].dtype.type(least)
-        left = compiled(_LOOPS, lambda loops: loops.cross(*rows[:2], number, floor, above is None, rows[2]))
+        left = compiled(_LOOPS, lambda loops: loops.cross(*rows[:2], number, _OCTAVES, floor, above is None, rows[2]))
     if left is not None:
         return int(left)
     crossing = found.isnan() & (smoothed >= 2.0**number)
@@ -360,8 +428,8 @@ def _cross(smoothed: torch.Tensor, above: torch.Tensor | None, number: int, leas
         found[crossing] = number
     else:
         excess = smoothed.clamp_min(least).log2_().sub_(number)
-        before = above.clamp_min(least).log2_().sub_(number + 1)
-        found.copy_(torch.where(crossing, number - excess / (before - excess), found))
+        before = above.clamp_min(least).log2_().sub_(number + _OCTAVES)
+        found.copy_(torch.where(crossing, number - _OCTAVES * excess / (before - excess), found))
     return int(found.isnan().count_nonzero())
 
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-__all__ = ["cross", "interpolate"]
+__all__ = ["cross", "from_neighbours", "interpolate"]
 
 _compiled = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 
 @_compiled
-def cross(smoothed, above, number, least, first, found):
+def cross(smoothed, above, number, octaves, least, first, found):
     """Where the neighbours' precision is first found above that of a medium; how many pixels are left.
 
     Parameters
     ----------
     smoothed, above : `numpy.ndarray`
-        What neighbours know as they count in a medium of precision 2^number, and in one of twice that, ``(pixels,)``.
-    number : int
+        What neighbours know as they count in a medium of precision 2^number, and in one of 2^octaves times that,
+        ``(pixels,)``.
+    number, octaves : int
     least : number
         What neighbours know at least.
     first : bool
@@ -36,9 +37,38 @@ def cross(smoothed, above, number, least, first, found):
             found[p] = number
         else:
             excess = np.log2(smoothed[p]) - number
-            before = np.log2(max(above[p], least)) - number - 1
-            found[p] = number - excess / (before - excess)
+            before = np.log2(max(above[p], least)) - number - octaves
+            found[p] = number - octaves * excess / (before - excess)
     return left
+
+
+@_compiled
+def from_neighbours(place, lowest, rows, table, outer, inner, found):
+    """What neighbours add to a pixel's own precision in a medium: 1 / variance less the medium's own.
+
+    Parameters
+    ----------
+    place : `numpy.ndarray`
+        Logarithms to base 2 of the precision of each pixel's medium, ``(pixels,)``.
+    lowest : int
+    rows : `numpy.ndarray`
+        For each whole number from the lowest on, which row of the table is that medium's.
+    table : `numpy.ndarray`
+        Logarithms of variances, ``(media, columns)``.
+    outer, inner : `numpy.ndarray`
+        What the place along all axes but the last, and along the last, adds to a pixel's column.
+    found : `numpy.ndarray`
+        ``(pixels,)``, to be filled.
+    """
+    n = len(inner)
+    for i in range(len(outer)):
+        for j in range(n):
+            own = place[i * n + j]
+            below = np.floor(own)
+            row, column = rows[int(below) - lowest], outer[i] + inner[j]
+            low = table[row, column]
+            logarithm = low + (own - below) * (table[row + 1, column] - low)
+            found[i * n + j] = max(np.exp(-logarithm) - np.exp2(own), 0.0)
 
 
 @_compiled

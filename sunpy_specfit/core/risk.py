@@ -10,6 +10,7 @@ from ..numerics import packed
 from .blocks import DenseBlocks
 from .curvature import Curvature
 from .problem import Problem
+from .risk_curve import RiskCurves
 from .solver import Solver
 
 __all__ = ["Quadratics", "Sure", "Thinning"]
@@ -220,14 +221,31 @@ class Sure:
         generator = torch.Generator().manual_seed(quadratics.problem.seed)
         shape = quadratics.vector.shape
         number = min(max(-(-_PROBED // shape[-1]), 1), _MOST_PROBES)
-        self.probes = [
-            quadratics.noise(torch.randint(2, shape, generator=generator, dtype=torch.float32) * 2 - 1)
-            for _ in range(number)
-        ]
+        self.signs = [torch.randint(2, shape, generator=generator, dtype=torch.float32) * 2 - 1 for _ in range(number)]
+        self.probes = [quadratics.noise(signs) for signs in self.signs]
         self._last: list[torch.Tensor | None] = [None] * (number + 1)
+        self._curves: tuple[RiskCurves, list[list[int]]] | None = None
+
+    def search_among(self, groups: Sequence[tuple[list[int], list[int]]], values: Sequence[float]) -> None:
+        """Tell which scales bear on which free numbers, and where the search begins: some risks are known at once."""
+        curves = RiskCurves.of(self.quadratics, self.with_scales, values, groups, self.signs) if self.linear else None
+        self._curves = None if curves is None else (curves, [rows for _, rows in groups])
 
     def errors(self, values: Sequence[float]) -> torch.Tensor:
-        """The part of each free number in the risk, ``(k,)``."""
+        """The part of each free number in the risk, ``(k,)``; that of a group may all be told by its first.
+
+        Raises
+        ------
+        Unsettled
+            Once, where curves that were to tell it do not: whoever searches has to begin again, for all trials of a
+            search must be judged alike.
+        """
+        if self._curves is not None:
+            (curves, groups), self._curves = self._curves, None
+            parts = torch.zeros(len(self.quadratics.vector), dtype=torch.float64)
+            parts[[rows[0] for rows in groups]] = torch.tensor(curves.errors(values), dtype=torch.float64)
+            self._curves = curves, groups  # which it stays as long as they are settled
+            return parts
         vector, blocks = self.quadratics.vector, self.quadratics.blocks
         trial = _Trial(self.with_scales(values), self.quadratics.free, blocks, linear=self.linear)
         step = self._last[0] = trial.respond(vector, self._last[0])

@@ -10,6 +10,7 @@ equations.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from warnings import warn
 
@@ -25,6 +26,7 @@ from .prior import Prior
 from .problem import Problem
 from .quantities import Quantities
 from .risk import Quadratics, Sure, Thinning
+from .risk_curve import Unsettled
 from .scale_evidence import most_probable, neighbours_apart
 from .scale_search import search
 from .setup import bind_prior, smooth_names
@@ -189,7 +191,7 @@ def choose_scales(
         risk = _criterion(trial, quadratics, lambda values: scales.problem(problem, models, values), coupled)
         groups = _groups(scales, trial, free, quadratics)
         before = scales.values
-        scales.values, curves = search(before, [g for g, _ in groups], _by_group(risk, [r for _, r in groups]))
+        scales.values, curves = _search(risk, groups, before)
         if trial.is_quadratic or all(
             1 / _SAME < new / old < _SAME for new, old in zip(scales.values, before, strict=True)
         ):
@@ -242,9 +244,19 @@ def _criterion(trial: Problem, quadratics: Quadratics, with_scales, coupled) -> 
     linear = all(prior.is_quadratic for prior in coupling)
     convex = all(prior.is_quadratic or prior.is_convex for prior in coupling)
     if trial.loss_name == "gaussian" and known and quadratics.well_posed and convex:
-        if not linear or quadratics.linear(trial):
+        if not linear or trial.is_quadratic or quadratics.linear(trial):
             return Sure(quadratics, with_scales, linear=linear)
     return Thinning(quadratics, with_scales)
+
+
+def _search(risk: Sure | Thinning, groups, values: list[float]) -> tuple[list[float], list[dict[float, float]]]:
+    """The best scales from some on: along curves that are known at once, where they are, else by trials."""
+    numbers, errors = [own for own, _ in groups], _by_group(risk, [rows for _, rows in groups])
+    if isinstance(risk, Sure):
+        risk.search_among(groups, values)
+        with suppress(Unsettled):
+            return search(values, numbers, errors)
+    return search(values, numbers, errors)
 
 
 def _by_group(risk: Sure | Thinning, rows: Sequence[Sequence[int]]):

@@ -1,0 +1,87 @@
+"""The risk at all scales at once, against trials of single scales."""
+
+import astropy.units as u
+import numpy as np
+import pytest
+import torch
+from astropy.nddata import StdDevUncertainty
+from ndcube import NDCube
+from scipy.ndimage import gaussian_filter
+
+import sunpy_specfit as specfit
+from sunpy_specfit.core.risk import Quadratics, Sure
+from sunpy_specfit.core.risk_curve import RiskCurves, Unsettled
+from sunpy_specfit.core.setup import build_problem
+from sunpy_specfit.data import spectral_wcs
+
+SHAPE = (40, 50)
+SCALES = np.array([0.02, 0.1, 0.4, 2.0])
+
+
+def cube_of(seed=0, error=0.5, dark=0):
+    """Straight lines whose level and slope vary over the map, with noise that varies by a factor of four."""
+    rng = np.random.default_rng(seed)
+    level, slope = (gaussian_filter(rng.standard_normal(SHAPE), 4) * 8 for _ in range(2))
+    x = np.arange(6.0)
+    sigma = error * rng.uniform(0.5, 2.0, SHAPE)[..., None] * np.ones(6)
+    light = level[..., None] + slope[..., None] * x / 6
+    data = light + sigma * rng.standard_normal(light.shape)
+    sigma.reshape(-1, 6)[rng.permutation(sigma.shape[0] * sigma.shape[1])[:dark]] = np.inf
+    return NDCube(
+        data, wcs=spectral_wcs(SHAPE, (5000 + 0.1 * x) * u.AA), unit=u.DN, uncertainty=StdDevUncertainty(sigma)
+    )
+
+
+def both(cube, model, names, groups, *, order=1, **options):
+    """Two estimates of the risk: from curves, and from trials."""
+    problem = build_problem([cube], [model], dtype="float64", coupled=True)
+
+    def with_scales(values):
+        prior = specfit.Smooth(*names, scale=dict(zip(names, values, strict=True)), order=order)
+        return build_problem([cube], [model], priors=[prior], dtype="float64")
+
+    free = torch.zeros((problem.n_free, problem.n_pixels), dtype=torch.float64)
+    found = [Sure(Quadratics(problem, free), with_scales) for _ in range(2)]
+    found[0].search_among(groups, options.get("begin", [0.3] * len(names)))
+    return found
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize(("model", "rows"), [(specfit.Polynomial(0), [0]), (specfit.Polynomial(1), [0, 1])])
+def test_curves_are_what_trials_find(model, rows, order, monkeypatch):
+    monkeypatch.setattr(f"{RiskCurves.__module__}._WORTH", 1000)
+    curves, trials = both(cube_of(), model, ["c0"], [([0], rows)], order=order)
+    assert curves._curves is not None
+    for scale in SCALES[1:]:
+        one, other = (float(risk.errors([scale]).sum()) for risk in (curves, trials))
+        # The scatter of chi² is 63 for each number of a pixel.
+        assert one == pytest.approx(other, abs=12)
+
+
+def test_groups_have_curves_of_their_own():
+    # The slope is counted from the middle of the window, so that it knows nothing of the level.
+    curves, trials = both(cube_of(1), specfit.Polynomial(1), ["c0", "c1"], [([0], [0]), ([1], [1])])
+    one, other = ([risk.errors([a, b])[:2].tolist() for a, b in ((0.1, 0.1), (0.4, 2.0))] for risk in (curves, trials))
+    np.testing.assert_allclose(np.diff(one, axis=0), np.diff(other, axis=0), atol=60)
+
+
+def test_a_few_pixels_without_data_change_little_and_many_leave_it_to_trials():
+    curves, trials = both(cube_of(2, dark=20), specfit.Polynomial(0), ["c0"], [([0], [0])])
+    assert curves._curves is not None
+    for scale in SCALES[1:]:
+        assert float(curves.errors([scale])) == pytest.approx(float(trials.errors([scale])), abs=20)
+    assert both(cube_of(2, dark=400), specfit.Polynomial(0), ["c0"], [([0], [0])])[0]._curves is None
+
+
+def test_what_is_left_to_trials(monkeypatch):
+    cube, model = cube_of(), specfit.Polynomial(1)
+    # Two scales bear on one group; and pixels are coupled so strongly that it would take too many steps.
+    assert both(cube, model, ["c0", "c1"], [([0, 1], [0, 1])])[0]._curves is None
+    assert both(cube, model, ["c0"], [([0], [0, 1])], begin=[1e-4])[0]._curves is None
+    curves, trials = both(cube, model, ["c0"], [([0], [0, 1])])
+    monkeypatch.setattr(f"{RiskCurves.__module__}._MOST", 12)
+    with pytest.raises(Unsettled):
+        curves.errors([1e-3])
+    assert curves.errors([0.3]).tolist() == trials.errors([0.3]).tolist()
+    result = specfit.fit(cube, model, specfit.Smooth("c0"))
+    assert result.meta["prior_scales"]["smooth:c0"]["chosen_by"] == "SURE"
