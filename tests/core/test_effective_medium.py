@@ -7,8 +7,9 @@ import torch
 
 import sunpy_specfit as specfit
 from sunpy_specfit.core.curvature import Curvature
-from sunpy_specfit.core.effective_medium import Medium, _function_of, medium_inverse
+from sunpy_specfit.core.effective_medium import medium_inverse
 from sunpy_specfit.core.engine import pixel_solution
+from sunpy_specfit.core.even_medium import Medium, _function_of
 from sunpy_specfit.core.setup import build_problem
 from sunpy_specfit.data import gaussian_cube
 from sunpy_specfit.numerics import packed

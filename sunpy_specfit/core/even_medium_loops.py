@@ -1,4 +1,4 @@
-"""The steps of `effective_medium` that every pixel takes on its own, in compiled code (Numba)."""
+"""The steps of `even_medium` that every pixel takes on its own, in compiled code (Numba)."""
 
 from __future__ import annotations
 
