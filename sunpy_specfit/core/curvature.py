@@ -21,9 +21,11 @@ from .problem import Problem
 __all__ = ["Curvature"]
 
 # Systems are solved in single precision where rounding leaves at most this part of the error that is asked for, after
-# so many rounds; and where curvatures are as far from the ends of what it holds.
+# so many rounds.
 _ROUNDED, _ROUNDS = 0.3, 3
-_LEAST, _MOST = 1e-24, 1e24
+# That is tried where a pixel's own curvatures are within these, or nothing, and each is known to this part of itself
+# while the others are free.
+_LEAST, _MOST, _CLEAR = 1e-24, 1e24, 1e-4
 
 
 class Curvature:
@@ -142,7 +144,7 @@ class Curvature:
     def _damped(self, damping: torch.Tensor | float) -> torch.Tensor:
         """The same without what is coupled; not to be changed in place."""
         matrix = self.blocks.matrix
-        if _is_something(damping):
+        if _any(damping):
             matrix = matrix.clone()
             matrix[packed.diagonal_index(self.free.shape[0])] *= 1 + damping
         return matrix
@@ -162,7 +164,7 @@ class Curvature:
         self.coupling.product(direction, out)
         if self._prior_blocks is not None:
             out = out + self._prior_blocks.matvec(direction)
-        if _is_something(damping):
+        if _any(damping):
             out = out + damping * self.blocks.diagonal() * direction
         return self.problem.reduce(out)
 
@@ -233,12 +235,13 @@ class Curvature:
             A guess, flat; not with ``held``.
         """
         error = error * self.problem.n_pixels**0.5
-        if error and held is None and precondition is None and start is None and not _is_something(damping):
+        held = None if held is None or not bool(held.any()) else held
+        if error and held is None and precondition is None and start is None and not _any(damping):
             found = self._solve_in_single(right, tolerance, error, max_iterations)
             if found is not None:
                 return found
         precondition = precondition or self.preconditioner(damping)
-        if held is None or not bool(held.any()):
+        if held is None:
             # The same memory for all products: for large maps fresh memory costs more than the sums.
             memory = torch.empty_like(self.free)
             return conjugate_gradient(
@@ -263,15 +266,14 @@ class Curvature:
     def _solve_in_single(self, right: torch.Tensor, tolerance: float, error: float, most: int) -> Solved | None:
         """`solve` with all products in single precision, which take half the time; None where that is not enough.
 
-        Rounding leaves about its unit times the square of the number of steps, of what the steps take away. Where that
-        is more than was asked for, the residual in double precision is solved for in the same way (Wilkinson 1963,
-        Rounding Errors in Algebraic Processes).
+        What rounding left is seen in the residual, worked out in double precision: where it is more than was asked for,
+        that residual is solved for in the same way (Wilkinson 1963, Rounding Errors in Algebraic Processes).
         """
         single = self._in_single()
         if single is None:
             return None
         memory, precondition = torch.empty_like(single.free), single.preconditioner()
-        x, iterations, rest = None, 0, right
+        x, iterations, rest = torch.zeros_like(right), 0, right
         for _ in range(_ROUNDS):
             found = conjugate_gradient(
                 lambda v: single.product(v, out=memory),
@@ -281,30 +283,40 @@ class Curvature:
                 error=error,
                 max_iterations=most - iterations,
             )
-            x = found.x.to(right.dtype) if x is None else x.add_(found.x)
-            iterations += found.iterations
-            if found.lost <= _ROUNDED * error or iterations >= most:
-                return Solved(x, iterations, found.residual, found.lost)
+            if found.stuck:
+                return None
+            x, iterations = x.add_(found.x), iterations + found.iterations
             rest = right - self.product(x)
+            rounding = rest.float() - found.rest
+            left = float(torch.dot(rounding, precondition(rounding)).clamp_min(0)) ** 0.5
+            if left <= _ROUNDED * error or iterations >= most:
+                return found._replace(x=x, iterations=iterations, rest=rest)
         return None
 
     def _in_single(self) -> Curvature | None:
         """Products and preconditioners in single precision; None where numbers do not fit it, or are in it already."""
-        problem, matrix = self.problem, self.data.matrix
+        problem = self.problem
         if self.free.dtype != torch.float64 or problem.mixes_pixels or bool(problem.shared.any()):
-            return None
-        size = torch.stack([matrix[row].mean() for row in packed.diagonal_index(len(self.free))])
-        if not bool(((size > _LEAST) & (size < _MOST)).all()):
             return None
         single = copy(self)
         single.free = torch.empty_like(self.free, dtype=torch.float32)  # its shape is all that they ask for
-        single.data, single.coupling = DenseBlocks(matrix.float()), self.coupling.in_single()
+        single.data, single.coupling = DenseBlocks(self.data.matrix.float()), self.coupling.in_single()
         if self._prior_blocks is not None:
             single._prior_blocks = DenseBlocks(self._prior_blocks.matrix.float())
-        return single
+        return single if _fits_single(single.block_matrix()) else None
 
 
-def _is_something(damping: torch.Tensor | float) -> bool:
+def _fits_single(matrix: torch.Tensor) -> bool:
+    """Whether packed blocks are far from the ends of what single precision holds, and from where it sees no minimum."""
+    rows = packed.diagonal_index(packed.size(len(matrix)))
+    for own in matrix[rows]:
+        least, most = torch.aminmax(own)
+        if not most < _MOST or not (least > _LEAST or bool(((own == 0) | (own > _LEAST)).all())):
+            return False
+    return bool((packed.cholesky(matrix)[rows].square() >= _CLEAR * matrix[rows]).all())
+
+
+def _any(damping: torch.Tensor | float) -> bool:
     return bool((damping != 0).any()) if torch.is_tensor(damping) else damping != 0
 
 

@@ -131,14 +131,15 @@ def _positive(problem: Problem, block: PixelBlock, found: torch.Tensor) -> torch
 
 def _fit_block(problem, solver, block, piece, init, previous, n_starts, outcome) -> None:
     """Fit one block and write what comes out of it."""
-    rest = settle(problem, block, piece, outcome) if solver.exact else None
+    rest = settle(problem, block, piece, outcome) if solver.is_exact else None
     if rest is not None:
         outcome.info["iterations"] = max(outcome.info.get("iterations", 0), 1)
         if not len(rest):
             return
     index = np.arange(piece.start, piece.stop)
     if rest is not None:
-        block, index = block.select(rest), index[rest.numpy()]
+        # They are few, and what is wrong with them may be a matter of precision.
+        block, index = block.select(rest).to(torch.float64), index[rest.numpy()]
     status, valid, worth = _triage(block)
     outcome.n_valid[place_of(index)] = valid.cpu().numpy()
     if not bool(worth.all()):

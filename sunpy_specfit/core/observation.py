@@ -20,7 +20,7 @@ from .mask import read_mask
 from .members import check_cube
 from .noise import Noise
 from .pixel_views import PixelViews
-from .samples import Block, pixel_last, to_weight
+from .samples import Block, as_it_is, as_tensor, pixel_last, to_weight
 from .status import Status
 from .uncertainty import Sigma, estimate_noise, read_uncertainty
 from .warnings import SpecfitWarning
@@ -211,8 +211,8 @@ class Observation:
                 "a model that takes part of the data as given needs their errors: give an uncertainty, no noise model"
             )
         whole = slice(0, self.grid.size)
-        data = _as_tensor(self._views.of("data", whole))
-        variance = None if self.sigma.uniform else _as_tensor(self._views.of("sigma", whole))
+        data = as_tensor(self._views.of("data", whole))
+        variance = None if self.sigma.uniform else as_tensor(self._views.of("sigma", whole))
         if variance is None or bool(variance.amin() == variance.amax()):
             first = self.sigma.values.flat[0] if variance is None else variance[(0,) * variance.ndim]
             variance = torch.tensor([float(first)], dtype=torch.float64)
@@ -342,6 +342,11 @@ class Observation:
         x = torch.as_tensor((x - origin) / scale, dtype=dtype, device=device)
         return Block(data, weight, x, flags)
 
+    @property
+    def lies_in_memory(self) -> bool:
+        """Whether all pixels' data can be read where they are, without a copy."""
+        return self._views.is_view("data") and as_it_is(self._views.of("data", slice(0, 1)))
+
     def in_place(
         self, index: slice | np.ndarray, *, data_scale: float = 1.0
     ) -> tuple[InPlace, torch.Tensor, float] | None:
@@ -364,7 +369,7 @@ class Observation:
         weight = to_weight(torch.full((), values.flat[0], dtype=torch.float64), self.sigma, data_scale)
         if not 0 < float(weight) < np.inf or not np.isfinite(self.typical):
             return None
-        samples = InPlace(_as_tensor(self._views.of("data", index)), factor=data_scale)
+        samples = InPlace(as_tensor(self._views.of("data", index)), factor=data_scale)
         return samples, weight, _WILD * self.typical / data_scale
 
     def deviations(self, index: slice | np.ndarray = slice(None)) -> np.ndarray | None:
@@ -380,15 +385,6 @@ class Observation:
 def _wide_enough(dtype: torch.dtype, size: float) -> torch.dtype:
     """A type for numbers of some size and far smaller or larger ones."""
     return dtype if 1e-15 < size < 1e15 else torch.float64
-
-
-def _as_tensor(part: np.ndarray) -> torch.Tensor:
-    """``(pixels, ...)`` as ``(..., pixels)`` in floating point, without a copy wherever torch can do without."""
-    if part.dtype.kind != "f" or not part.dtype.isnative or part.dtype.itemsize not in (4, 8):
-        part = part.astype(np.float64 if part.dtype.itemsize > 4 or part.dtype.kind != "f" else np.float32)
-    if not part.flags.writeable or any(stride < 0 for stride in part.strides):
-        part = part.copy()
-    return torch.from_numpy(part).movedim(0, -1)
 
 
 def _all_good(data: torch.Tensor, weight: torch.Tensor, largest: float) -> bool:

@@ -31,11 +31,20 @@ class PixelViews:
         self.axes, self.grid, self.stokes_index = axes, grid, stokes_index
         self._views = {name: self._pixels_first(array) for name, array in arrays.items()}
 
+    def is_view(self, name: str) -> bool:
+        """Whether `of` makes no copy of any run of pixels."""
+        view, whole = self._views[name], self.stokes_index is None or len(self.stokes_index) == 1
+        by_pixel = isinstance(view, np.ndarray) and view.shape[0] == self.grid.size and view.ndim == self._tail + 1
+        return by_pixel and (whole or isinstance(_run_of(self.stokes_index), slice))
+
+    @property
+    def _tail(self) -> int:
+        return sum(axis is not None for axis in (self.axes.stokes, self.axes.sample))
+
     def of(self, name: str, index: slice | np.ndarray) -> np.ndarray:
         """``(pixels, [stokes,] n)`` of some pixels."""
         view, lead = self._views[name], max(len(self.axes.grid), 1)
-        tail = sum(axis is not None for axis in (self.axes.stokes, self.axes.sample))
-        if view.shape[0] == self.grid.size and view.ndim == tail + 1:
+        if view.shape[0] == self.grid.size and view.ndim == self._tail + 1:
             part = view[index]
         else:
             numbers = np.arange(self.grid.size)[index] if isinstance(index, slice) else np.asarray(index)

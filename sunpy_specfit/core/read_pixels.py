@@ -51,14 +51,14 @@ def read_pixels(
     base = base.to(dtype=dtype, device=problem.device)
     # What is held fixed, and what models take as given, must be known for a pixel to be fitted.
     inputs = [value for _, _, own in loaded_terms for one in own for value in one.values()]
-    unknown = [bad for bad in map(_unknown, [base, *inputs]) if bad is not None]
+    unknown = [bad for value in (base, *inputs) if (bad := _unknown(value, len(flags))) is not None]
     if unknown:
         unknown = torch.stack(unknown).any(0)
         flags = torch.where(unknown, flags | int(Status.BAD_DATA), flags)
-        base = _mended(base)
+        base = _mended(base, len(flags))
     for term, loaded, auxiliary in loaded_terms:
         if torch.is_tensor(unknown):
-            auxiliary = [{name: _mended(value) for name, value in one.items()} for one in auxiliary]
+            auxiliary = [{name: _mended(value, len(flags)) for name, value in one.items()} for one in auxiliary]
             loaded = replace(loaded, weight=torch.where(unknown, 0.0, loaded.weight))
         weight = loaded.weight
         for component, own in zip(term.model.components, auxiliary, strict=True):
@@ -95,16 +95,16 @@ def bare_block(
     )
 
 
-def _unknown(value: torch.Tensor) -> torch.Tensor | None:
-    """Which pixels lack some number of a map ``(..., pixels)``; None if none does, or if all pixels share it."""
-    if value.shape[-1] == 1 or bool(torch.isfinite(value.sum())):
+def _unknown(value: torch.Tensor, pixels: int) -> torch.Tensor | None:
+    """Which pixels lack some number of a map ``(..., pixels)``; None if none does, or if several pixels share it."""
+    if value.shape[-1] < pixels or bool(torch.isfinite(value.sum())):
         return None
     return ~torch.isfinite(value).reshape(-1, value.shape[-1]).all(0)
 
 
-def _mended(value: torch.Tensor) -> torch.Tensor:
+def _mended(value: torch.Tensor, pixels: int) -> torch.Tensor:
     """A map with the median in place of what is not finite, so that models and their derivatives stay so."""
-    if _unknown(value) is None:
+    if _unknown(value, pixels) is None:
         return value
     known = torch.where(torch.isfinite(value), value, torch.nan)
     return torch.where(torch.isfinite(value), value, known.nanmedian(-1, keepdim=True).values.nan_to_num())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from .problem import Problem
 
 __all__ = ["is_read_in_place", "precision_of", "read_quadratics"]
+
+# Spectra that a model does not read are held so many samples at a time.
+_SAMPLES = 2**23
 
 
 def read_quadratics(problem: Problem, index: slice | np.ndarray, dtype: torch.dtype) -> CompressedBlock:
@@ -38,8 +42,10 @@ def read_quadratics(problem: Problem, index: slice | np.ndarray, dtype: torch.dt
     # What has samples that are no measurements is looked at again with more care.
     rest = (~regular).nonzero()[:, 0]
     numbers = np.arange(problem.n_pixels)[index] if isinstance(index, slice) else np.asarray(index)
-    own = compress(read_pixels(problem, numbers[rest.numpy()], dtype, compressed=True))
-    return block.with_pixels(rest, own)
+    at_once = max(_SAMPLES // math.prod(problem.terms[0].observation.sample_shape), 1)
+    pieces = [numbers[some.numpy()] for some in rest.split(at_once)]
+    own = [compress(read_pixels(problem, piece, dtype, compressed=True)) for piece in pieces]
+    return block.with_pixels(rest, CompressedBlock.join(own))
 
 
 def precision_of(problem: Problem, dtype: torch.dtype) -> torch.dtype:
@@ -48,11 +54,14 @@ def precision_of(problem: Problem, dtype: torch.dtype) -> torch.dtype:
 
 
 def is_read_in_place(problem: Problem) -> bool:
-    """Whether a model reads the quadratics of whole blocks off the cube."""
+    """Whether a model reads the quadratics of whole blocks off the cube, where it is."""
     return _reader_of_all(problem, precision_of(problem, problem.dtype)) is not None
 
 
 def _reader_of_all(problem: Problem, dtype: torch.dtype):
+    """The reader of all pixels; None also where it would hold a copy of the cube."""
+    if not problem.terms[0].observation.lies_in_memory:
+        return None
     key = "reader", dtype
     if key not in problem.memo:
         problem.memo[key] = _reader(problem, slice(None), dtype)
@@ -61,11 +70,15 @@ def _reader_of_all(problem: Problem, dtype: torch.dtype):
 
 def _read_in_place(problem: Problem, index, dtype: torch.dtype) -> tuple[CompressedBlock, torch.Tensor] | None:
     """The quadratics as the model reads them off the cube, and of which pixels; None where it does not."""
-    if isinstance(index, slice) and index.step in (None, 1):
+    if isinstance(index, slice) and index.step not in (None, 1):
+        index = np.arange(problem.n_pixels)[index]
+    if isinstance(index, slice):
         begin, end, _ = index.indices(problem.n_pixels)
         reader = _reader_of_all(problem, dtype)
     else:
-        begin, end, reader = 0, len(index), _reader(problem, index, dtype)
+        begin, end, reader = 0, len(index), None
+    if reader is None:
+        begin, end, reader = 0, end - begin, _reader(problem, index, dtype)
     found = None if reader is None else reader[0](begin, end)
     if found is None:
         return None

@@ -9,7 +9,7 @@ import torch
 
 from .uncertainty import Sigma
 
-__all__ = ["Block", "pixel_last", "to_weight", "with_light_error"]
+__all__ = ["Block", "as_it_is", "as_tensor", "pixel_last", "to_weight", "with_light_error"]
 
 
 @dataclass(frozen=True)
@@ -68,3 +68,17 @@ def to_weight(values: torch.Tensor, sigma: Sigma, data_scale: float) -> torch.Te
 def with_light_error(weight: torch.Tensor, data: torch.Tensor, error: float) -> torch.Tensor:
     """1/sigma² where the light may be off by a part of itself, beside the noise."""
     return weight / (1 + (error * data.clamp_min(0)).square() * weight)
+
+
+def as_tensor(part: np.ndarray) -> torch.Tensor:
+    """``(pixels, ...)`` as ``(..., pixels)`` in floating point, without a copy wherever torch can do without."""
+    if not as_it_is(part):
+        single = part.dtype.kind == "f" and part.dtype.itemsize <= 4
+        part = np.array(part, np.float32 if single else np.float64, order="C")
+    return torch.from_numpy(part).movedim(0, -1)
+
+
+def as_it_is(part: np.ndarray) -> bool:
+    """Whether torch takes such an array as it lies in memory."""
+    known = part.dtype.kind == "f" and part.dtype.isnative and part.dtype.itemsize in (4, 8)
+    return known and part.flags.writeable and all(stride >= 0 for stride in part.strides)

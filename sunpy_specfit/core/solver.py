@@ -85,7 +85,8 @@ class Solver(Configurable):
         then it is asked for each trial of an automatic scale.
     exact : bool
         Whether its answer for a block of quadratics is where these are least, and nothing else: the engine may then
-        find that itself, with errors and misfit, in one look at each pixel.
+        find that itself, with errors and misfit, in one look at each pixel. It is said of the class's own ``solve``:
+        a class that is derived from it and has another one is not taken at its word.
     factored : bool
         Whether its covariances are `~sunpy_specfit.core.factored.FactoredCovariance`.
     """
@@ -96,6 +97,12 @@ class Solver(Configurable):
     uses_proximal: ClassVar[bool] = False
     exact: ClassVar[bool] = False
     factored: ClassVar[bool] = False
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether `exact` was said of the ``solve`` that it has."""
+        owner = next(kind for kind in type(self).__mro__ if "solve" in vars(kind))
+        return self.exact and "exact" in vars(owner)
 
     def suits(self, problem) -> str | None:
         """None if it can solve each pixel of the problem by itself, else the reason; couplings are not looked at."""

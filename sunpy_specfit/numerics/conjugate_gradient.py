@@ -24,15 +24,17 @@ class Solved(NamedTuple):
         Products with the matrix, for the slowest right-hand side.
     residual : `torch.Tensor`
         |b - A x| / |b| in the norm of the preconditioner, one for each right-hand side.
-    lost : float
-        What rounding may have left of the error e, as √(eᵀ A e), for the worst right-hand side: its unit times the
-        square of the number of steps, of what they took away.
+    rest : `torch.Tensor`
+        b - A x, as the steps foretell it: what the product with x says beside that is rounding.
+    stuck : bool
+        Whether a right-hand side met a direction of no positive curvature, or none that is a number.
     """
 
     x: torch.Tensor
     iterations: int
     residual: torch.Tensor
-    lost: float
+    rest: torch.Tensor
+    stuck: bool
 
 
 def conjugate_gradient(
@@ -97,7 +99,7 @@ def conjugate_gradient(
     rz = _dot(r, z)
     size = _dot(b, preconditioner(b)) if x0 is not None else rz
     goal = size.clamp_min(0) * tolerance**2
-    active = rz > goal
+    active, stuck = rz > goal, ~torch.isfinite(rz)
     gains: list[torch.Tensor] = []
     iterations = 0
     while iterations < max_iterations and bool(active.any()):
@@ -106,6 +108,7 @@ def conjugate_gradient(
         if mp is not None:
             ap = ap.add_(mp)
         curvature = _dot(p, ap)
+        stuck = stuck | (active & ~(curvature > 0))
         active &= curvature > 0
         alpha = torch.where(active, rz / torch.where(active, curvature, 1.0), 0.0)
         # In place: fresh memory for large maps costs more than the sums.
@@ -113,18 +116,18 @@ def conjugate_gradient(
         r.addcmul_(alpha, ap, value=-1)
         z = preconditioner(r)
         renewed = _dot(r, z)
-        gains.append(alpha * rz)
+        if error:
+            gains.append(alpha * rz)
         beta = torch.where(active, renewed / torch.where(active, rz, 1.0), 0.0)
         rz = torch.where(active, renewed, rz)
         p.mul_(beta).add_(z)
         if mp is not None:
             mp.mul_(beta).add_(r)
         active &= rz > goal
-        if error and len(gains) >= 2 * _WINDOW:
+        if len(gains) >= 2 * _WINDOW:
             active &= _left(gains) > error**2
     residual = (rz.clamp_min(0) / size.clamp_min(torch.finfo(b.dtype).tiny)).sqrt()
-    gained = float(sum(gains).amax()) ** 0.5 if gains else 0.0
-    return Solved(x, iterations, residual[..., 0], torch.finfo(b.dtype).eps * iterations**2 * gained)
+    return Solved(x, iterations, residual[..., 0], r, bool(stuck.any()))
 
 
 def _left(gains: list[torch.Tensor]) -> torch.Tensor:

@@ -44,8 +44,11 @@ def single_is_enough(data: torch.Tensor, weight: torch.Tensor, *others: torch.Te
     """Whether single precision tells all that data do, with weights 1/sigma², and holds other numbers at all."""
     if not float((data.square() * weight).amax()) < _SIGNAL**2:
         return False
-    sizes = [own.abs() for own in (weight, *others)]
-    return all(_SMALLEST < float(own[own > 0].amin()) and float(own.amax()) < _LARGEST for own in sizes if own.any())
+    for own in (weight, *others):
+        some = own[own != 0].abs()
+        if len(some) and not (_SMALLEST < float(some.amin()) and float(some.amax()) < _LARGEST):
+            return False
+    return True
 
 
 def gram(factor: torch.Tensor, damping: torch.Tensor | float = 0.0) -> torch.Tensor:

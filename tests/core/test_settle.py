@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from astropy.nddata import StdDevUncertainty
@@ -88,3 +90,34 @@ def test_models_without_quadratics_are_left_to_the_other_way(monkeypatch):
     monkeypatch.setattr(engine, "settle", lambda *given: left.append(settling.settle(*given)))
     specfit.fit(gaussian_cube((3, 4)), specfit.Polynomial(1))
     assert left == [None]
+
+
+@pytest.mark.parametrize("kind", ["f4", ">f4", "f8", "i4", "part of a larger cube"])
+def test_many_blocks_off_one_cube_are_as_one(kind):
+    made = weak_field_cube((97, 103), line="Fe I 6302.5", n_wavelengths=21, noise=2e-3, seed=4)
+    data = np.round(1e6 * made.data) if kind == "i4" else made.data
+    data = data.astype("f4" if kind.startswith("part") else kind)
+    if kind.startswith("part"):
+        data = np.pad(data, ((0, 0), (0, 0), (2, 3), (1, 4)))[:, :, 2:-3, 1:-4]
+    if data.dtype.kind == "f":
+        data[0, 3, 50, 7] = data[2, :, 96, 102] = np.nan
+    sigma = StdDevUncertainty(np.full(data.shape, 2e3 if kind == "i4" else 2e-3, "f4"))
+    cube = NDCube(data, wcs=made.wcs, unit=made.unit, uncertainty=sigma)
+    one, many = (specfit.fit(cube, WeakField("Fe I 6302.5"), chunks=chunks) for chunks in (97 * 103, 4500))
+    np.testing.assert_array_equal(many.status.data, one.status.data)
+    for name in one:
+        if name != "lambda0":
+            apart = np.abs(many[name].data - one[name].data) / one[name].uncertainty.array
+            assert np.nanmax(apart) < 1e-3, name
+
+
+def test_a_solver_of_its_own_is_not_passed_over(monkeypatch):
+    class Doubled(specfit.ClosedForm):
+        def solve(self, problem, start):
+            found = super().solve(problem, start)
+            return replace(found, free=2 * found.free)
+
+    monkeypatch.setattr(settling, "_WORTH_COMPILING", 1)
+    cube = weak_field_cube((6, 7), line="Fe I 6302.5", n_wavelengths=21, noise=2e-3, seed=4)
+    plain, doubled = (specfit.fit(cube, WeakField("Fe I 6302.5"), solver=s) for s in (specfit.ClosedForm(), Doubled()))
+    np.testing.assert_allclose(doubled["b_los"].data, 2 * plain["b_los"].data, rtol=1e-5)

@@ -91,7 +91,7 @@ class Place:
             root, z = root @ axes, axes.T @ z
             neighbours = Neighbours(problem, root, free)
         # Of other priors there are squares of the vector itself, whatever its unit.
-        single = data_space.single_is_enough(data, weight, free) and not neighbours.others
+        single = data_space.single_is_enough(data, weight, response, free) and not neighbours.others
         data, weight, z = (numbers.to(torch.float32 if single else torch.float64) for numbers in (data, weight, z))
         return cls(problem, prior, neighbours, root, response, data, weight, z)
 
