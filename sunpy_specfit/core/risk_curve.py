@@ -122,7 +122,7 @@ class RiskCurves:
             for own in rows:
                 if not bool((found - expected)[own].norm() <= _SAME * expected[own].norm()):
                     return None
-        precision = _apart(quadratics.blocks.matrix.double(), rows, k)
+        precision = _apart(quadratics.blocks.matrix.double(), rows, k).clone()
         known = packed.factorize(quadratics.blocks.matrix.double())(quadratics.vector.double())
         nothing = torch.zeros_like(known, dtype=torch.bool)
         for own in rows:
@@ -229,7 +229,7 @@ def _filled(coupling: Coupling, where: torch.Tensor, nothing: torch.Tensor) -> t
     def product(v: torch.Tensor) -> torch.Tensor:
         return (inside * coupling.product(v.reshape(where.shape))).reshape(-1)
 
-    return conjugate_gradient(product, -product(where)).x.reshape(where.shape)
+    return conjugate_gradient(product, -product(where), tolerance=1e-3, max_iterations=_WORTH).x.reshape(where.shape)
 
 
 def _apart(matrix: torch.Tensor, groups: Sequence[list[int]], k: int) -> torch.Tensor:
