@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..numerics import packed
+from ..numerics.conjugate_gradient import conjugate_gradient
 from ..numerics.lanczos import LanczosRule
 from .coupling import Coupling
 from .problem import Problem
@@ -19,14 +20,15 @@ if TYPE_CHECKING:
 
 __all__ = ["RiskCurves", "Unsettled"]
 
-# Pixels that know less than this part of what is typical count as if they knew it; no more than this part of all may.
+# Pixels that know nothing count as if they knew this part of what is typical; no more than this part of all may.
 _LIFT, _LIFTED = 1e-2, 0.05
 # To how much of itself the prior's curvature must be what its scale says.
 _SAME = 1e-4
 # Steps at the least and at the most, and by what factor there are more at each further look.
 _LEAST, _MOST, _GROWTH = 8, 250, 1.25
-# What is smaller, or larger than its inverse, is not trusted to single precision.
-_SMALL = 1e-12
+# What is smaller, or larger than its inverse, is not trusted to single precision; nor are maps whose rounding is more
+# than this part of sigma.
+_SMALL, _ROUNDING = 1e-12, 1e-2
 # Where more than these are foretold for where the search begins, trials of single scales take less time.
 _WORTH = 60
 # A curve is settled where its error is below this part of the scatter of chi² itself; where it stands above its lowest
@@ -35,7 +37,7 @@ _SETTLED, _FAR, _ABOVE = 3e-2, 10.0, 0.05
 
 
 class Unsettled(Exception):
-    """More steps would be needed than may be taken."""
+    """More steps would be needed than may be taken, or products are not finite."""
 
 
 class RiskCurves:
@@ -75,9 +77,10 @@ class RiskCurves:
         def whitened(v: torch.Tensor) -> torch.Tensor:
             return self._lower_solve(product(self._upper_solve(v)))
 
-        # In single precision: of what a map's large scales leave of the risk rounding is a square.
-        start = self._upper(own)
-        if bool(((self._root == 0) | ((self._root.abs() > _SMALL) & (self._root.abs() < 1 / _SMALL))).all()):
+        # In single precision where that is far below the noise, which has a variance of one here.
+        start, size = self._upper(own), self._root.abs()
+        small = float(start.abs().max()) * torch.finfo(torch.float32).eps < _ROUNDING
+        if small and bool(((size == 0) | ((size > _SMALL) & (size < 1 / _SMALL))).all()):
             self._root, start = self._root.float(), start.float()
         self._alone = 1 / self._root[packed.diagonal_index(len(own))] if max(map(len, rows)) == 1 else None
         self._data = LanczosRule(whitened, start, rows)
@@ -97,9 +100,12 @@ class RiskCurves:
         """The curves of a problem; None where its risk is no such sum.
 
         That is where a group has more scales than one, other priors are at work in it, a prior's curvature does not go
-        with its scale, many pixels know next to nothing, or strong coupling takes too many steps.
+        with its scale, all pixels share a number, many know nothing, or strong coupling takes too many steps, if only
+        of pixels that know little.
         """
         if any(len(numbers) != 1 for numbers, _ in groups) or quadratics.problem.priors:
+            return None
+        if bool(quadratics.problem.shared.any()):
             return None
         problem = with_scales(values)
         if len(problem.priors) != len(problem.coupled_priors()):
@@ -116,21 +122,23 @@ class RiskCurves:
             for own in rows:
                 if not bool((found - expected)[own].norm() <= _SAME * expected[own].norm()):
                     return None
-        precision = _apart(quadratics.blocks.matrix.double(), rows, k)
+        precision = _apart(quadratics.blocks.matrix.double(), rows, k).clone()
         known = packed.factorize(quadratics.blocks.matrix.double())(quadratics.vector.double())
-        raised = precision.clone()
+        nothing = torch.zeros_like(known, dtype=torch.bool)
         for own in rows:
             for i in own:
-                diagonal = raised[packed.index(i, i)]
-                some = diagonal[diagonal > 0]
-                if not len(some):
+                diagonal = precision[packed.index(i, i)]
+                nothing[i] = diagonal <= 0
+                if float(nothing[i].double().mean()) > _LIFTED:
                     return None
-                least = _LIFT * float(some.median())
-                if float((diagonal < least).double().mean()) > _LIFTED:
-                    return None
-                diagonal.clamp_(min=least)
-        # What pixels do not know of themselves they are taken to know from where the quadratics are.
-        step = packed.factorize(raised)(packed.matvec(precision, known))
+                precision[packed.index(i, i)] = torch.where(
+                    nothing[i], _LIFT * diagonal[~nothing[i]].median(), diagonal
+                )
+        # Those are no part of the risk, and what they are taken to know is what those around them tell.
+        where = free.double() + known
+        if bool(nothing.any()):
+            where += _filled(coupling, where, nothing)
+            signs = [torch.where(nothing, 0.0, one) for one in signs]
         used = [i for own in rows for i in own]
         place = {row: number for number, row in enumerate(sorted(used))}
 
@@ -146,8 +154,8 @@ class RiskCurves:
 
         inner = [(numbers, [place[row] for row in own]) for numbers, own in groups]
         chosen = [packed.index(i, j) for i in sorted(used) for j in sorted(used) if j <= i]
-        matrix = raised if len(used) == k else raised[chosen]
-        found = cls(product, matrix, part(free.double() + step), part(step), values, inner, [part(s) for s in signs])
+        matrix = precision if len(used) == k else precision[chosen]
+        found = cls(product, matrix, part(where), part(known), values, inner, [part(s) for s in signs])
         return found if found.foretold() <= _WORTH else None
 
     def errors(self, values: Sequence[float]) -> list[float]:
@@ -176,6 +184,8 @@ class RiskCurves:
             for rule in rules:
                 rule.extend(steps - rule.steps)
             now = _mean(rule.sum(group, lambda x: function(factor * x)) for rule in rules)
+            if not math.isfinite(now):
+                break
             above = now + beside - self._least[group]
             if above > _FAR * self._scatter[group] and abs(now - before) < _ABOVE * above:
                 return now
@@ -187,14 +197,14 @@ class RiskCurves:
         raise Unsettled
 
     def foretold(self) -> float:
-        """How many steps it takes to settle at the scales given, by Chebyshev's bound."""
+        """How many steps it takes to settle at the scales given, by Chebyshev's bound from x₀ on."""
         self._data.extend(max(_LEAST - self._data.steps, 0))
         found = []
         for group, scatter in enumerate(self._scatter):
-            power = self._data.sum(group, np.ones_like) / (_SETTLED * scatter)
+            power = self._data.sum(group, lambda x: x**2 / (1 + x)) / (_SETTLED * scatter)
             condition = 1 + self._data.largest(group)
             found.append(0.25 * condition**0.5 * math.log(max(4 * power, 1.0)))
-        return max(found)
+        return float(np.max(found))
 
     # -- L Lᵀ = A ----------------------------------------------------------------------------------
 
@@ -210,6 +220,16 @@ class RiskCurves:
 
 def _mean(numbers: Iterable[float]) -> float:
     return float(np.mean(list(numbers)))
+
+
+def _filled(coupling: Coupling, where: torch.Tensor, nothing: torch.Tensor) -> torch.Tensor:
+    """The step of numbers of which their pixels know nothing to where the prior has them from the others."""
+    inside = nothing.to(where)
+
+    def product(v: torch.Tensor) -> torch.Tensor:
+        return (inside * coupling.product(v.reshape(where.shape))).reshape(-1)
+
+    return conjugate_gradient(product, -product(where), tolerance=1e-3, max_iterations=_WORTH).x.reshape(where.shape)
 
 
 def _apart(matrix: torch.Tensor, groups: Sequence[list[int]], k: int) -> torch.Tensor:

@@ -176,6 +176,8 @@ def choose_scales(
     if scales is not None:
         return scales
     scales = _first_guess(problem, automatic, models, free, known)
+    # A number that all pixels share is one from here on: steps move all of it.
+    free = problem.unflatten(problem.flatten(free)) if bool(problem.shared.any()) else free
     earlier, curves = None, []
     for _ in range(_ROUNDS):
         trial = scales.problem(problem, models)

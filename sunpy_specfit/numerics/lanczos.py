@@ -72,7 +72,7 @@ class LanczosRule:
             self._before, self._now = self._now, moved.mul_(self._inverse(self._beside[-1]))
 
     def sum(self, group: int, function: Callable[[np.ndarray], np.ndarray]) -> float:
-        """vᵀ f(M) v of one group; ``function`` takes eigenvalues."""
+        """vᵀ f(M) v of one group; ``function`` takes eigenvalues. NaN where the products were not finite."""
         values, first, _ = self._eigen(group)
         return float(self._size[group]) ** 2 * float(first**2 @ function(values))
 
@@ -94,7 +94,10 @@ class LanczosRule:
         if group not in self._known:
             diagonal = np.array([float(own[group]) for own in self._diagonal])
             beside = np.array([float(own[group]) for own in self._beside[:-1]])
-            values, vectors = eigh_tridiagonal(diagonal, beside)
+            if np.isfinite(diagonal).all() and np.isfinite(beside).all():
+                values, vectors = eigh_tridiagonal(diagonal, beside)
+            else:
+                values, vectors = np.full_like(diagonal, np.nan), np.full((len(diagonal), len(diagonal)), np.nan)
             self._known[group] = values.clip(0.0), vectors[0], vectors[-1]
         return self._known[group]
 

@@ -51,3 +51,9 @@ def test_a_start_that_sees_little_ends_the_search(matrices):
     assert rule.sum(0, np.log1p) == pytest.approx(float(values[5].log1p() + 4 * values[40].log1p()), rel=1e-9)
     assert rule.sum(1, np.exp) == 0.0
     assert rule.residual(1, 1.0) == 0.0
+
+
+def test_products_that_are_not_finite_make_sums_that_are_none():
+    rule = LanczosRule(lambda v: v / torch.zeros_like(v), torch.ones((1, 4)), [[0]])
+    rule.extend(3)
+    assert np.isnan(rule.sum(0, np.ones_like))
