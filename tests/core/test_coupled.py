@@ -10,6 +10,7 @@ from scipy.optimize import lsq_linear
 
 import sunpy_specfit as specfit
 from sunpy_specfit import Status
+from sunpy_specfit.core import risk
 from sunpy_specfit.core.curvature import Curvature
 from sunpy_specfit.core.engine import pixel_solution
 from sunpy_specfit.core.posterior import probe_inverse
@@ -234,8 +235,9 @@ def test_calibration_where_the_truth_is_drawn_from_the_prior():
 
 
 @pytest.mark.parametrize("prior", [specfit.Smooth("velocity"), specfit.TotalVariation("velocity")], ids=repr)
-def test_the_scale_that_is_found_is_nearly_the_best(prior):
-    cube = smooth_scene((32, 32), 4.0)
+def test_the_scale_that_is_found_is_nearly_the_best(prior, monkeypatch):
+    monkeypatch.setattr(risk, "_MOST_PROBES", 2)  # more take minutes where maps are no linear functions of the data
+    cube = smooth_scene((24, 24), 4.0)
     truth = cube.meta["velocity"]
 
     def error(result):
