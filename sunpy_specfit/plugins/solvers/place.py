@@ -21,6 +21,8 @@ __all__ = ["Place"]
 _UNEVEN, _SOME, _SHARED = 0.15, 1e-3, 0.01
 # To this part of itself it is asked of all together.
 _ROUGHLY = 0.3
+# By this part of itself the energy may seem to rise where nothing but rounding is left.
+_ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-8}
 # Parts of a step that are tried.
 _PARTS = (1.0, 0.5, 0.25)
 # Directions of which the data of all pixels together say less than this part of what the priors do stay as they are.
@@ -63,11 +65,15 @@ class Place:
         self._mean, self._root, self._response = (
             matrix.to(self.z) for matrix in (self.prior.mean[:, None], self.root, self.response)
         )
-        self._rounding = 1e-12 if self.z.dtype == torch.float64 else 1e-8
+        self._rounding = _ROUNDING[self.z.dtype]
         if self.free is None:
             self.free, self.residual = self._seen(slice(None), self.z)
         coupled, self.slope = self.neighbours.at(self.free, self.z)
-        misfit = self.residual.square().div_(self.weight.clamp_min(1e-30)).sum(dtype=torch.float64)
+        misfit = (
+            self.residual.square()
+            .div_(self.weight.clamp_min(torch.finfo(self.weight.dtype).tiny))
+            .sum(dtype=torch.float64)
+        )
         self.energy = 0.5 * float(misfit + self.z.square().sum(dtype=torch.float64)) + coupled
         if not self.energy < float("inf"):
             self.energy = float("inf")
