@@ -71,6 +71,10 @@ class CompressedBlock(PixelBlock):
     def chi2(self, free: torch.Tensor) -> torch.Tensor:
         return self.constant + (free * (packed.matvec(self.matrix, free) - 2 * self.vector)).sum(0)
 
+    def at_zero(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What `linearize` of the data alone returns where all free numbers are zero; not to be changed in place."""
+        return 0.5 * self.constant, self.matrix, self.vector
+
     def linearize(self, free: torch.Tensor, *, priors: bool = True):
         product = packed.matvec(self.matrix, free)
         objective = 0.5 * (self.constant + (free * (product - 2 * self.vector)).sum(0))

@@ -101,12 +101,17 @@ class Coupling:
                 }
                 for name in maps
             }
+            same = {name: next(iter(own)) for name, own in slopes.items() if _is_itself(own)}
             for name, own in slopes.items():
+                if name in same:
+                    self.gradient[same[name]] += quadratic.gradient[name]
+                    self.diagonal[same[name]] += quadratic.diagonal[name]
+                    continue
                 for j, column in own.items():
                     self.gradient[j] += _sum_rows(quadratic.gradient[name] * column)
                     self.diagonal[j] += _sum_rows(quadratic.diagonal[name] * column.square())
             self._parts.append((quadratic, slopes))
-            self._same.append({name: next(iter(own)) for name, own in slopes.items() if _is_itself(own)})
+            self._same.append(same)
             apart = [set(own) for own in slopes.values()]
             self.joined += apart if quadratic.cosine is not None else [set().union(*apart)]
             found = _gather(found, problem, quadratic, slopes)

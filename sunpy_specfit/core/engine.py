@@ -293,8 +293,11 @@ def neighbourly_start(problem: Problem, free: torch.Tensor) -> torch.Tensor:
 
 def _run_whole(problem, solver, init, n_starts, outcome, local) -> None:
     """A whole-map solver, started from each pixel's own solution where that can be had."""
-    flags = _triage(problem.whole())[0]
-    start, known = pixel_solution(problem, local, init, n_starts)
+    flags, _, known = _triage(problem.whole())
+    if solver.heeds_start(problem):
+        start, known = pixel_solution(problem, local, init, n_starts)
+    else:
+        start = torch.zeros((problem.n_free, problem.n_pixels), dtype=problem.dtype, device=problem.device)
     if not bool(known.any()):
         outcome.status[:] = flags.cpu().numpy()
         outcome.dof[:] = 0

@@ -108,6 +108,10 @@ class Solver(Configurable):
         """None if it can solve each pixel of the problem by itself, else the reason; couplings are not looked at."""
         return None
 
+    def heeds_start(self, problem) -> bool:
+        """Whether it matters where it starts with this problem; of whole maps, where not, it starts from zero."""
+        return self.needs_start
+
     def starter(self, problem) -> Solver | None:
         """The per-pixel solver whose answer this one, of whole maps, starts from; None leaves the choice."""
         return None

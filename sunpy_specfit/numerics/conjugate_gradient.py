@@ -120,9 +120,9 @@ def conjugate_gradient(
             gains.append(alpha * rz)
         beta = torch.where(active, renewed / torch.where(active, rz, 1.0), 0.0)
         rz = torch.where(active, renewed, rz)
-        p.mul_(beta).add_(z)
+        torch.addcmul(z, beta, p, out=p)
         if mp is not None:
-            mp.mul_(beta).add_(r)
+            torch.addcmul(r, beta, mp, out=mp)
         active &= rz > goal
         if len(gains) >= 2 * _WINDOW:
             active &= _left(gains) > error**2

@@ -7,12 +7,10 @@ are factored by an unrolled Cholesky whose every step is one operation over all 
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType
 
 import torch
 
-from .compiled import arrays, compiled
-from .threads import over_pixels
+from .packed_compiled import UNROLLED, by_loops, invert_by_loops
 
 __all__ = [
     "cholesky",
@@ -21,6 +19,7 @@ __all__ = [
     "factorize",
     "index",
     "inverse",
+    "least_pivot",
     "lower_product",
     "lower_solve",
     "matvec",
@@ -35,15 +34,10 @@ __all__ = [
     "upper_product",
 ]
 
-_UNROLLED = 9
 # With so few pixels the overhead of many operations costs more than LAPACK's matrix by matrix.
 _FEW = 500
 # More pixels than these leave the processor's cache when their matrices are inverted.
 _MANY = 2**15
-# Fewer are not worth waiting for a compiler, or for what it left on the disk.
-_WORTH_COMPILING = 2**13
-# Fewer are not worth a thread: the loops over them take no longer than it takes to begin.
-_A_THREAD = 2**16
 
 
 def size(rows: int) -> int:
@@ -79,30 +73,13 @@ def matvec(packed: torch.Tensor, vector: torch.Tensor, out: torch.Tensor | None 
     """Matrix times vector for each pixel: ``(k, pixels)``, in ``out`` where that is given."""
     k = vector.shape[0]
     out = torch.empty_like(vector) if out is None else out
-    if _by_loops("multiply", packed, vector, out):
+    if by_loops("multiply", packed, vector, out):
         return out
     out.zero_()  # automatic differentiation bears no out=
     for i in range(k):
         for j in range(k):
             out[i].addcmul_(packed[index(i, j)], vector[j])
     return out
-
-
-def _by_loops(name: str, packed: torch.Tensor, *rows: torch.Tensor) -> bool:
-    """Run one of `packed_loops`, which fills the last of the rows; False where nothing is compiled."""
-    if packed.shape[-1] < _WORTH_COMPILING or size(packed.shape[0]) > _UNROLLED:
-        return False
-    if any(own.dtype != packed.dtype or own.shape[1:] != packed.shape[1:] for own in rows):
-        return False
-    found = arrays(packed, *rows)
-    if found is None:
-        return False
-
-    def run(loops: ModuleType) -> bool:
-        over_pixels(lambda begin, end: getattr(loops, name)(begin, end, *found), packed.shape[-1], _A_THREAD)
-        return True
-
-    return bool(compiled(f"{__package__}.packed_loops", run))
 
 
 def normal_equations(
@@ -207,7 +184,7 @@ def substitute(factor: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
 def _substituted(factor: torch.Tensor, vector: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
     """`substitute` with the vector left as it is, in one look at the factor where loops are compiled."""
     out = torch.empty_like(vector) if out is None else out
-    if _by_loops("substitute", factor, vector, out):
+    if by_loops("substitute", factor, vector, out):
         return out
     return substitute(factor, out.copy_(vector))
 
@@ -236,11 +213,11 @@ def factorize(packed: torch.Tensor, damping=0.0) -> Callable[..., torch.Tensor]:
     """
     if not torch.is_tensor(damping) and damping == 0.0:
         factor = torch.empty_like(packed)
-        if _by_loops("factorize", packed, factor):
+        if by_loops("factorize", packed, factor):
             return lambda vector, out=None: _substituted(factor, vector, out)
     scaled, scale = _unit_diagonal(packed, damping)
     k = scale.shape[0]
-    if k <= _UNROLLED and packed.shape[-1] > _FEW:
+    if k <= UNROLLED and packed.shape[-1] > _FEW:
         own = cholesky_in_place(scaled)
         # Of A itself in place of the scaled matrix: right-hand sides then need no scale.
         raised = torch.where(scale > 0, 1 / scale, 0.0)
@@ -267,6 +244,12 @@ def factorize(packed: torch.Tensor, damping=0.0) -> Callable[..., torch.Tensor]:
 def cholesky(packed: torch.Tensor) -> torch.Tensor:
     """L with L Lᵀ = A for each matrix, packed; rows that the matrix knows nothing of are zero."""
     k = size(packed.shape[0])
+    factor = torch.empty_like(packed)
+    if by_loops("factorize", packed, factor):
+        for i in range(k):
+            pivot = factor[index(i, i)]
+            pivot.copy_(torch.where(pivot > 0, 1.0 / pivot, 0.0))
+        return factor
     scaled, scale = _unit_diagonal(packed, 0.0)
     factor = cholesky_in_place(scaled)
     for i in range(k):
@@ -275,6 +258,18 @@ def cholesky(packed: torch.Tensor) -> torch.Tensor:
             # Of A = S⁻¹ (unit) S⁻¹ the factor is S⁻¹ times that of the middle.
             factor[index(i, j)] *= torch.where(scale[i] > 0, 1.0 / scale[i].clamp_min(1e-300), 0.0)
     return factor
+
+
+def least_pivot(packed: torch.Tensor) -> float:
+    """The least part of itself that an unknown of any matrix is known by while those before it are free.
+
+    That is the least square of the factor's diagonal over the matrix's; unknowns that nothing is known of are left out.
+    """
+    if (found := by_loops("least_pivot", packed)) is not None:
+        return min(found)
+    rows = diagonal_index(size(packed.shape[0]))
+    own = packed[rows]
+    return float(torch.where(own != 0, cholesky(packed)[rows].square() / own, 1.0).amin())
 
 
 def lower_product(factor: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
@@ -330,18 +325,10 @@ def solve_and_invert(
 
     All in float64.
     """
-    few = packed.shape[-1] < _WORTH_COMPILING or size(packed.shape[0]) > _UNROLLED
-    if few or packed.device.type != "cpu" or packed.requires_grad:
+    found = invert_by_loops(packed, vector)
+    if found is None:
         return None
-    return compiled(f"{__package__}.packed_loops", lambda loops: _inverted(loops, packed, vector))
-
-
-def _inverted(loops: ModuleType, packed: torch.Tensor, vector: torch.Tensor):
-    """Solution, inverse and what is undetermined."""
-    inverse, solution = (torch.empty(v.shape, dtype=torch.float64) for v in (packed, vector))
-    weak = torch.empty(packed.shape[-1], dtype=torch.bool)
-    given = packed.numpy(), vector.numpy(), inverse.numpy(), solution.numpy(), weak.numpy()
-    over_pixels(lambda begin, end: loops.invert(begin, end, *given), packed.shape[-1], 256)
+    inverse, solution, weak = found
     undetermined = torch.zeros((size(packed.shape[0]), packed.shape[-1]), dtype=torch.bool)
     if bool(weak.any()):
         where = weak.nonzero()[:, 0]
@@ -368,7 +355,7 @@ def _inverse(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     pixels = packed.shape[-1]
     result = torch.empty_like(packed)
     undetermined = ~determined
-    if k <= _UNROLLED:
+    if k <= UNROLLED:
         factor = cholesky_in_place(scaled.clone())
         # With a unit diagonal, 1 / pivot² is the variance inflation: beyond 1e10 the direction is numerically free.
         weak = torch.zeros(pixels, dtype=torch.bool, device=packed.device)

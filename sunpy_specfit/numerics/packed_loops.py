@@ -5,7 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-__all__ = ["factorize", "invert", "invert_some", "multiply", "room_to_invert", "substitute"]
+__all__ = ["factorize", "invert", "invert_some", "least_pivot", "multiply", "room_to_invert", "substitute"]
 
 # Pixels at a time; where steps are in registers, so many that the beginnings of loops cost nothing.
 _AT_ONCE, _WIDE = 256, 1024
@@ -301,6 +301,33 @@ def factorize(first, last, matrix, out):
             for j in range(i):
                 _multiply(out[at + j, begin:end], size[i], pixels)
             _multiply(out[at + i, begin:end], scale[i], pixels)
+
+
+@_compiled
+def least_pivot(first, last, matrix):
+    """The least part of itself that an unknown is known by while those before it are free; what is zero is left out.
+
+    Parameters
+    ----------
+    first, last : int
+        The pixels to work on.
+    matrix : `numpy.ndarray`
+        Packed, ``(k (k + 1) / 2, pixels)``.
+    """
+    factor, _, scale, row, doubt = room_to_invert(len(matrix))
+    k, least = len(scale), 1.0
+    for begin in range(first, last, len(row)):
+        pixels = min(len(row), last - begin)
+        _factor(matrix, begin, pixels, row, factor, scale, doubt)
+        for i in range(k):
+            at = i * (i + 1) // 2 + i
+            pivot, source = factor[at], matrix[at, begin : begin + pixels]
+            for p in range(pixels):
+                least = min(least, 1.0 / (pivot[p] * pivot[p]))
+                doubt[p] -= 1.0 if source[p] == 0.0 else 0.0
+        for p in range(pixels):
+            least = 0.0 if doubt[p] > 0.0 else least
+    return least
 
 
 @_compiled

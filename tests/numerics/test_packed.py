@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sunpy_specfit.numerics import compiled, packed
+from sunpy_specfit.numerics import compiled, packed, packed_compiled
 
 
 def systems(k, pixels=7, seed=0, dtype=torch.float64):
@@ -122,7 +122,7 @@ def test_compiled_loops_invert_and_solve_as_the_plain_code_does(k, dtype, monkey
     matrix, vector = matrix.to(dtype), vector.to(dtype)
     expected, expected_free = packed.inverse(matrix)
     solution = packed.solve(matrix.double(), vector.double())
-    monkeypatch.setattr(packed, "_WORTH_COMPILING", 1)
+    monkeypatch.setattr(packed_compiled, "_WORTH_COMPILING", 1)
     found, free = packed.inverse(matrix)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=0.0)
     assert bool((free == expected_free).all())
@@ -144,7 +144,7 @@ def test_compiled_loops_multiply_and_substitute_as_the_plain_code_does(k, dtype,
     before = vector.clone()
     expected = packed.matvec(matrix, vector), packed.solve(matrix, vector, 0.1)
     exact = packed.solve(matrix, vector)
-    monkeypatch.setattr(packed, "_WORTH_COMPILING", 1)
+    monkeypatch.setattr(packed_compiled, "_WORTH_COMPILING", 1)
     close = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 1e-10, "atol": 1e-12}
     out = torch.full_like(vector, torch.nan)
     assert packed.matvec(matrix, vector, out) is out
@@ -155,10 +155,40 @@ def test_compiled_loops_multiply_and_substitute_as_the_plain_code_does(k, dtype,
     assert bool((packed.solve(matrix, vector, 0.1)[-1, 3] == 0) & (vector == before).all())
 
 
+@pytest.mark.parametrize("k", [1, 3, 9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("worth", [1, 10_000], ids=["compiled", "plain"])
+def test_the_least_pivot_is_that_of_dense_factors(k, dtype, worth, monkeypatch):
+    monkeypatch.setattr(packed_compiled, "_WORTH_COMPILING", worth)
+    full, matrix, _ = systems(k, pixels=1100)
+    own = torch.linalg.cholesky(full).diagonal(dim1=-2, dim2=-1).square() / full.diagonal(dim1=-2, dim2=-1)
+    expected = float(own.min())
+    # What nothing is known of does not count, whatever the others' units are.
+    matrix[packed.index(k - 1, 0) :, 3] = 0
+    matrix[:, 5] *= 1e-15
+    assert packed.least_pivot(matrix.to(dtype)) == pytest.approx(expected, rel=1e-3 if dtype == torch.float32 else 1e-9)
+    if k > 1:
+        matrix[:3, 17] = torch.tensor([2.0, -2.0, 2.0])  # two unknowns of which only the sum is known
+        assert packed.least_pivot(matrix.to(dtype)) < 1e-5
+
+
+@pytest.mark.parametrize("k", [1, 3, 9])
+def test_compiled_factors_are_those_of_the_plain_code(k, monkeypatch):
+    full, matrix, _ = systems(k, pixels=700)
+    matrix[packed.index(k - 1, 0) :, 3] = 0
+    plain = packed.cholesky(matrix)
+    monkeypatch.setattr(packed_compiled, "_WORTH_COMPILING", 1)
+    found = packed.cholesky(matrix)
+    torch.testing.assert_close(found, plain, rtol=1e-10, atol=1e-12)
+    assert bool((found[packed.index(k - 1, 0) :, 3] == 0).all())
+    lower = torch.linalg.cholesky(full)
+    torch.testing.assert_close(packed.unpack(found)[7].tril(), lower[7])
+
+
 def test_threads_share_the_pixels(monkeypatch):
     pytest.importorskip("numba")
     _, matrix, vector = systems(3, pixels=40_000)
-    monkeypatch.setattr(packed, "_A_THREAD", 1)
+    monkeypatch.setattr(packed_compiled, "_A_THREAD", 1)
     found = []
     for number in (1, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda number=number: number)
@@ -170,7 +200,7 @@ def test_threads_share_the_pixels(monkeypatch):
 
 def test_compiled_loops_leave_derivatives_and_transforms_to_the_plain_code(monkeypatch):
     _, matrix, vector = systems(3, pixels=20)
-    monkeypatch.setattr(packed, "_WORTH_COMPILING", 1)
+    monkeypatch.setattr(packed_compiled, "_WORTH_COMPILING", 1)
     leaf = matrix.clone().requires_grad_()
     (slope,) = torch.autograd.grad(packed.matvec(leaf, vector).sum(), leaf)
     torch.testing.assert_close(slope[0], vector[0])
@@ -190,7 +220,7 @@ def test_where_numba_fails_packed_matrices_are_inverted_by_the_plain_code(monkey
 
     _, matrix, vector = systems(3, pixels=700)
     expected, _ = packed.inverse(matrix)
-    monkeypatch.setattr(packed, "_WORTH_COMPILING", 1)
+    monkeypatch.setattr(packed_compiled, "_WORTH_COMPILING", 1)
     monkeypatch.setattr(compiled, "_failures", [])
     monkeypatch.setattr(compiled, "_module", lambda name: Damaged)
     with pytest.warns(RuntimeWarning, match="plain code is: pickle data was truncated"):

@@ -119,7 +119,7 @@ class BoundSmooth(BoundPrior):
                 floored = q.clamp_min(FLOOR)
                 slopes[name] = torch.where(q >= floored, 1 / floored, 0.0)
                 q = floored.log()
-            own = self.stiffness.product(q) / scale**2
+            own = self.stiffness.product(q, 1 / scale**2)
             square = (self.stiffness.diagonal(q) / scale**2).expand(q.shape)
             gradient[name] = own if slopes[name] is None else own * slopes[name]
             diagonal[name] = square if slopes[name] is None else square * slopes[name] ** 2

@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from ...core.blocks import DenseBlocks
 from ...core.curvature import Curvature
 from ...core.kink import rest_at_kinks
 from ...core.prior import BoundPrior
@@ -71,8 +72,11 @@ class GaussNewton(Solver):
                 )
         return None
 
+    def heeds_start(self, problem) -> bool:
+        return not (problem.is_quadratic and not problem.mixes_pixels)
+
     def solve(self, problem, start: torch.Tensor) -> Solution:
-        if problem.is_quadratic and not problem.mixes_pixels:
+        if not self.heeds_start(problem):
             return self._at_once(problem, start[0])
         lower, upper = problem.flat_bounds()
 
@@ -143,7 +147,11 @@ class GaussNewton(Solver):
 
     def _at_once(self, problem, free: torch.Tensor) -> Solution:
         """The minimum of an objective that is one quadratic."""
-        here = Curvature(problem, problem.unflatten(problem.flatten(free)))
+        data = None
+        if problem.compressible and not bool(free.any()):
+            objective, matrix, vector = problem.whole().at_zero()
+            data = objective, DenseBlocks(matrix), vector
+        here = Curvature(problem, problem.unflatten(problem.flatten(free)), data=data)
         solved = here.solve(-here.gradient, tolerance=1e-6, error=_EXACT * self.tolerance, max_iterations=_PRODUCTS)
         status = Status.CONVERGED if solved.iterations < _PRODUCTS else Status.MAX_ITERATIONS
         return Solution(
