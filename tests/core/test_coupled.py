@@ -237,7 +237,7 @@ def test_calibration_where_the_truth_is_drawn_from_the_prior():
 @pytest.mark.parametrize("prior", [specfit.Smooth("velocity"), specfit.TotalVariation("velocity")], ids=repr)
 def test_the_scale_that_is_found_is_nearly_the_best(prior, monkeypatch):
     monkeypatch.setattr(risk, "_MOST_PROBES", 2)  # more take minutes where maps are no linear functions of the data
-    cube = smooth_scene((24, 24), 4.0)
+    cube = smooth_scene((18, 18), 4.0)
     truth = cube.meta["velocity"]
 
     def error(result):

@@ -117,7 +117,7 @@ def test_the_estimate_of_the_risk_is_the_distance_from_the_truth(prior):
     """For maps that are no linear functions of the data too, at scales from far too small to far too large."""
     y, x = np.mgrid[:60, :60]
     truth = np.where((y - 24) ** 2 + (x - 37) ** 2 < 280, 2.0, 0.0) + np.where(x + y > 80, 1.0, 0.0) + x / 60
-    error, scales = 0.5, np.array([0.02, 0.06, 0.2, 0.6, 2.0])
+    error, scales = 0.5, np.array([0.04, 0.2, 2.0])
     cube = scene(truth, error)
     problem = build_problem([cube], [ONE], dtype="float64")
 
@@ -244,7 +244,7 @@ def test_the_closed_form_of_sparse_maps_is_what_is_fitted():
 
 def test_noise_that_a_line_follows_is_no_structure():
     # At this signal a pixel's own line is a spike of noise, and quadratics taken there foretell more such spikes.
-    y, x = np.mgrid[-1:1:40j, -1:1:30j]
+    y, x = np.mgrid[-1:1:30j, -1:1:24j]
     truth = {"velocity": 8 * np.sin(3 * x + y) + 6 * np.cos(4 * y), "width": np.full(x.shape, 0.035)}
     cube = gaussian_cube(x.shape, signal_to_noise=1.5, truth=truth, seed=3)
     model = specfit.Gaussian(195.119 * u.AA).bound(width=(20 * u.mAA, 80 * u.mAA)) + specfit.Polynomial(0)
