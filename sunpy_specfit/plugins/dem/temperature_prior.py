@@ -61,7 +61,8 @@ class TemperaturePrior(Prior):
         By how much the curve typically departs from its mean (one sigma): a natural logarithm, 0.7 for a factor of two
         (of the forms without logarithm: a part of the mean). ``"auto"`` takes it from the data by ``criterion``; on the
         logarithm, of 32 pixels or more, then also how much each bin scatters, with which others (what the pixels say
-        of themselves counts by their number, the smooth curve as much as one pixel a bin).
+        of themselves counts by their number, the smooth curve as much as two a bin, but it makes nothing that is far
+        narrower wide: Mulder & Pericchi 2018).
     length : float or "auto"
         Over what distance in log10 T the departure changes, in dex. ``"auto"``: 0.2, or what longer one is the more
         probable once all else is learned (on the logarithm, where 32 pixels or more also teach the mean and, by the
@@ -95,7 +96,7 @@ class TemperaturePrior(Prior):
     References
     ----------
     Rasmussen & Williams (2006), Gaussian Processes for Machine Learning, chapters 4 and 5; MacKay (1992),
-    https://doi.org/10.1162/neco.1992.4.3.415
+    https://doi.org/10.1162/neco.1992.4.3.415; Mulder & Pericchi (2018), https://doi.org/10.1214/17-BA1092
 
     Examples
     --------
@@ -105,7 +106,7 @@ class TemperaturePrior(Prior):
     """
 
     name = "temperature_prior"
-    references = ("10.1162/neco.1992.4.3.415",)
+    references = ("10.1162/neco.1992.4.3.415", "10.1214/17-BA1092")
     learns = True
 
     def __init__(

@@ -23,13 +23,14 @@ def learned(result) -> dict:
     return result.meta["prior_scales"]["temperature_prior"]
 
 
-def drawn(length: float, pixels=(20, 20), light_error: float = 0.0, seed: int = 1):
+def drawn(length: float, pixels=(20, 20), light_error: float = 0.0, seed: int = 1, size=1.0):
     """Images of DEMs whose logarithms are draws about a hump, with photon noise and light that is off by some part."""
     rng = np.random.default_rng(seed)
     responses = specfit.TemperatureResponse.aia()
     mean = np.log(1e22) - 0.5 * ((LOG_T - 6.2) / 0.35) ** 2 + np.log(10) * (6.2 - LOG_T)
     root = np.linalg.cholesky(correlation(LOG_T, length, 2) + 0.2 + 1e-9 * np.eye(32))
-    truth = np.exp(mean[:, None] + root @ rng.standard_normal((32, pixels[0] * pixels[1]))).reshape(32, *pixels)
+    away = np.reshape(size, (-1, 1)) * (root @ rng.standard_normal((32, pixels[0] * pixels[1])))
+    truth = np.exp(mean[:, None] + away).reshape(32, *pixels)
     images = {}
     scene = dem_scene("quiet_sun", pixels)
     for (name, image), row in zip(scene.images.items(), specfit.DEM(responses, bins=BINS).matrix, strict=True):
@@ -94,3 +95,13 @@ def test_the_length_of_curves_is_learned_and_one_that_is_given_stays():
     assert learned(fit(*long, priors=specfit.TemperaturePrior(length=0.25)))["length"] == 0.25
     few = drawn(0.5, pixels=(3, 4))[:2]
     assert learned(fit(*few))["length"] == 0.2
+
+
+def test_bins_that_scatter_little_beside_others_that_scatter_much_are_found_to():
+    size = 0.25 + 1.5 / (1 + np.exp(-(LOG_T - 6.6) / 0.05))
+    images, responses, truth = drawn(0.3, size=size)
+    found = np.sqrt(np.diag(learned(fit(images, responses))["covariance"]))
+    true = np.log(truth).reshape(32, -1).std(1)
+    cool, hot = (LOG_T > 5.9) & (LOG_T < 6.3), (LOG_T > 6.8) & (LOG_T < 7)
+    assert np.mean(found[cool] / true[cool]) == pytest.approx(1, abs=0.25)  # 2.3 with a target that is fixed
+    assert np.mean(found[hot] / true[hot]) == pytest.approx(1, abs=0.25)
