@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..numerics import packed
+from ..numerics.memory import room_like
 from .chart import Tangent
 from .prior import BoundPrior, Quadratic
 from .quantities import Quantities
@@ -83,7 +84,7 @@ class Coupling:
 
     def __init__(self, problem: Problem, free: torch.Tensor, tangent: Tangent | None = None):
         theta = problem.whole().theta(free)
-        self.gradient, self.diagonal = torch.zeros_like(free), torch.zeros_like(free)
+        self.gradient, self.diagonal = room_like(free).zero_(), room_like(free).zero_()
         # For each prior its quadratic, and for each name the free numbers that the quantity depends on.
         self._parts: list[tuple[Quadratic, dict[str, dict[int, torch.Tensor]]]] = []
         # Those of a free number that is the quantity itself.

@@ -10,6 +10,7 @@ import torch
 
 from ..numerics import packed
 from ..numerics.conjugate_gradient import Solved, conjugate_gradient
+from ..numerics.memory import room_like
 from .blocks import DenseBlocks
 from .chart import Tangent
 from .coupling import CosineMap, Coupling
@@ -136,7 +137,8 @@ class Curvature:
 
     def block_matrix(self, damping: torch.Tensor | float = 0.0) -> torch.Tensor:
         """The diagonal blocks of the whole curvature, packed; damping multiplies the data's diagonal."""
-        matrix = self._damped(damping).clone()
+        matrix = self._damped(damping)
+        matrix = room_like(matrix).copy_(matrix)
         for row, own in zip(packed.diagonal_index(self.free.shape[0]), self.coupling.diagonal, strict=True):
             matrix[row] += own  # only of each number with itself
         return matrix
@@ -179,7 +181,7 @@ class Curvature:
         own = [j for j in range(k) if not shared[j]]
         solve = self._own_preconditioner(own, damping)
         if len(own) == k:
-            memory = torch.empty_like(self.free)
+            memory = room_like(self.free)
             return lambda flat: solve(flat.reshape(k, -1), memory).reshape(-1)
         diagonal = self.block_matrix(damping)[packed.diagonal_index(k)][shared].sum(-1)
         n_own = len(own) * problem.n_pixels
@@ -272,8 +274,8 @@ class Curvature:
         single = self._in_single()
         if single is None:
             return None
-        memory, precondition = torch.empty_like(single.free), single.preconditioner()
-        x, iterations, rest = torch.zeros_like(right), 0, right
+        memory, precondition = room_like(single.free), single.preconditioner()
+        x, iterations, rest = room_like(right).zero_(), 0, right
         for _ in range(_ROUNDS):
             found = conjugate_gradient(
                 lambda v: single.product(v, out=memory),
@@ -300,10 +302,14 @@ class Curvature:
             return None
         single = copy(self)
         single.free = torch.empty_like(self.free, dtype=torch.float32)  # its shape is all that they ask for
-        single.data, single.coupling = DenseBlocks(self.data.matrix.float()), self.coupling.in_single()
+        single.data, single.coupling = DenseBlocks(_in_single(self.data.matrix)), self.coupling.in_single()
         if self._prior_blocks is not None:
-            single._prior_blocks = DenseBlocks(self._prior_blocks.matrix.float())
+            single._prior_blocks = DenseBlocks(_in_single(self._prior_blocks.matrix))
         return single if _fits_single(single.block_matrix()) else None
+
+
+def _in_single(matrix: torch.Tensor) -> torch.Tensor:
+    return room_like(matrix, torch.float32).copy_(matrix)
 
 
 def _fits_single(matrix: torch.Tensor) -> bool:

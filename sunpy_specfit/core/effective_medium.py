@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from ..numerics import packed
+from ..numerics.memory import room
 from .coupling import CosineMap, in_units, own_numbers, told_once
 from .curvature import Curvature
 from .even_medium import Medium
@@ -66,8 +67,8 @@ def medium_inverse(curvature: Curvature) -> tuple[torch.Tensor, torch.Tensor, to
     if field is None:
         return None
     k, pixels = packed.size(len(blocks)), blocks.shape[-1]
-    covariance = torch.empty(blocks.shape, dtype=torch.float64)
-    leverage, undetermined = torch.empty(pixels, dtype=torch.float64), torch.empty((k, pixels), dtype=torch.bool)
+    covariance, leverage = (room(*shape, pixels, dtype=torch.float64) for shape in ((len(blocks),), ()))
+    undetermined = room(k, pixels, dtype=torch.bool)
     for first in range(0, pixels, _TOGETHER):
         part = slice(first, first + _TOGETHER)
         own, free = packed.inverse(_in_field(blocks[:, part].to(torch.float64, copy=True), field, maps, part))

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import torch
 
+from .memory import room_like
+
 __all__ = ["Solved", "conjugate_gradient"]
 
 # The gains of so many steps are added, or of this part of all, for they go up and down: longer where many are needed.
@@ -91,10 +93,10 @@ def conjugate_gradient(
     """
     if preconditioner is None:
         preconditioner = torch.clone
-    x = torch.zeros_like(b) if x0 is None else x0.clone()
-    r = b.clone() if x0 is None else b - matvec(x)
+    x = room_like(b).zero_() if x0 is None else x0.clone()
+    r = room_like(b).copy_(b) if x0 is None else b - matvec(x)
     z = preconditioner(r)
-    p = z.clone()
+    p = room_like(z).copy_(z)
     mp = r.clone() if split else None
     rz = _dot(r, z)
     size = _dot(b, preconditioner(b)) if x0 is not None else rz

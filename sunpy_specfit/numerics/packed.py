@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 
+from .memory import room_like
 from .packed_compiled import UNROLLED, by_loops, invert_by_loops
 
 __all__ = [
@@ -212,7 +213,7 @@ def factorize(packed: torch.Tensor, damping=0.0) -> Callable[..., torch.Tensor]:
     As a second argument it takes memory ``(k, pixels)`` that it may use for its answer.
     """
     if not torch.is_tensor(damping) and damping == 0.0:
-        factor = torch.empty_like(packed)
+        factor = room_like(packed)
         if by_loops("factorize", packed, factor):
             return lambda vector, out=None: _substituted(factor, vector, out)
     scaled, scale = _unit_diagonal(packed, damping)
@@ -244,7 +245,7 @@ def factorize(packed: torch.Tensor, damping=0.0) -> Callable[..., torch.Tensor]:
 def cholesky(packed: torch.Tensor) -> torch.Tensor:
     """L with L Lᵀ = A for each matrix, packed; rows that the matrix knows nothing of are zero."""
     k = size(packed.shape[0])
-    factor = torch.empty_like(packed)
+    factor = room_like(packed)
     if by_loops("factorize", packed, factor):
         for i in range(k):
             pivot = factor[index(i, i)]

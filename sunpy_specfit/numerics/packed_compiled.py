@@ -7,6 +7,7 @@ from types import ModuleType
 import torch
 
 from .compiled import arrays, compiled
+from .memory import room_like
 from .threads import over_pixels
 
 __all__ = ["UNROLLED", "by_loops", "invert_by_loops"]
@@ -57,7 +58,7 @@ def invert_by_loops(
     """Inverses, solutions, both in double, and which pixels' are in doubt; None where nothing is compiled."""
     if not _suits(packed) or packed.device.type != "cpu" or packed.requires_grad:
         return None
-    inverse, solution = (torch.empty(v.shape, dtype=torch.float64) for v in (packed, vector))
+    inverse, solution = (room_like(v, torch.float64) for v in (packed, vector))
     weak = torch.empty(packed.shape[-1], dtype=torch.bool)
     given = packed.numpy(), vector.numpy(), inverse.numpy(), solution.numpy(), weak.numpy()
 
