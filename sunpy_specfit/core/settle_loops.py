@@ -5,7 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from ..numerics.packed_loops import invert_some, room_to_invert
+from ..numerics.packed_loops import copy_some, invert_some, room_to_invert
 
 __all__ = ["settle"]
 
@@ -32,12 +32,6 @@ def _find_minimum(inverse, vector, begin, constant, free, chi2, pixels):
         own, right = free[i], vector[i, begin : begin + pixels]
         for p in range(pixels):
             chi2[p] -= own[p] * right[p]
-
-
-@_compiled
-def _copy(source, target, pixels):
-    for p in range(pixels):
-        target[p] = source[p]
 
 
 @_compiled
@@ -104,11 +98,11 @@ def settle(first, last, quadratic, flags, converged, start, found, own):
         invert_some(matrix, begin, pixels, inverse, 0, memory)
         _find_minimum(inverse, vector, begin, constant[here], minimum, misfit, pixels)
         for i in range(k):
-            _copy(minimum[i], free[i, there], pixels)
+            copy_some(minimum[i], free[i, there], pixels)
             _deviation(inverse[i * (i + 1) // 2 + i], sigma[i, here], pixels)
         for row in range(rows):
-            _copy(inverse[row], covariance[row, there], pixels)
-        _copy(misfit, chi2[there], pixels)
+            copy_some(inverse[row], covariance[row, there], pixels)
+        copy_some(misfit, chi2[there], pixels)
         _count(valid[here], k, n_valid[there], dof[there], pixels)
         _state(flags[here], converged, status[there], pixels)
         _judge(memory[4], misfit, valid[here], k, doubt[here], pixels)

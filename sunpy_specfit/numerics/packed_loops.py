@@ -5,7 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-__all__ = ["factorize", "invert", "invert_some", "least_pivot", "multiply", "room_to_invert", "substitute"]
+__all__ = ["copy_some", "factorize", "invert", "invert_some", "least_pivot", "multiply", "room_to_invert", "substitute"]
 
 # Pixels at a time; where steps are in registers, so many that the beginnings of loops cost nothing.
 _AT_ONCE, _WIDE = 256, 1024
@@ -90,7 +90,8 @@ def _factor(matrix, begin, pixels, row, factor, scale, weak):
 
 
 @_compiled
-def _copy(source, out, pixels):
+def copy_some(source, out, pixels):
+    """The first numbers of one row into another, whatever their precisions."""
     for p in range(pixels):
         out[p] = source[p]
 
@@ -149,10 +150,10 @@ def invert_some(matrix, begin, pixels, inverse, at_pixel, memory):
     k = len(scale)
     if k == 3:
         for i in range(len(matrix)):
-            _copy(matrix[i, begin : begin + pixels], factor[i], pixels)
+            copy_some(matrix[i, begin : begin + pixels], factor[i], pixels)
         _invert_three(factor.reshape(-1), doubt, pixels)
         for i in range(len(matrix)):
-            _copy(factor[i], inverse[i, at_pixel : at_pixel + pixels], pixels)
+            copy_some(factor[i], inverse[i, at_pixel : at_pixel + pixels], pixels)
         return
     _factor(matrix, begin, pixels, row, factor, scale, doubt)
     for j in range(k):

@@ -31,7 +31,7 @@ _STEP, _LEAST, _MOST = 2**0.5, 0.15, 6.0
 # channels tell of many bins then grows too sure of itself.)
 _SCATTER_STEPS = 8
 # The usual scatter counts as much as so many pixels a bin.
-_USUAL = 2
+_USUAL = 4
 # Relative errors of the light that are tried.
 _ERRORS = (0.0, *(0.004 * 2 ** (n / 4) for n in range(33)))
 # No step changes the logarithm of a mean by more than this.
