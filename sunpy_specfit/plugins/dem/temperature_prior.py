@@ -21,8 +21,9 @@ __all__ = ["TemperaturePrior", "usual_shape"]
 _FIRST = 1.0
 # Lengths are sought from the first of these on, in steps of this factor, dex.
 _SHORTEST, _LONGER, _LONGEST = 0.2, 2**0.5, 1.0
-# The common mean is a broader curve than what departs from it, dex.
-_MEAN_LENGTH = 0.3
+# The common mean is a broader curve than what departs from it, dex: it may lie far from the hump (a quiet corona has a
+# ten-thousandth of it at ten million kelvin, a flare more than all of it), but bends no more than that allows.
+_MEAN_LENGTH = 0.37
 # By how much the level of the mean may be off, a natural logarithm.
 _LEVEL = 1.0
 # Mean and scale are learned in turn.
@@ -117,7 +118,7 @@ class TemperaturePrior(Prior):
         order=2,
         mean="auto",
         level_spread: float = 2.0,
-        mean_spread: float = 2.0,
+        mean_spread: float = 3.0,
         criterion: str = "evidence",
         covariance=None,
         quantity: str = "dem",
