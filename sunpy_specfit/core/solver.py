@@ -109,8 +109,8 @@ class Solver(Configurable):
         return None
 
     def heeds_start(self, problem) -> bool:
-        """Whether it matters where it starts with this problem; of whole maps, where not, it starts from zero."""
-        return self.needs_start
+        """Whether it asks for each pixel's own solution to start a whole map from; where not, it starts from zero."""
+        return True
 
     def starter(self, problem) -> Solver | None:
         """The per-pixel solver whose answer this one, of whole maps, starts from; None leaves the choice."""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from .compiled import suit_loops
 from .memory import room_like
 
 __all__ = ["Solved", "conjugate_gradient"]
@@ -122,9 +123,9 @@ def conjugate_gradient(
             gains.append(alpha * rz)
         beta = torch.where(active, renewed / torch.where(active, rz, 1.0), 0.0)
         rz = torch.where(active, renewed, rz)
-        torch.addcmul(z, beta, p, out=p)
+        _renew(p, beta, z)
         if mp is not None:
-            torch.addcmul(r, beta, mp, out=mp)
+            _renew(mp, beta, r)
         active &= rz > goal
         if len(gains) >= 2 * _WINDOW:
             active &= _left(gains) > error**2
@@ -138,6 +139,14 @@ def _left(gains: list[torch.Tensor]) -> torch.Tensor:
     before, now = sum(gains[-2 * window : -window]), sum(gains[-window:])
     rate = torch.where(before > 0, now / torch.where(before > 0, before, 1.0), 0.0).clamp(0.01, 0.95)
     return now * rate / (1 - rate)
+
+
+def _renew(p: torch.Tensor, beta: torch.Tensor, z: torch.Tensor) -> None:
+    """p = z + beta p, in one look at both where no derivatives are taken."""
+    if suit_loops(p, z):
+        torch.addcmul(z, beta, p, out=p)
+    else:
+        p.mul_(beta).add_(z)
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

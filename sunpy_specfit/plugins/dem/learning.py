@@ -30,8 +30,11 @@ _STEP, _LEAST, _MOST = 2**0.5, 0.15, 6.0
 # So often in turn: how bins scatter, their mean, and the error of the light. (Not until nothing changes: what few
 # channels tell of many bins then grows too sure of itself.)
 _SCATTER_STEPS = 8
-# The usual scatter counts as much as so many pixels a bin.
+# The usual scatter counts as much as half so many pixels a bin, and where that of the pixels is far from it, as so
+# many. Of 2 and 4, tried on maps of four families (seeds 101 to 116), 4 kept log T of isothermal plasma better.
 _USUAL = 4
+# The least eigenvalue of that scatter, in parts of the mean of its diagonal.
+_FIRM = 1e-6
 # Relative errors of the light that are tried.
 _ERRORS = (0.0, *(0.004 * 2 ** (n / 4) for n in range(33)))
 # No step changes the logarithm of a mean by more than this.
@@ -226,12 +229,14 @@ class Evidence:
 
         What pixels say of their own scatter counts by their number, and about the covariance ``smooth`` it has a
         matrix-F prior, whose -2 ln is the departure: an inverse Wishart's with a scale that is itself drawn about
-        ``smooth``. It pulls no harder where the scatter is a hundredth of ``smooth`` than where it is a third, while a
-        fixed scale would add the same to all, and much to what scatters little (Mulder & Pericchi 2018,
+        ``smooth``. It pulls at most twice as hard where the scatter is a hundredth of ``smooth`` as where it is a
+        third, where a fixed scale, which adds the same to all, pulls fifty times as hard (Mulder & Pericchi 2018,
         https://doi.org/10.1214/17-BA1092). None where it is seen to end behind a rival: each step gains less than the
         one before.
         """
         trust = len(self.pixels) / (len(self.pixels) + _USUAL * len(smooth))
+        # So that curves smooth in all derivatives have a determinant.
+        smooth = smooth + _FIRM * smooth.diagonal().mean() * torch.eye(len(smooth)).to(smooth)
         scatter, known, before = prior.covariance, torch.linalg.inv(spread), math.inf
         for left in reversed(range(_SCATTER_STEPS)):
             # Of the scale the mean, where scatter and ``smooth`` are what is known of it.
@@ -306,9 +311,12 @@ class Evidence:
 
 
 def _departure(scatter: torch.Tensor, smooth: torch.Tensor) -> float:
-    ratio = torch.linalg.solve(smooth, scatter)
-    middle = 0.5 * (ratio + torch.eye(len(ratio), dtype=ratio.dtype))
-    return _USUAL * len(smooth) * float(2 * torch.linalg.slogdet(middle)[1] - torch.linalg.slogdet(ratio)[1])
+    middle, own, usual = (_log_determinant_of(m) for m in (0.5 * (scatter + smooth), scatter, smooth))
+    return _USUAL * len(smooth) * (2 * middle - own - usual)
+
+
+def _log_determinant_of(matrix: torch.Tensor) -> float:
+    return 2 * float(torch.linalg.cholesky(matrix).diagonal().log().sum())
 
 
 def _with_prior(block, prior, problem):

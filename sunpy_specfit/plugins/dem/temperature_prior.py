@@ -62,8 +62,8 @@ class TemperaturePrior(Prior):
         By how much the curve typically departs from its mean (one sigma): a natural logarithm, 0.7 for a factor of two
         (of the forms without logarithm: a part of the mean). ``"auto"`` takes it from the data by ``criterion``; on the
         logarithm, of 32 pixels or more, then also how much each bin scatters, with which others (what the pixels say
-        of themselves counts by their number, the smooth curve as much as four a bin, but it makes nothing that is far
-        narrower wide: Mulder & Pericchi 2018).
+        of themselves counts by their number, the smooth curve as much as two a bin; beside many pixels it widens little
+        what is far narrower: Mulder & Pericchi 2018).
     length : float or "auto"
         Over what distance in log10 T the departure changes, in dex. ``"auto"``: 0.2, or what longer one is the more
         probable once all else is learned (on the logarithm, where 32 pixels or more also teach the mean and, by the

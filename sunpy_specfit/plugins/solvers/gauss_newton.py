@@ -73,10 +73,13 @@ class GaussNewton(Solver):
         return None
 
     def heeds_start(self, problem) -> bool:
-        return not (problem.is_quadratic and not problem.mixes_pixels)
+        # From zero the steps add up to the light itself, and rounding counts by it: in single precision, and where only
+        # spectra tell what the data say of a pixel, its own solution is the better start.
+        precise = problem.dtype == torch.float64 and not bool(problem.shared.any())
+        return not (_is_one_quadratic(problem) and problem.compressible and precise)
 
     def solve(self, problem, start: torch.Tensor) -> Solution:
-        if not self.heeds_start(problem):
+        if _is_one_quadratic(problem):
             return self._at_once(problem, start[0])
         lower, upper = problem.flat_bounds()
 
@@ -152,7 +155,9 @@ class GaussNewton(Solver):
             objective, matrix, vector = problem.whole().at_zero()
             data = objective, DenseBlocks(matrix), vector
         here = Curvature(problem, problem.unflatten(problem.flatten(free)), data=data)
-        solved = here.solve(-here.gradient, tolerance=1e-6, error=_EXACT * self.tolerance, max_iterations=_PRODUCTS)
+        # The error that is left decides, in sigma: a part of the right-hand side is one of the brightest pixels'.
+        part = 1e-12 if here.free.dtype == torch.float64 else 1e-6
+        solved = here.solve(-here.gradient, tolerance=part, error=_EXACT * self.tolerance, max_iterations=_PRODUCTS)
         status = Status.CONVERGED if solved.iterations < _PRODUCTS else Status.MAX_ITERATIONS
         return Solution(
             free=here.free + problem.unflatten(solved.x),
@@ -209,6 +214,10 @@ class GaussNewton(Solver):
         """The last short step, where it helps."""
         there = Curvature(problem, problem.unflatten(trial))
         return (trial, there) if there.objective <= here.objective else (flat, here)
+
+
+def _is_one_quadratic(problem) -> bool:
+    return problem.is_quadratic and not problem.mixes_pixels
 
 
 def _has_kinks(problem) -> bool:
