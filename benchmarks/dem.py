@@ -219,29 +219,28 @@ def from_the_prior() -> None:
     mean = 3e21 * np.exp(-0.5 * ((log_t - 6.2) / 0.35) ** 2) * 10 ** (6.2 - log_t)
     prior = specfit.TemperaturePrior(scale=1.0, level_spread=0.5, mean=mean * u.Unit("cm-5 K-1"))
     bound = ours(one, priors=prior)._priors[0]._bound
-    rng = np.random.default_rng(1)
     root = np.linalg.cholesky(bound.covariance.numpy() + 1e-9 * np.eye(32))
-    x = bound.mean.numpy()[:, None] + root @ rng.standard_normal((32, 1600))
-    truth = np.exp(x).reshape(32, 40, 40)
-    clean = np.tensordot(model.matrix, truth, 1)
-    images = {}
-    for (name, image), rate in zip(one.images.items(), clean, strict=True):
-        sigma = np.sqrt(rate / 2 + 0.4)
-        noisy = rate + sigma * rng.standard_normal(rate.shape)
-        images[name] = type(image)(noisy, wcs=image.wcs, unit=image.unit, uncertainty=type(image.uncertainty)(sigma))
-    for form in ("log",):
-        result = specfit.fit(images, specfit.DEM(one.responses, bins=BINS, form=form), priors=prior)
-        dem = result["dem"]
-        pull = np.log(dem.data / truth) / (dem.uncertainty.array / dem.data)
-        one_sigma = 100 * np.mean(np.abs(pull) < 1, axis=(1, 2))
-        two_sigma = 100 * np.mean(np.abs(pull) < 2, axis=(1, 2))
-        print(
-            f"drawn from the prior, {form}: 1 sigma {one_sigma.min():.1f} to {one_sigma.max():.1f} %, 2 sigma "
-            f"{two_sigma.min():.1f} to {two_sigma.max():.1f} %, bin by bin of 32"
-        )
-        total = np.tensordot(np.diff(BINS.value), truth, 1)
-        em = result["emission_measure"]
-        print("   EM", coverage(em.data - total, em.uncertainty.array))
+    pulls, of_total = [], []
+    for seed in (1, 2, 3, 4):  # the least of 32 bins is noisier than any of them
+        rng = np.random.default_rng(seed)
+        x = bound.mean.numpy()[:, None] + root @ rng.standard_normal((32, 1600))
+        truth = np.exp(x).reshape(32, 40, 40)
+        images = {}
+        for (name, image), rate in zip(one.images.items(), np.tensordot(model.matrix, truth, 1), strict=True):
+            sigma = np.sqrt(rate / 2 + 0.4)
+            noisy = rate + sigma * rng.standard_normal(rate.shape)
+            error = type(image.uncertainty)(sigma)
+            images[name] = type(image)(noisy, wcs=image.wcs, unit=image.unit, uncertainty=error)
+        result = specfit.fit(images, model, priors=prior)
+        dem, em = result["dem"], result["emission_measure"]
+        pulls.append((np.log(dem.data / truth) / (dem.uncertainty.array / dem.data)).reshape(32, -1))
+        of_total.append((em.data - np.tensordot(np.diff(BINS.value), truth, 1)) / em.uncertainty.array)
+    one_sigma, two_sigma = (100 * np.mean(np.abs(np.concatenate(pulls, 1)) < n, axis=1) for n in (1, 2))
+    print(
+        f"drawn from the prior: 1 sigma {one_sigma.min():.1f} to {one_sigma.max():.1f} %, 2 sigma "
+        f"{two_sigma.min():.1f} to {two_sigma.max():.1f} %, bin by bin of 32"
+    )
+    print("   EM", coverage(np.concatenate(of_total), 1.0))
 
 
 def calibration() -> None:
