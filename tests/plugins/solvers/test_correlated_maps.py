@@ -139,7 +139,9 @@ def test_without_coupling_maps_are_those_of_single_pixels(neighbours, apart):
     )
     here, there = alone["dem"], loose["dem"]
     assert np.abs((there.data - here.data) / here.uncertainty.array).max() < apart
-    assert np.abs(there.uncertainty.array / here.uncertainty.array - 1).max() < 0.06
+    # Of the logarithm: where that is known to 2.5 only, 0.05 of it move the DEM, and its error, by an eighth.
+    of_logarithm = [own.uncertainty.array / own.data for own in (here, there)]
+    assert np.abs(of_logarithm[1] / of_logarithm[0] - 1).max() < 0.03
 
 
 def test_a_smooth_map_is_that_of_the_problem_s_own_objective():
