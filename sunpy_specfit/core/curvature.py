@@ -302,13 +302,13 @@ class Curvature:
             return None
         single = copy(self)
         single.free = torch.empty_like(self.free, dtype=torch.float32)  # its shape is all that they ask for
-        single.data, single.coupling = DenseBlocks(_in_single(self.data.matrix)), self.coupling.in_single()
+        single.data, single.coupling = DenseBlocks(_as_single(self.data.matrix)), self.coupling.in_single()
         if self._prior_blocks is not None:
-            single._prior_blocks = DenseBlocks(_in_single(self._prior_blocks.matrix))
+            single._prior_blocks = DenseBlocks(_as_single(self._prior_blocks.matrix))
         return single if _fits_single(single.block_matrix()) else None
 
 
-def _in_single(matrix: torch.Tensor) -> torch.Tensor:
+def _as_single(matrix: torch.Tensor) -> torch.Tensor:
     return room_like(matrix, torch.float32).copy_(matrix)
 
 
