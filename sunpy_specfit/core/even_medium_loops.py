@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from ..numerics.loops import loop
 
 __all__ = ["cross", "from_neighbours", "interpolate"]
 
-_compiled = numba.njit(cache=True, nogil=True, error_model="numpy")
 
-
-@_compiled
+@loop
 def cross(smoothed, above, number, octaves, least, first, found):
     """Where the neighbours' precision is first found above that of a medium; how many pixels are left.
 
@@ -42,7 +41,7 @@ def cross(smoothed, above, number, octaves, least, first, found):
     return left
 
 
-@_compiled
+@loop
 def from_neighbours(place, lowest, rows, table, outer, inner, found):
     """What neighbours add to a pixel's own precision in a medium: 1 / variance less the medium's own.
 
@@ -71,7 +70,7 @@ def from_neighbours(place, lowest, rows, table, outer, inner, found):
             found[i * n + j] = max(np.exp(-logarithm) - np.exp2(own), 0.0)
 
 
-@_compiled
+@loop
 def interpolate(place, number, below, high, found):
     """A line from what holds at 2^number to what holds at twice that, for the pixels between the two.
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from ..numerics.loops import inner_loop, loop
 from ..numerics.packed_loops import copy_some, invert_some, room_to_invert
 
 __all__ = ["settle"]
 
-_compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
 
-
-@_compiled
+@inner_loop
 def _find_minimum(inverse, vector, begin, constant, free, chi2, pixels):
     """The inverse times the vector, and chi² there."""
     k = len(vector)
@@ -34,13 +32,13 @@ def _find_minimum(inverse, vector, begin, constant, free, chi2, pixels):
             chi2[p] -= own[p] * right[p]
 
 
-@_compiled
+@inner_loop
 def _deviation(variance, sigma, pixels):
     for p in range(pixels):
         sigma[p] = np.sqrt(max(variance[p], 0.0))
 
 
-@_compiled
+@inner_loop
 def _count(valid, k, n_valid, dof, pixels):
     # By way of integers half as long, for which there are vector instructions.
     for p in range(pixels):
@@ -48,20 +46,20 @@ def _count(valid, k, n_valid, dof, pixels):
         dof[p] = np.float64(np.int32(valid[p]) - np.int32(k))
 
 
-@_compiled
+@inner_loop
 def _state(flags, converged, status, pixels):
     for p in range(pixels):
         status[p] = flags[p] | converged
 
 
-@_compiled
+@inner_loop
 def _judge(weak, chi2, valid, k, doubt, pixels):
     for p in range(pixels):
         # A number among the free ones that is none makes none of chi², too.
         doubt[p] = (weak[p] > 0.0) | (np.int32(valid[p]) < np.int32(k)) | ~(abs(chi2[p]) < np.inf)
 
 
-@_compiled
+@loop
 def settle(first, last, quadratic, flags, converged, start, found, own):
     """Where quadratics are least, their inverses, chi² there, and what is counted.
 

@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from .loops import inner_loop, loop
 
 __all__ = ["depart", "factorize", "newton", "project", "told"]
 
 # Pixels at a time.
 _AT_ONCE = 256
-_compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})
 
 
-@_compiled
+@inner_loop
 def _add_product(out, a, b, pixels):
     for p in range(pixels):
         out[p] += a[p] * b[p]
 
 
-@_compiled
+@inner_loop
 def _subtract_product(out, a, b, pixels):
     for p in range(pixels):
         out[p] -= a[p] * b[p]
 
 
-@_compiled
+@inner_loop
 def _multiply(out, a, pixels):
     for p in range(pixels):
         out[p] *= a[p]
 
 
-@_compiled
+@inner_loop
 def _pivot(entry, floor, pixels):
     for p in range(pixels):
         entry[p] = 1 / np.sqrt(max(entry[p], floor))
 
 
-@_compiled
+@inner_loop
 def _lower(factor, begin, pixels, damping, floor, lower):
     """The Cholesky factor of (1 + damping) 1 + H Hᵀ; its diagonal holds reciprocals."""
     m, r = factor.shape[:2]
@@ -63,7 +63,7 @@ def _lower(factor, begin, pixels, damping, floor, lower):
             _multiply(lower[at + j], pivot, pixels)
 
 
-@_compiled
+@inner_loop
 def _substitute(lower, vector, pixels):
     """(L Lᵀ)⁻¹ v, in place."""
     m = len(vector)
@@ -77,7 +77,7 @@ def _substitute(lower, vector, pixels):
         _multiply(vector[i], lower[i * (i + 1) // 2 + i], pixels)
 
 
-@_compiled
+@loop
 def factorize(factor, damping, floor, out):
     """The packed Cholesky factors ``out`` of (1 + damping) 1 + H Hᵀ, for H ``(m, r, pixels)``."""
     total = factor.shape[2]
@@ -88,7 +88,7 @@ def factorize(factor, damping, floor, out):
         out[:, begin : begin + pixels] = lower[:, :pixels]
 
 
-@_compiled
+@loop
 def newton(factor, slope, damping, floor, out):
     """((1 + damping) 1 + Hᵀ H)⁻¹ slope, ``(r, pixels)``."""
     m, r, total = factor.shape
@@ -113,7 +113,7 @@ def newton(factor, slope, damping, floor, out):
                 own[p] /= 1 + damp[p]
 
 
-@_compiled
+@loop
 def project(factor, vector, first):
     """v - Kᵀ K v, in place, for the pixels of ``vector`` ``(r, all pixels)`` that K ``(m, r, pixels)`` is of."""
     m, r, total = factor.shape
@@ -131,7 +131,7 @@ def project(factor, vector, first):
                 _subtract_product(own, factor[i, n, begin:end], told[i], pixels)
 
 
-@_compiled
+@loop
 def told(lower, rows, out):
     """Σ (L⁻¹ rows)² over the data, for rows ``(m, k, pixels)``: ``(k, pixels)``."""
     m, k, total = rows.shape
@@ -151,7 +151,7 @@ def told(lower, rows, out):
                 _add_product(own, white[i], white[i], pixels)
 
 
-@_compiled
+@loop
 def depart(means, toward, told, first, found, squares):
     """Means ``(k, q)`` less Σ toward · told, of some pixels of ``found`` ``(k, q, all pixels)``, and Σ squares of q."""
     m, k, total = toward.shape

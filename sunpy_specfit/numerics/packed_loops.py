@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from .loops import inner_loop, loop
 
 __all__ = ["copy_some", "factorize", "invert", "invert_some", "least_pivot", "multiply", "room_to_invert", "substitute"]
 
@@ -11,34 +12,33 @@ __all__ = ["copy_some", "factorize", "invert", "invert_some", "least_pivot", "mu
 _AT_ONCE, _WIDE = 256, 1024
 # Of a matrix with a unit diagonal: a direction with a smaller pivot is as good as free.
 _FREE = 1e-10
-_compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
 
 
-@_compiled
+@inner_loop
 def _set_product(out, a, b, pixels):
     for p in range(pixels):
         out[p] = a[p] * b[p]
 
 
-@_compiled
+@inner_loop
 def _add_product(out, a, b, pixels):
     for p in range(pixels):
         out[p] += a[p] * b[p]
 
 
-@_compiled
+@inner_loop
 def _subtract_product(out, a, b, pixels):
     for p in range(pixels):
         out[p] -= a[p] * b[p]
 
 
-@_compiled
+@inner_loop
 def _multiply(out, a, pixels):
     for p in range(pixels):
         out[p] *= a[p]
 
 
-@_compiled
+@inner_loop
 def _scale_of(diagonal, out, weak, pixels):
     """1 / √ of a diagonal; 1 where there is none."""
     for p in range(pixels):
@@ -48,7 +48,7 @@ def _scale_of(diagonal, out, weak, pixels):
         out[p] = 1.0 / np.sqrt(value if good else 1.0)
 
 
-@_compiled
+@inner_loop
 def _pivot(entry, weak, pixels):
     """The reciprocal of a factor's diagonal, in its place."""
     for p in range(pixels):
@@ -58,7 +58,7 @@ def _pivot(entry, weak, pixels):
         entry[p] = 1.0 / np.sqrt(value if good else 1.0)
 
 
-@_compiled
+@inner_loop
 def _factor(matrix, begin, pixels, row, factor, scale, weak):
     """The Cholesky factor of some matrices, scaled to a unit diagonal; its diagonal holds reciprocals."""
     k = len(scale)
@@ -89,14 +89,14 @@ def _factor(matrix, begin, pixels, row, factor, scale, weak):
             _multiply(factor[at + j], pivot, pixels)
 
 
-@_compiled
+@inner_loop
 def copy_some(source, out, pixels):
     """The first numbers of one row into another, whatever their precisions."""
     for p in range(pixels):
         out[p] = source[p]
 
 
-@_compiled
+@inner_loop
 def _invert_three(rows, doubt, pixels):
     """Inverses of matrices of three unknowns in their place: all steps of a pixel without a look at memory.
 
@@ -129,7 +129,7 @@ def _invert_three(rows, doubt, pixels):
         doubt[p] = 0.0 if good_d & good_e & good_f & firm & firm_third else 1.0
 
 
-@_compiled
+@inner_loop
 def invert_some(matrix, begin, pixels, inverse, at_pixel, memory):
     """Inverses of as many matrices as there is room for; the last row of the memory is 0 where they are in no doubt.
 
@@ -175,7 +175,7 @@ def invert_some(matrix, begin, pixels, inverse, at_pixel, memory):
             _multiply(out, scale[j], pixels)
 
 
-@_compiled
+@inner_loop
 def room_to_invert(rows):
     """Memory for `invert_some`: the factors, their inverses, the scales, a row, and what is in doubt.
 
@@ -186,7 +186,7 @@ def room_to_invert(rows):
     return np.empty((rows, size)), np.empty((rows, size)), np.empty((k, size)), np.empty(size), np.empty(size)
 
 
-@_compiled
+@loop
 def invert(first, last, matrix, vector, inverse, solution, weak):
     """Inverses, and their products with vectors, in double; what is in doubt is marked.
 
@@ -224,7 +224,7 @@ def invert(first, last, matrix, vector, inverse, solution, weak):
             weak[begin + p] = doubt[p] > 0.0
 
 
-@_compiled
+@loop
 def multiply(first, last, matrix, vector, out):
     """Matrix times vector for each pixel.
 
@@ -249,7 +249,7 @@ def multiply(first, last, matrix, vector, out):
                 _add_product(own, matrix[at, begin:end], vector[j, begin:end], pixels)
 
 
-@_compiled
+@loop
 def factorize(first, last, matrix, out):
     """Cholesky factors, whose diagonals hold reciprocals.
 
@@ -304,7 +304,7 @@ def factorize(first, last, matrix, out):
             _multiply(out[at + i, begin:end], scale[i], pixels)
 
 
-@_compiled
+@loop
 def least_pivot(first, last, matrix):
     """The least part of itself that an unknown is known by while those before it are free; what is zero is left out.
 
@@ -331,7 +331,7 @@ def least_pivot(first, last, matrix):
     return least
 
 
-@_compiled
+@loop
 def substitute(first, last, factor, vector, out):
     """Solve L Lᵀ x = vector for each pixel.
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import numba
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
+
+from .loops import inner_loop
 
 __all__ = ["PIXELS", "multiply"]
 
@@ -13,7 +14,6 @@ __all__ = ["PIXELS", "multiply"]
 PIXELS = 16
 # What a processor with AVX takes at once; others split it.
 _BYTES = 32
-_compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
 
 
 def _block(count: int):
@@ -82,7 +82,7 @@ def _block(count: int):
 _one, _two, _three, _four, _five, _six = map(_block, range(1, 7))
 
 
-@_compiled
+@inner_loop
 def multiply(matrix, source, which, target, places):
     """Some rows of pixels times a matrix.
 

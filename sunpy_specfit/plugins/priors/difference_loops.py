@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import numba
+from ...numerics.loops import inner_loop, loop
 
 __all__ = ["add_product"]
 
-_compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})
 
-
-@_compiled
+@inner_loop
 def _add_steps(out, own, other, factor, n):
     for p in range(n):
         out[p] += factor * (own[p] - other[p])
 
 
-@_compiled
+@inner_loop
 def _add_bends(out, before, own, after, factor, n):
     for p in range(n):
         out[p] += factor * ((own[p] - before[p]) + (own[p] - after[p]))
 
 
-@_compiled
+@loop
 def add_product(first, last, maps, along_rows, along_columns, factor, out):
     """Add Dᵀ D of some maps, times a factor.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from ...numerics.loops import inner_loop, loop
 
 __all__ = ["AT_ONCE", "transverse"]
 
@@ -17,10 +18,9 @@ _ROWS = 9
 _DEGREES = 180.0 / np.pi
 # The largest deviation of an angle that may be anything from 0 to 180 degrees.
 _ANY = 180.0 / np.sqrt(12.0)
-_compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
 
 
-@_compiled
+@inner_loop
 def _directions(q, u, turn, azimuth, pixels):
     """½ atan2(u, q) in degrees and turned, 0 to 180, by the rational function of the Cephes library (S. L. Moshier).
 
@@ -50,7 +50,7 @@ def _directions(q, u, turn, azimuth, pixels):
         azimuth[p] = degrees - 180.0 * np.floor(degrees / 180.0)
 
 
-@_compiled
+@inner_loop
 def _first_order(q, u, var_q, var_u, cov, limit, field, spread, angle, work, settled, pixels):
     """B_t, and both errors to first order; where these will not do; and where all numbers are such."""
     for p in range(pixels):
@@ -70,7 +70,7 @@ def _first_order(q, u, var_q, var_u, cov, limit, field, spread, angle, work, set
         settled[p] = (squared > 0.0) & (squared < np.inf) & (vq > 0.0) & (vu > 0.0) & (vq + vu + abs(c) < np.inf)
 
 
-@_compiled
+@inner_loop
 def _find_places(q, u, var_q, var_u, cov, scale, work, pixels):
     """Where pixels stand in the table."""
     step, highest, most_unequal = scale
@@ -89,7 +89,7 @@ def _find_places(q, u, var_q, var_u, cov, scale, work, pixels):
         work[_ROOT + p] = np.sqrt(noise)
 
 
-@_compiled
+@inner_loop
 def _look_up(table, work, pixels):
     """The three numbers of the table there, between its nodes."""
     for p in range(pixels):
@@ -101,7 +101,7 @@ def _look_up(table, work, pixels):
         work[_DIRECTION + p] = low[2] + part * (high[2] - low[2]) + half * (low[5] + part * (high[5] - low[5]))
 
 
-@_compiled
+@inner_loop
 def _split(work, bits, pixels):
     """The mean directions' exponents, and what is left without them."""
     for p in range(pixels):
@@ -115,7 +115,7 @@ def _split(work, bits, pixels):
         bits[_DIRECTION + p] = (own & np.uint64(0x000FFFFFFFFFFFFF)) | np.uint64(0x3FF0000000000000)
 
 
-@_compiled
+@inner_loop
 def _logarithm(number, exponent):
     """By the series of artanh, from what `_split` leaves; a library's own goes pixel by pixel."""
     large = number > 1.4142135623730951
@@ -129,7 +129,7 @@ def _logarithm(number, exponent):
     return power * 0.6931471805599453 + 2.0 * s * series
 
 
-@_compiled
+@inner_loop
 def _deviations(work, spread, angle, settled, pixels):
     """Both errors by Rice's law where the signal is faint."""
     for p in range(pixels):
@@ -145,7 +145,7 @@ def _deviations(work, spread, angle, settled, pixels):
         settled[p] &= (work[_FAINT + p] == 0.0) | (work[_KNOWN + p] > 0.0)
 
 
-@_compiled
+@loop
 def transverse(first, last, fields, covariance, turn, limit, table, scale, found, settled):
     """B_t, azimuth and their deviations, those below a limit of significance by Rice's law.
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from ...numerics.loops import inner_loop, loop
 from ...numerics.row_products import multiply
 from .reading_loops import look_closer, take
 from .sum_loops import (
@@ -33,11 +33,9 @@ __all__ = ["READ", "flag", "look_at"]
 # Pixels that are read at a time, for memory is quick where much of it is read in a row.
 _TILES = 8
 READ = _TILES * TILE
-# Rounding may differ from one machine to another; what is no number stays none.
-_compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
 
 
-@_compiled
+@inner_loop
 def _fold(rows, half):
     """Sums of what is at equal distances from the middle, and differences below them, in place of the samples."""
     n = len(rows)
@@ -49,7 +47,7 @@ def _fold(rows, half):
             other[p] = a - b
 
 
-@_compiled
+@inner_loop
 def _place(target, maps, origin, shrink, begin, pixels):
     """Some pixels of maps in the frame of the samples."""
     for j in range(len(maps)):
@@ -60,7 +58,7 @@ def _place(target, maps, origin, shrink, begin, pixels):
             own[p] = own[pixels - 1]
 
 
-@_compiled
+@inner_loop
 def _least(row, work):
     """The least of some numbers: halves are compared number by number, which the compiler takes eight at a time."""
     half = TILE // 2
@@ -75,7 +73,7 @@ def _least(row, work):
     return work[0]
 
 
-@_compiled
+@inner_loop
 def _reach(place, wing, work):
     """The least and the largest of the centres, and where the first wing begins."""
     nearest, least = _least(wing, work), _least(place, work)
@@ -84,7 +82,7 @@ def _reach(place, wing, work):
     return least, -_least(work[TILE:], work), nearest
 
 
-@_compiled
+@inner_loop
 def _move_centers(tilt, moment, depth, window):
     """What the sums that give a line's centre are to be pulled back with, in their place."""
     zero = tilt.dtype.type(0)
@@ -98,7 +96,7 @@ def _move_centers(tilt, moment, depth, window):
         depth[p] = -moved * middle
 
 
-@_compiled
+@inner_loop
 def _add_transverse(linear, noise, axis, lines, parts, derived, edges, sums, tilt, work):
     """What all samples of Q and U add; the derivatives become their factors times the shape."""
     owner, known, _ = lines
@@ -145,7 +143,7 @@ def _add_transverse(linear, noise, axis, lines, parts, derived, edges, sums, til
         j += 2 if twice else 1
 
 
-@_compiled
+@inner_loop
 def _work_on(samples, edges, axis, products, half, lines, parts, modes, noise, numbers, memory):
     """The quadratics of pixels whose samples have been read; see `look_at`."""
     even, odd, even_v, odd_v, even_back, odd_back = products
@@ -178,13 +176,13 @@ def _work_on(samples, edges, axis, products, half, lines, parts, modes, noise, n
     finish(sums, numbers)
 
 
-@_compiled
+@inner_loop
 def _put(target, sums, begin):
     for p in range(len(target)):
         target[p] = sums[begin + p]
 
 
-@_compiled
+@inner_loop
 def _write(found, begin, end, sums):
     """The quadratic."""
     constant, matrix, vector, valid, _ = found
@@ -201,7 +199,7 @@ def _write(found, begin, end, sums):
         own_valid[p] = np.int64(np.int32(sums[VALID + p]))
 
 
-@_compiled
+@loop
 def look_at(
     begin,
     end,
@@ -321,7 +319,7 @@ def look_at(
     return largest
 
 
-@_compiled
+@loop
 def flag(begin, end, fields, errors, strongest, limits, bits, found):
     """Status bits of each pixel; `WeakField.flag` says what they mean.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from ...numerics.loops import inner_loop, loop
 
 __all__ = ["AT_ONCE", "look_at"]
 
@@ -14,10 +15,9 @@ AT_ONCE = 1024
 # of all pixels so far.
 _PLACE, _DEPTH, _BASE, _DEEPEST, _STRETCH, _LONGEST, _LARGEST = (k * AT_ONCE for k in range(7))
 _ROWS = 7
-_compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
 
 
-@_compiled
+@inner_loop
 def _continuum(first, last, step, work, pixels):
     """Half the sum of the first and the last sample, and sums of nothing."""
     half, zero = work.dtype.type(0.5), work.dtype.type(0)
@@ -32,7 +32,7 @@ def _continuum(first, last, step, work, pixels):
             work[row + p] = zero
 
 
-@_compiled
+@inner_loop
 def _copy(row, step, out, pixels):
     if step == 1:
         for p in range(pixels):
@@ -42,7 +42,7 @@ def _copy(row, step, out, pixels):
             out[p] = row[p * step]
 
 
-@_compiled
+@inner_loop
 def _add(row, by_place, by_depth, work, pixels):
     """What one sample adds to the sums; in its place, how far it is from the continuum."""
     for p in range(pixels):
@@ -55,7 +55,7 @@ def _add(row, by_place, by_depth, work, pixels):
         work[_LARGEST + p] = np.maximum(work[_LARGEST + p], abs(value))
 
 
-@_compiled
+@inner_loop
 def _add_four(a, b, c, d, by_place, by_depth, work, pixels):
     """The same of four samples, with sums that are fetched once."""
     place_a, place_b, place_c, place_d = by_place[0], by_place[1], by_place[2], by_place[3]
@@ -74,7 +74,7 @@ def _add_four(a, b, c, d, by_place, by_depth, work, pixels):
         work[_LARGEST + p] = np.maximum(work[_LARGEST + p], np.maximum(most, other))
 
 
-@_compiled
+@inner_loop
 def _go_on(stretch, a, b, step, zero):
     """How long the profile stays as deep as counts, from one sample to the next."""
     # The part of a straight line from a to b that is above zero is (1 + (a + b) / (|a| + |b|)) / 2.
@@ -82,7 +82,7 @@ def _go_on(stretch, a, b, step, zero):
     return part + (stretch if a > zero else zero)
 
 
-@_compiled
+@inner_loop
 def _walk(here, there, step, work, pixels):
     """The longest stretch, up to the next sample."""
     zero = work.dtype.type(0)
@@ -93,7 +93,7 @@ def _walk(here, there, step, work, pixels):
         work[_LONGEST + p] = stretch if stretch > work[_LONGEST + p] else work[_LONGEST + p]
 
 
-@_compiled
+@inner_loop
 def _walk_four(a, b, c, d, e, steps, work, pixels):
     """The same over four samples, with what is known so far fetched once."""
     zero, half = work.dtype.type(0), work.dtype.type(0.5)
@@ -113,7 +113,7 @@ def _walk_four(a, b, c, d, e, steps, work, pixels):
         work[_LONGEST + p] = longest
 
 
-@_compiled
+@inner_loop
 def _finish(work, place, shape, noise, center, depth, width, core, wing, pixels):
     """The line's centre, its width, and where the core ends and the wing begins; `LineWindow` has the formulas."""
     middle, reach, rest = place
@@ -143,7 +143,7 @@ def _finish(work, place, shape, noise, center, depth, width, core, wing, pixels)
         depth[p] = work[_DEPTH + p]
 
 
-@_compiled
+@loop
 def look_at(begin, end, light, steps, rows, moment, extent, distances, depth_of, place, shape, noise, found):
     """Centre, depth and width of one line in each pixel, the edges of its core and wing, and the largest sample.
 

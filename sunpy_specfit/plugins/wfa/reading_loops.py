@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from ...numerics.loops import inner_loop
 from .sum_loops import TILE
 
 __all__ = ["look_closer", "take"]
 
-# Rounding may differ from one machine to another; what is no number stays none.
-_compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
 
-
-@_compiled
+@inner_loop
 def _copy(here, scale, own):
     for p in range(TILE):
         own[p] = scale * here[p]
 
 
-@_compiled
+@inner_loop
 def _copy_folded(here, there, scale, own, other):
     """The sum of two samples, and their difference."""
     for p in range(TILE):
@@ -28,7 +25,7 @@ def _copy_folded(here, there, scale, own, other):
         other[p] = a - b
 
 
-@_compiled
+@inner_loop
 def _largest_of(bits, step, pixels, mask, most):
     """The size of the largest number by its bits, which rise as sizes do; those of what is no number are above all."""
     kind = bits.dtype.type
@@ -44,7 +41,7 @@ def _largest_of(bits, step, pixels, mask, most):
     return max(largest, most)
 
 
-@_compiled
+@inner_loop
 def _take_two(source, begin, other_begin, step, scale, pixels, samples, stokes, row, other_row, folded):
     """Two samples of some pixels out of the cube, multiplied, to where the samples of so many pixels lie side by side.
 
@@ -72,7 +69,7 @@ def _take_two(source, begin, other_begin, step, scale, pixels, samples, stokes, 
             one[p], two[p] = one[number - 1], two[number - 1]
 
 
-@_compiled
+@inner_loop
 def _take_one(source, begin, step, scale, pixels, samples, stokes, row):
     """One sample, as `_take_two`."""
     for tile in range((pixels + TILE - 1) // TILE):
@@ -84,7 +81,7 @@ def _take_one(source, begin, step, scale, pixels, samples, stokes, row):
             own[p] = own[number - 1]
 
 
-@_compiled
+@inner_loop
 def take(source, bits, at, sample_step, step, scale, pixels, samples, stokes, folded, mask, most):
     """All samples of one Stokes parameter, mirror images together, and the largest by its bits."""
     n = samples.shape[2]
@@ -100,7 +97,7 @@ def take(source, bits, at, sample_step, step, scale, pixels, samples, stokes, fo
     return most
 
 
-@_compiled
+@inner_loop
 def _largest_in(source, at, stokes_step, stokes, sample_step, n):
     """The size of the largest sample of a pixel, NaN where one is."""
     most = abs(source[at])
@@ -110,7 +107,7 @@ def _largest_in(source, at, stokes_step, stokes, sample_step, n):
     return most
 
 
-@_compiled
+@inner_loop
 def look_closer(spectra, steps, scale, first, pixels, n, limit, regular):
     """Which of some pixels have measurements only, and the largest of their Q, U and V."""
     sample_step, pixel_step, stokes_step, other_sample, other_pixel = steps

@@ -7,8 +7,7 @@ pixels at a time.
 
 from __future__ import annotations
 
-import numba
-
+from ...numerics.loops import inner_loop
 from .attenuation import MOST
 
 __all__ = [
@@ -31,11 +30,9 @@ SHAPE2, SHAPE_Q, SHAPE_U, TOTAL, COUNT, SPREAD, SQUARES = (k * TILE for k in ran
 V_SHAPE, V_BOTH, V_DATA, V_NOISE = (k * TILE for k in range(7, 11))
 CONSTANT, QQ, QU, UU, Q, U, VV, V, VALID, SIZE = (k * TILE for k in range(11, 21))
 COUNTED, ROWS = 11, 21
-# Rounding may differ from one machine to another; what is no number stays none.
-_compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
 
 
-@_compiled
+@inner_loop
 def add_wing(place, middle, c, begins, own, d, q, u, sums, tilt):
     """What one sample adds where the wing's formula may hold; d becomes its factor times the shape."""
     one, zero = d.dtype.type(1), d.dtype.type(0)
@@ -56,7 +53,7 @@ def add_wing(place, middle, c, begins, own, d, q, u, sums, tilt):
         d[p] = f * s
 
 
-@_compiled
+@inner_loop
 def add_wing_twice(places, middle, factors, begins, noises, d, e, q, r, u, v, sums, tilt):
     """The same of two samples of one line, whose sums are fetched once."""
     one, zero = d.dtype.type(1), d.dtype.type(0)
@@ -82,7 +79,7 @@ def add_wing_twice(places, middle, factors, begins, noises, d, e, q, r, u, v, su
         e[p] = f_e * s_e
 
 
-@_compiled
+@inner_loop
 def add_core(place, middle, e, reaches, own, d, q, u, sums):
     """What one sample adds where the core's formula may hold; d becomes its factor times the shape."""
     one, zero = d.dtype.type(1), d.dtype.type(0)
@@ -100,7 +97,7 @@ def add_core(place, middle, e, reaches, own, d, q, u, sums):
         d[p] = f * s
 
 
-@_compiled
+@inner_loop
 def _add_modes(shape, data, sums):
     """Squares of the shape of V among its modes, and products with V."""
     for mode in range(0, len(shape) - 1, 2):
@@ -115,7 +112,7 @@ def _add_modes(shape, data, sums):
             sums[V_BOTH + p] += s[p] * v[p]
 
 
-@_compiled
+@inner_loop
 def add_longitudinal(shape, data, noise, weight, sums):
     """Sums over the modes of V: with all modes alike for a first amplitude, then with the weight that each deserves."""
     one, zero = sums.dtype.type(1), sums.dtype.type(0)
@@ -148,7 +145,7 @@ def add_longitudinal(shape, data, noise, weight, sums):
             sums[V_NOISE + p] += share * own
 
 
-@_compiled
+@inner_loop
 def add_squares(rows, sums):
     """Of what is pulled back to I."""
     for j in range(0, len(rows) - 1, 2):
@@ -161,7 +158,7 @@ def add_squares(rows, sums):
             sums[SQUARES + p] += one[p] * one[p]
 
 
-@_compiled
+@inner_loop
 def finish(sums, numbers):
     """The quadratic of b_los, b_q and b_u from the sums; `even_noise` has the formulas."""
     weight, variance, signs, samples = numbers
