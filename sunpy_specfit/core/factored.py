@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ..numerics import data_space
+from ..numerics.threads import side_by_side
 
 __all__ = ["LARGEST_MOVE", "FactoredCovariance"]
 
@@ -93,13 +94,16 @@ class FactoredCovariance:
         root = torch.as_tensor(self.root)
         prior = root.square().sum(1)[:, None]
         out = np.empty((len(root), self.n_pixels))
-        for part in self.pieces():
+
+        def fill(part: slice) -> None:
             scale, factor, lower = self.at(part)
             told = data_space.squares(lower, torch.matmul(root, factor))
             variance = (prior - told).clamp_min(0)
             if self.common is not None:
                 variance = variance + torch.as_tensor(self.common[..., part]).square().sum(1)
             out[:, part] = (scale * variance.sqrt()).numpy()
+
+        side_by_side(fill, self.pieces())
         return out
 
     def between(self, left: np.ndarray, right: np.ndarray, *, diagonal: bool) -> np.ndarray:
@@ -113,7 +117,8 @@ class FactoredCovariance:
         lead = (len(left),) if diagonal else (len(left), len(right))
         out = np.empty((*lead, self.n_pixels))
         root = torch.as_tensor(self.root)
-        for part in self.pieces():
+
+        def fill(part: slice) -> None:
             scale, factor, lower = self.at(part)
             sides = []
             for gradient in (left, right):
@@ -133,6 +138,8 @@ class FactoredCovariance:
                 value = torch.einsum("rap,rbp->abp", a, b) - torch.einsum("map,mbp->abp", sa, sb)
                 value += torch.einsum("qap,qbp->abp", ca, cb)
             out[..., part] = value.numpy()
+
+        side_by_side(fill, self.pieces())
         return out
 
     def _shared(self, gradient: torch.Tensor, part: slice) -> torch.Tensor:
@@ -156,7 +163,8 @@ class FactoredCovariance:
         root, response = torch.as_tensor(self.root), torch.as_tensor(self.response)
         away = torch.as_tensor((places[:, None] - places) ** 2)
         out = np.empty((len(root), self.n_pixels))
-        for part in self.pieces():
+
+        def fill(part: slice) -> None:
             scale, factor, lower = self.at(part)
             weight = torch.as_tensor(self.weight[:, part], dtype=torch.float64)
             seen = data_space.whiten(lower, torch.matmul(root, factor))
@@ -166,6 +174,8 @@ class FactoredCovariance:
                 kernel = torch.einsum("mip,mjp->ijp", seen[..., few], told[..., few]).square_()
                 spread = (kernel * away[:, :, None]).sum(1) / kernel.sum(1).clamp_min(1e-300)
                 out[:, part][:, few] = (2 * spread).sqrt().numpy() * np.sqrt(8 * np.log(2))
+
+        side_by_side(fill, self.pieces())
         return out
 
     def draws(self, n: int, rng: np.random.Generator, mean: np.ndarray) -> np.ndarray:

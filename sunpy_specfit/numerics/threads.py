@@ -1,16 +1,17 @@
-"""Loops over pixels in several threads, as many as torch uses: compiled loops let go of Python's lock."""
+"""Work on pixels in several threads, as many as torch uses: compiled loops and torch let go of Python's lock."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
 import torch
 
-__all__ = ["copied", "in_pieces", "over_pixels"]
+__all__ = ["copied", "in_pieces", "over_pixels", "side_by_side"]
 
+Part = TypeVar("Part")
 Found = TypeVar("Found")
 # Fewer pixels are not worth a thread of their own.
 _WORTH_A_THREAD = 2**13
@@ -50,6 +51,48 @@ def over_pixels(work: Callable[[int, int], Found], pixels: int, together: int = 
     with ThreadPoolExecutor(number - 1) as pool:
         others = [pool.submit(work, *part) for part in parts[1:]]
         return [work(*parts[0]), *(other.result() for other in others)]
+
+
+def side_by_side(work: Callable[[Part], Found], parts: Iterable[Part]) -> list[Found]:
+    """Work on parts of a map, several at a time: each in a thread of its own, in which torch uses no others.
+
+    For chains of many small steps, whose numbers stay in the processor's cache: several threads at each step would
+    wait for each other more than they work.
+
+    Parameters
+    ----------
+    work : callable
+        Of a part. What it does must not depend on the other parts.
+    parts : iterable
+
+    Returns
+    -------
+    list
+        What ``work`` returned for each part, in their order.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sunpy_specfit.numerics.threads import side_by_side
+    >>> side_by_side(lambda part: float(torch.ones(4)[part].sum()), [slice(0, 3), slice(3, 4)])
+    [3.0, 1.0]
+    """
+    parts, threads = list(parts), torch.get_num_threads()
+    if threads == 1 or len(parts) == 1:
+        return [work(part) for part in parts]
+    gradients = torch.is_grad_enabled()
+
+    def alone(part: Part) -> Found:
+        with torch.set_grad_enabled(gradients):
+            return work(part)
+
+    # New threads begin with what is set for all. It is set back when they are done.
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(min(threads, len(parts))) as pool:
+            return list(pool.map(alone, parts))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def in_pieces(work: Callable[[slice], object], pixels: int) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from ...numerics import data_space, packed
 from ...numerics.cosine_transform import cosine_transform, inverse_cosine_transform
+from ...numerics.threads import side_by_side
+from .seen_by_data import SeenByData
 
 __all__ = ["CosinePreconditioner"]
 
@@ -23,29 +27,36 @@ class CosinePreconditioner:
         Of the map.
     waves : `torch.Tensor`
         The precision of each cosine, ``(pixels,)``.
-    factors : iterable of (slice, `torch.Tensor`)
-        H ``(m, r, pixels)``, piece by piece.
+    factors : `SeenByData`
+        H ``(m, r, pixels)``.
     """
 
-    def __init__(self, shape, waves: torch.Tensor, factors):
+    def __init__(self, shape, waves: torch.Tensor, factors: SeenByData):
         middle = float(waves.log().mean().exp())
-        self.shape, self._pieces, total, pixels = tuple(shape), [], 0.0, 0
-        for part, factor in factors:
+        self.shape = tuple(shape)
+
+        def prepare(part, factor):
             values, vectors = torch.linalg.eigh(packed.unpack(data_space.gram(factor, -1.0)))
             values = values.clamp_min(0)
             size = (values + middle).sqrt()
             rotated = torch.einsum("pmn,mrp->nrp", vectors, factor)
-            self._pieces.append((part, factor, rotated, (1 / (size * (size + middle**0.5))).T.contiguous()))
-            total, pixels = total + factor.square().sum((0, 2)), pixels + factor.shape[2]
-        mean = (total / pixels)[:, None]
+            piece = part, factor, rotated, (1 / (size * (size + middle**0.5))).T.contiguous()
+            return piece, factor.square().sum((0, 2))
+
+        self._pieces, squares = zip(*factors.each(prepare), strict=True)
+        mean = (sum(squares) / math.prod(self.shape))[:, None]
         self._share = ((mean + middle) / (mean + waves.to(mean)) / middle).reshape(-1, *self.shape)
         self._dims = tuple(range(-len(self.shape), 0))
 
     def data_product(self, v: torch.Tensor) -> torch.Tensor:
         """Hᵀ H v of each pixel, ``(r, pixels)``."""
         out = torch.empty_like(v)
-        for part, factor, *_ in self._pieces:
+
+        def fill(piece) -> None:
+            part, factor, *_ = piece
             out[:, part] = data_space.pull(factor, data_space.apply(factor, v[:, part]))
+
+        side_by_side(fill, self._pieces)
         return out
 
     def __call__(self, v: torch.Tensor) -> torch.Tensor:
@@ -55,7 +66,11 @@ class CosinePreconditioner:
     def _root(self, v: torch.Tensor) -> torch.Tensor:
         """√q R v."""
         out = torch.empty_like(v)
-        for part, _, rotated, share in self._pieces:
+
+        def fill(piece) -> None:
+            part, _, rotated, share = piece
             told = data_space.apply(rotated, v[:, part]).mul_(share)
             torch.sub(v[:, part], data_space.pull(rotated, told), out=out[:, part])
+
+        side_by_side(fill, self._pieces)
         return out

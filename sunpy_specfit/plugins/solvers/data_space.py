@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from ...core.factored import FactoredCovariance
@@ -12,7 +10,8 @@ from ...core.quantities import Quantities
 from ...core.solver import Solution, Solver
 from ...core.status import Status
 from ...numerics import data_space, packed
-from .log_system import LogSystem
+from ...numerics.threads import side_by_side
+from .log_map import LogMap
 from .penalty_rows import PenaltyRows, linear_rows
 
 __all__ = ["DataSpace"]
@@ -115,49 +114,52 @@ class DataSpace(Solver):
         m = response.shape[0]
         if len(columns[0]) != m or term.data.ndim != 2:
             raise ValueError("data_space knows one Stokes parameter only")
-        if bool(torch.isfinite(problem.lower).any()):
-            method = self._non_negative
-        else:
-            method = self._linear
         # On the processor, wherever the data are: the systems are tiny, and fit its cache.
-        pixels, data, weight = problem.n_pixels, term.data.cpu(), term.weight.cpu()
-        free = torch.empty((len(columns), pixels), dtype=torch.float64)
-        chi2 = torch.empty(pixels, dtype=torch.float64)
-        leverage, status = torch.empty_like(chi2), torch.empty(pixels, dtype=torch.int32)
-        most, begin, roots = 0, start[0].double().cpu(), []
-        for first in range(0, pixels, _PIXELS):
-            part = slice(first, min(first + _PIXELS, pixels))
-            inputs = (prior.select(part), response, data[:, part].double(), weight[:, part].double())
-            if prior.logarithm:
-                penalties = PenaltyRows(others).select(part) if others else None
-                *out, root = self._logarithm(*inputs, begin[:, part], penalties)
-                roots.append(root)
-            else:
-                out = method(*inputs)
-            free[:, part], chi2[part], leverage[part], status[part], iterations = out
-            most = max(most, iterations)
+        data, weight = term.data.double().cpu(), term.weight.double().cpu()
+        if prior.logarithm:
+            penalties = PenaltyRows(others) if others else None
+            found = LogMap(prior, response, data, weight, penalties)
+            found = found.minimise(start[0].double().cpu(), self.max_iterations, self.tolerance)
+            free, chi2, leverage, scale = found.free, found.chi2, found.leverage, found.free
+            status = torch.where(found.converged, int(Status.CONVERGED), int(Status.MAX_ITERATIONS)).to(torch.int32)
+            iterations, counted = found.iterations, weight
+            if penalties is not None:
+                response = torch.cat([response, penalties.response])
+                counted = torch.cat([weight, found.roots.square()])
+        else:
+            bounded = bool(torch.isfinite(problem.lower).any())
+            free, chi2, leverage, status, iterations = self._linear_map(prior, response, data, weight, bounded)
+            scale, counted = torch.ones((1, data.shape[1])) if prior.level is None else prior.level[None], weight
         faint = (data * weight.sqrt()).amax(0) < _FAINT
         status = torch.where(faint, status | int(Status.LOW_SIGNAL), status)
-        if prior.logarithm:
-            scale = free
-        else:
-            scale = torch.ones((1, pixels)) if prior.level is None else prior.level[None]
-        if others:
-            response = torch.cat([response, PenaltyRows(others).response])
-            weight = torch.cat([weight.double(), torch.cat(roots, -1).square()])
         covariance = FactoredCovariance(
             response=response.numpy(),
             root=prior.root.numpy(),
             scale=scale.numpy(),
-            weight=weight.contiguous().numpy(),
+            weight=counted.contiguous().numpy(),
             logarithm=prior.logarithm,
         )
         free, chi2, leverage, status = (value.to(problem.device) for value in (free, chi2, leverage, status))
-        return Solution(
-            free=free, status=status, covariance=covariance, leverage=leverage, chi2=chi2, info={"iterations": most}
-        )
+        info = {"iterations": iterations}
+        return Solution(free=free, status=status, covariance=covariance, leverage=leverage, chi2=chi2, info=info)
 
     # -- linear ----------------------------------------------------------------------------------
+
+    def _linear_map(self, prior, response, data, weight, bounded: bool):
+        """Vectors, chi², leverage and status of all pixels, and the iterations."""
+        pixels = data.shape[1]
+        free = torch.empty((response.shape[1], pixels), dtype=torch.float64)
+        chi2, leverage = torch.empty((2, pixels), dtype=torch.float64)
+        status = torch.empty(pixels, dtype=torch.int32)
+        method = self._non_negative if bounded else self._linear
+
+        def solve(part: slice) -> int:
+            *found, iterations = method(prior.select(part), response, data[:, part], weight[:, part])
+            free[:, part], chi2[part], leverage[part], status[part] = found
+            return iterations
+
+        parts = [slice(first, first + _PIXELS) for first in range(0, pixels, _PIXELS)]
+        return free, chi2, leverage, status, max(side_by_side(solve, parts), default=0)
 
     @staticmethod
     def _linear(prior, response, data, weight):
@@ -176,36 +178,6 @@ class DataSpace(Solver):
         leverage = len(base) - data_space.trace_inverse(lower)
         status = torch.full((data.shape[-1],), int(Status.CONVERGED), dtype=torch.int32, device=data.device)
         return free, chi2, leverage, status, 1
-
-    # -- the logarithm ---------------------------------------------------------------------------
-
-    def _logarithm(self, prior, response, data, weight, begin, penalties: PenaltyRows | None):
-        dtype = torch.float32 if data_space.single_is_enough(data, weight) else torch.float64
-        # In units of the prior's typical contribution nothing is beyond single precision.
-        level = float(prior.mean.amax())
-        mean = (prior.mean - level).to(dtype)
-        root = prior.root.to(dtype)
-        whitening = weight.sqrt()
-        response = response * math.exp(level)
-        if penalties is not None:
-            penalties = PenaltyRows(penalties.priors, math.exp(level))
-        scaled = LogSystem(mean, root, response.to(dtype), (whitening * data).to(dtype), whitening.to(dtype), penalties)
-        z = None
-        if bool((begin > 0).all()):
-            z = torch.linalg.pinv(prior.root) @ (begin.log() - prior.mean[:, None])
-            z = z.to(dtype)
-        z, iterations, converged = scaled.minimise(self.max_iterations, self.tolerance, z)
-        # Errors and misfit at the end, for all.
-        x = mean[:, None] + root @ z
-        free = (x.double() + level).exp()
-        light = (response / math.exp(level)) @ free
-        chi2 = ((data - light).square() * weight).sum(0)
-        _, _, roots = scaled.objective(z, x.exp())
-        lower = data_space.factorize(scaled.jacobian(x.exp(), roots))
-        m = len(response)
-        leverage = m - data_space.diagonal_inverse(lower)[:m].sum(0)
-        status = torch.where(converged, int(Status.CONVERGED), int(Status.MAX_ITERATIONS)).to(torch.int32)
-        return free, chi2, leverage, status, iterations, roots[m:].double()
 
     # -- at or above zero ------------------------------------------------------------------------
 

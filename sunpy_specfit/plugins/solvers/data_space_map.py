@@ -111,8 +111,11 @@ class DataSpaceMap(Solver):
         root = here.medium(own).effective_root()
         common = None if here.prior.shared_root is None else here.shifted(here.prior.shared_root).float().numpy()
         leverage = length.new_empty(len(length), dtype=torch.float64)
-        for part, factor in here.factors(root):
+
+        def fill(part, factor) -> None:
             leverage[part] = len(factor) - data_space.trace_inverse(data_space.factorize(factor))
+
+        here.factors(root).each(fill)
         covariance = FactoredCovariance(
             response=here.response.numpy(),
             root=root.numpy(),

@@ -96,7 +96,23 @@ class LogSystem:
             lower = torch.where((failed > 0)[:, None, None], torch.linalg.cholesky_ex(flat)[0], lower)
         return torch.cholesky_solve(slope.T[..., None], lower)[..., 0].T
 
-    def minimise(self, max_iterations: int, tolerance: float, z: torch.Tensor | None = None):
+    def minimise(
+        self, max_iterations: int, tolerance: float, z: torch.Tensor | None = None, begun: int = 0, leave: int = 0
+    ) -> tuple[torch.Tensor, int, torch.Tensor]:
+        """The numbers z of the minimum, the iterations that it took, and for which pixels it is one.
+
+        Parameters
+        ----------
+        max_iterations : int
+        tolerance : float
+            Converged where the step is shorter than this many sigma.
+        z : `torch.Tensor`, optional
+            Where to begin; by default the data are asked.
+        begun : int
+            Iterations that z has behind it.
+        leave : int
+            End where no more pixels than this have still to converge.
+        """
         if z is None:
             z = self.start()
             near = self.approach(z)
@@ -105,12 +121,12 @@ class LogSystem:
         pixels = z.shape[-1]
         converged = torch.zeros(pixels, dtype=torch.bool, device=z.device)
         index = torch.arange(pixels, device=z.device)
-        system, here = self, z
+        system, here, z = self, z, z.clone()
         e = (self.mean[:, None] + self.root @ here).exp()
         energy, residual, whitening = system.objective(here, e)
         damping = torch.zeros(pixels, dtype=z.dtype, device=z.device)
-        iterations = 0
-        while iterations < max_iterations:
+        iterations = begun
+        while iterations < max_iterations and len(index) > leave:
             iterations += 1
             factor = system.jacobian(e, whitening)
             slope = data_space.pull(factor, residual) - here
@@ -149,14 +165,11 @@ class LogSystem:
             firmer = (damping * torch.where(better, 2.0, 8.0)).clamp_min(0.5)
             good, fair = better & (ratio > 0.75), better & (ratio > 0.25)
             damping = torch.where(good, calmer, torch.where(fair, damping, firmer))
-            if bool(done.all()):
-                z[:, index] = here
-                converged[index] = damping < 1e8
-                return z, iterations, converged
-            if int(done.sum()) * 3 >= len(done):
-                left = (~done).nonzero()[:, 0]
+            more = len(done) - int(done.sum())
+            if more <= leave or 3 * more <= 2 * len(done):
                 z[:, index[done]] = here[:, done]
                 converged[index[done]] = damping[done] < 1e8
+                left = (~done).nonzero()[:, 0]
                 system, index = system.select(left), index[left]
                 here, e, residual, whitening = (value[:, left] for value in (here, e, residual, whitening))
                 energy, damping = energy[left], damping[left]

@@ -9,8 +9,8 @@ from ...core.factored import LARGEST_MOVE, FactoredCovariance
 from ...core.map_sampler import MapSampler
 from ...numerics import data_space
 from .map_system import map_system
-from .medium import seen_by_data
 from .neighbours import Neighbours
+from .seen_by_data import SeenByData
 
 __all__ = ["MapDraws"]
 
@@ -48,7 +48,7 @@ class MapDraws(MapSampler):
         free, weight, response = map(torch.as_tensor, (known.scale, known.weight, known.response))
 
         def factors(root):
-            return seen_by_data(root, response, free, weight)
+            return SeenByData(root, response, free, weight)
 
         neighbours = Neighbours(self.problem, self.root, free)
         system = map_system(self.problem.grid.shape, neighbours, free, factors)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 
 from ...numerics import data_space
 from ...numerics.conjugate_gradient import conjugate_gradient
+from ...numerics.threads import side_by_side
 from .cosine_preconditioner import CosinePreconditioner
 from .medium import inverse_root
 from .neighbours import Neighbours
+from .seen_by_data import SeenByData
 
 __all__ = ["AlikeSystem", "JoinedSystem", "map_system"]
 
@@ -19,7 +21,7 @@ _PRODUCTS = 200
 # Where nothing else is asked for, a solution is found to this part of itself; where that is cheap, to the second.
 _EXACT, _EXACT_ALIKE = 0.15, 0.05
 
-Factors = Callable[[torch.Tensor], Iterator[tuple[slice, torch.Tensor]]]
+Factors = Callable[[torch.Tensor], SeenByData]
 
 
 def map_system(
@@ -37,7 +39,7 @@ def map_system(
     free : `torch.Tensor`
         ``(k, pixels)``.
     factors : callable
-        H ``(m, r, pixels)`` for some root ``(k, r)`` of the prior's covariance, piece by piece.
+        H ``(m, r, pixels)`` for some root ``(k, r)`` of the prior's covariance.
     damping : float
         All but what couples z with others is multiplied by one more than this.
     bend : `torch.Tensor`, optional
@@ -94,10 +96,9 @@ class JoinedSystem:
         self._lack = (self.shared.T @ self.shared - eye).float()
         self._held = lambda: neighbours.curvature(free.float(), self.root, self.shared.float())
         # The preconditioner is 1 + Hᵀ H of each pixel, the inverse of which is 1 - Kᵀ K.
-        self._pieces = [
-            (part, data_space.whiten(data_space.factorize(factor, damping), factor))
-            for part, factor in factors(self.root)
-        ]
+        self._pieces = factors(self.root).each(
+            lambda part, factor: (part, data_space.whiten(data_space.factorize(factor, damping), factor))
+        )
 
     def alone(self, right: torch.Tensor) -> torch.Tensor:
         """The solution of each pixel by itself, neighbours held."""
@@ -106,8 +107,7 @@ class JoinedSystem:
 
     def _precondition(self, v: torch.Tensor) -> torch.Tensor:
         out = v.clone()
-        for part, factor in self._pieces:
-            data_space.project(factor, out, part)
+        side_by_side(lambda piece: data_space.project(piece[1], out, piece[0]), self._pieces)
         return out.div_(1 + self.damping)
 
     def solve(self, right: torch.Tensor, tolerance: float = _EXACT) -> tuple[torch.Tensor, int]:

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 
 from ...numerics import data_space, packed
 from .neighbours import Neighbours
+from .seen_by_data import SeenByData
 
-__all__ = ["Medium", "inverse_root", "seen_by_data"]
+__all__ = ["Medium", "inverse_root"]
 
 # So many waves stand for all of a map, half of them the lowest.
 _WAVES = 2048
 # How often, at the most, a medium of which pixels lack data is improved, and by what part of itself in the last.
 _ROUNDS, _SAME = 30, 1e-2
-# Pixels worked on at a time.
-_PIXELS = 2048
-
-
-def seen_by_data(root, response, free, weight) -> Iterator[tuple[slice, torch.Tensor]]:
-    """H ``(m, r, pixels)`` for some root ``(k, r)`` of the prior's covariance, piece by piece, in the root's type."""
-    response = response[:, :, None].to(root)
-    for part in (slice(i, i + _PIXELS) for i in range(0, free.shape[1], _PIXELS)):
-        moved = response * free[:, part].to(root)
-        yield part, torch.matmul(root.T, moved).mul_(weight[:, part].sqrt().to(root)[:, None])
 
 
 def inverse_root(matrix: torch.Tensor) -> torch.Tensor:
@@ -54,10 +43,12 @@ class Medium:
 
     def __init__(self, problem, root, response, free, weight):
         self.root, self.response, self.free, self.weight = root, response, free, weight
-        total = torch.zeros((root.shape[1],) * 2, dtype=root.dtype)
-        for _, seen in seen_by_data(root, response, free, weight):
+
+        def told(_, seen):
             rows = seen.permute(1, 0, 2).flatten(1)
-            total += rows @ rows.T
+            return rows @ rows.T
+
+        total = sum(SeenByData(root, response, free, weight).each(told))
         known = int((weight.sum(0) > 0).sum())
         self.known = self.information = total / max(known, 1)
         self.eye = torch.eye(root.shape[1], dtype=root.dtype)
@@ -104,7 +95,8 @@ class Medium:
         pixels = self.free.shape[1]
         total = self.share @ (torch.logdet(self.information + self.waves) - torch.logdet(self.waves))
         total = pixels * (total + torch.logdet(self.precision()) + torch.logdet(self.covariance()))
-        for _, factor in seen_by_data(self.effective_root(), self.response, self.free, self.weight):
-            reciprocal = data_space.factorize(factor)[packed.diagonal_index(len(factor))]
-            total = total - 2 * reciprocal.log().sum()
-        return float(total)
+
+        def volume(_, factor):
+            return -2 * data_space.factorize(factor)[packed.diagonal_index(len(factor))].log().sum()
+
+        return float(total + sum(SeenByData(self.effective_root(), self.response, self.free, self.weight).each(volume)))

@@ -11,8 +11,9 @@ import torch
 from ...core.gaussian import BoundGaussian
 from ...numerics import data_space
 from .map_system import AlikeSystem, JoinedSystem, map_system
-from .medium import Medium, seen_by_data
+from .medium import Medium
 from .neighbours import Neighbours
+from .seen_by_data import SeenByData
 
 __all__ = ["Place"]
 
@@ -126,10 +127,10 @@ class Place:
         """The map as a medium, with all or some of the prior's directions."""
         return Medium(self.problem, root, self.response, self.free, self.weight)
 
-    def factors(self, root: torch.Tensor, few: torch.Tensor | None = None):
-        """H of all pixels or of a few, piece by piece."""
+    def factors(self, root: torch.Tensor, few: torch.Tensor | None = None) -> SeenByData:
+        """H of all pixels or of a few."""
         free, weight = (self.free, self.weight) if few is None else (self.free[:, few], self.weight[:, few])
-        return seen_by_data(root, self.response, free, weight)
+        return SeenByData(root, self.response, free, weight)
 
     def logarithms(self, step: torch.Tensor) -> torch.Tensor:
         """What a step adds to the logarithms, ``(k, pixels)``."""
@@ -180,24 +181,31 @@ class Place:
         squares = torch.empty_like(found[:, 0])
         signs = (torch.randint(0, 2, means.shape[1:], generator=torch.Generator().manual_seed(0)) * 2 - 1).to(means)
         follows = torch.empty_like(self.z)
-        for part, factor, told in self._followed(means):
+
+        def follow(part, factor) -> None:
+            told = self._told(part, factor, means)
             follows[:, part] = data_space.pull(factor, torch.einsum("mqp,q->mp", told, signs))
             data_space.depart(means, self._root @ factor, told, part, found, squares)
+
+        factors = self.factors(self._root)
+        factors.each(follow)
         system = self.system()
         probe = self._root @ system.solve(self.neighbours.uneven(self.free, follows), _ROUGHLY)[0]
         uneven = (probe.square() / squares).mean(0)
         if float(uneven.kthvalue(math.ceil((1 - _SOME) * len(uneven))).values) > _UNEVEN**2:
+
+            def follow_one(mean, part, factor) -> None:
+                follows[:, part] = data_space.pull(factor, self._told(part, factor, mean[:, None])[:, 0])
+
             for number, mean in enumerate(means.T):
-                for part, factor, told in self._followed(mean[:, None]):
-                    follows[:, part] = data_space.pull(factor, told[:, 0])
+                factors.each(partial(follow_one, mean))
                 uneven = system.solve(self.neighbours.uneven(self.free, follows), _SHARED)[0]
                 found[:, number] += self._root @ uneven
         return found
 
-    def _followed(self, means: torch.Tensor):
-        """Where each pixel is by itself z follows shifts ``(k, q)`` by Hᵀ u: H and u ``(m, q, pixels)`` by pieces."""
+    def _told(self, part: slice, factor: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
+        """Where each pixel is by itself z follows shifts ``(k, q)`` by Hᵀ u: u ``(m, q, pixels)`` of some."""
         q, even = means.shape[1], self.neighbours.even
-        seen = (self._response[:, None] * means.T).flatten(0, 1)
-        for part, factor in self.factors(self._root):
-            told = (seen @ self.free[:, part]).unflatten(0, (-1, q)).mul_(self.weight[:, part].sqrt()[:, None])
-            yield part, factor, data_space.solve(data_space.factorize(factor, even), told)
+        seen = (self._response[:, None] * means.T).flatten(0, 1) @ self.free[:, part]
+        told = seen.unflatten(0, (-1, q)).mul_(self.weight[:, part].sqrt()[:, None])
+        return data_space.solve(data_space.factorize(factor, even), told)
