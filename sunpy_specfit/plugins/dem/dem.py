@@ -13,7 +13,7 @@ import torch
 from ...core.model import Model
 from ...core.parameter import Parameter
 from .images import gather, without_pixels
-from .integrate import integrate_response
+from .integrate import response_matrix
 from .response import TemperatureResponse, channel_name
 from .temperature_prior import TemperaturePrior
 
@@ -36,7 +36,8 @@ class DEM(Model):
     temperature : `~astropy.units.Quantity`, optional
         Of the responses; not needed with a `TemperatureResponse`.
     bins : `~astropy.units.Quantity`
-        The edges of the temperature bins, one more than there are bins, in K. Responses are integrated over each bin.
+        The edges of the temperature bins, one more than there are bins, in K. The DEM is each bin's mean; responses
+        are integrated over bins within which it changes linearly with log T.
     form : {"log", "nonnegative", "linear"}
         "log": the prior is on the logarithm of the DEM, which is positive whatever the data. "nonnegative": the prior
         is on the DEM, which is held at or above zero. "linear": the prior is on the DEM, which may be negative (then
@@ -157,13 +158,16 @@ class DEM(Model):
 
     @cached_property
     def matrix(self) -> np.ndarray:
-        """∫ R dT over each bin ``(channels, bins)``, in the responses' unit times K."""
+        """The light of a unit of each bin's mean DEM ``(channels, bins)``, in the responses' unit times K.
+
+        ∫ R DEM dT for DEMs that change linearly with log T within bins, with the slope between the neighbours' means.
+        """
         values = np.stack([value.to_value(self._units) for value in self._table.values()])
         factor = 1.0
         scale = (self.meta or {}).get("pixel_scale")
         if self.pixel_scale is not None and scale is not None:
             factor = float((self.pixel_scale / scale).to_value(u.dimensionless_unscaled)) ** 2
-        return factor * integrate_response(values, self._table.temperature.value, self._edges)
+        return factor * response_matrix(values, self._table.temperature.value, self._edges)
 
     @property
     def data_unit(self) -> u.UnitBase:
