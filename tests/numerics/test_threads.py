@@ -1,8 +1,10 @@
+import threading
+
 import numpy as np
 import pytest
 import torch
 
-from sunpy_specfit.numerics.threads import copied, in_pieces, over_pixels
+from sunpy_specfit.numerics.threads import copied, in_pieces, over_pixels, side_by_side
 
 
 @pytest.fixture
@@ -62,3 +64,34 @@ def test_a_copy_is_one(threads):
     np.testing.assert_array_equal(found, numbers)
     assert found.flags.c_contiguous
     assert not np.shares_memory(found, numbers)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_parts_are_worked_on_with_one_thread_each_and_in_order(number, threads):
+    threads(number)
+    together = threading.Barrier(min(number, 2), timeout=30)
+
+    def work(part):
+        together.wait()  # never passed unless as many are at work at the same time
+        return part, torch.get_num_threads()
+
+    assert side_by_side(work, range(6)) == [(part, 1) for part in range(6)]
+    assert torch.get_num_threads() == number
+
+
+def test_derivatives_are_taken_in_threads_where_they_are_outside(threads):
+    threads(2)
+    with torch.no_grad():
+        assert side_by_side(lambda part: torch.is_grad_enabled(), range(2)) == [False, False]
+    assert side_by_side(lambda part: torch.is_grad_enabled(), range(2)) == [True, True]
+
+
+def test_what_goes_wrong_with_a_part_is_raised_and_threads_are_set_back(threads):
+    threads(2)
+
+    def fail(part):
+        raise ValueError(f"in part {part}")
+
+    with pytest.raises(ValueError, match="in part 0"):
+        side_by_side(fail, range(4))
+    assert torch.get_num_threads() == 2

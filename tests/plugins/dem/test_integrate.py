@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from sunpy_specfit.plugins.dem.integrate import integrate_response
+from sunpy_specfit.plugins.dem.integrate import integrate_response, response_matrix
 
 
 @pytest.mark.parametrize("power", [-3.0, -1.0, 0.0, 2.5])
@@ -48,3 +48,48 @@ def test_a_response_that_begins_at_zero_is_a_straight_line_there():
     t = np.array([1.0, 2.0, 3.0])
     found = integrate_response(np.array([[0.0, 0.0, 4.0]]), t, np.array([1.0, 2.0, 2.5, 3.0]))
     np.testing.assert_allclose(found, [[0.0, 0.5, 1.5]])
+
+
+def hump():
+    """A response on its temperatures, and a function that integrates its product with a DEM."""
+    log_t = np.arange(5.5, 7.51, 0.05)
+    t, r = 10**log_t, np.exp(-0.5 * ((log_t - 6.4) / 0.12) ** 2)
+
+    def light(dem, low, high):
+        fine = np.geomspace(low, high, 20001)
+        curve = np.exp(np.interp(np.log(fine), np.log(t), np.log(r))) * dem(fine)
+        return np.trapezoid(curve, fine)
+
+    return t, r, light
+
+
+@pytest.mark.parametrize(("power", "within"), [(-7.0, 7e-3), (3.0, 3e-3)])
+def test_light_of_a_dem_that_changes_within_bins_is_right(power, within):
+    t, r, light = hump()
+    edges = np.logspace(5.7, 7.3, 33)
+    means = (edges[1:] ** (power + 1) - edges[:-1] ** (power + 1)) / (power + 1) / np.diff(edges)
+    exact = light(lambda x: x**power, edges[0], edges[-1])
+    found, flat = (matrix(r[None], t, edges)[0] @ means for matrix in (response_matrix, integrate_response))
+    assert abs(found / exact - 1) < within
+    assert abs(flat / exact - 1) > 5 * abs(found / exact - 1)
+
+
+def test_of_a_dem_that_is_the_same_everywhere_the_light_is_the_integral():
+    t, r, _ = hump()
+    edges = np.logspace(5.7, 7.3, 33)
+    found = response_matrix(r[None], t, edges)
+    np.testing.assert_allclose(found.sum(), integrate_response(r[None], t, edges).sum(), rtol=1e-3)
+
+
+@pytest.mark.parametrize("edges", [np.logspace(5.6, 7.4, 5), np.array([6e5, 7e5, 4e6, 5e6, 2e7])])
+def test_however_wide_bins_are_slopes_change_their_light_by_half_at_the_most(edges):
+    t, r, _ = hump()
+    ratio = response_matrix(r[None], t, edges) / integrate_response(r[None], t, edges)
+    assert ratio.min() == pytest.approx(0.5)
+    assert ratio.max() <= 1.5 + 1e-12
+
+
+def test_a_single_bin_is_flat():
+    t, r, _ = hump()
+    edges = np.array([1e6, 3e6])
+    np.testing.assert_array_equal(response_matrix(r[None], t, edges), integrate_response(r[None], t, edges))

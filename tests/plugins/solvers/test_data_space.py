@@ -3,10 +3,12 @@
 import astropy.units as u
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import minimize, nnls
 
 import sunpy_specfit as specfit
 from sunpy_specfit.data import dem_scene
+from sunpy_specfit.plugins.solvers import log_map
 
 pytest.importorskip("demregpy")
 BINS = np.logspace(5.7, 7.3, 17) * u.K
@@ -130,6 +132,30 @@ def test_a_pixel_does_not_depend_on_its_company(scene):
     )
     sigma = alone["dem"].uncertainty.array[:, 0, 0]
     assert np.all(np.abs(alone["dem"].data[:, 0, 0] - whole["dem"].data[:, 2, 1]) < 1e-2 * sigma)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_pixels_of_all_pieces_that_go_on_together_end_where_each_piece_would(monkeypatch, threads):
+    scene = dem_scene("flare", (16, 16), seed=2)
+    mean = np.full(16, 1e21) * u.Unit("cm-5 K-1")
+    whole = _fit(scene, "log", mean=mean)
+    monkeypatch.setattr(log_map, "_PIXELS", 40)
+    went_on = []
+    go_on = log_map.LogMap._go_on
+    monkeypatch.setattr(
+        log_map.LogMap, "_go_on", lambda self, *given: went_on.append(int((~given[3]).sum())) or go_on(self, *given)
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        pieces = _fit(scene, "log", mean=mean)
+    finally:
+        torch.set_num_threads(before)
+    assert went_on[0] > 8
+    np.testing.assert_array_equal(pieces.status.data, whole.status.data)
+    away = np.abs(pieces["dem"].data - whole["dem"].data) / whole["dem"].uncertainty.array
+    assert away.max() < 0.05
+    np.testing.assert_allclose(pieces.chi2.data, whole.chi2.data, atol=0.01, rtol=0.01)
 
 
 def test_what_it_does_not_solve_is_refused_with_a_sentence(scene):

@@ -124,7 +124,7 @@ def test_the_last_few_pixels_end_where_whole_steps_end():
     exact = fit(scene, smooth, solver=specfit.DataSpaceMap(tolerance=1e-4, max_iterations=100))
     assert np.all(usual.status.data & specfit.Status.CONVERGED)
     away = np.log(usual["dem"].data / exact["dem"].data) * exact["dem"].data / exact["dem"].uncertainty.array
-    assert np.abs(away).max() < 0.2
+    assert np.abs(away).max() < 0.25
     assert np.sqrt(np.mean(away**2)) < 0.02
 
 
