@@ -16,8 +16,9 @@ def response_matrix(values: np.ndarray, temperature: np.ndarray, edges: np.ndarr
     """The light of each bin's mean DEM, where DEMs change linearly with log T within bins.
 
     A bin's mean stays its mean, and the slope within it is that between its neighbours' means (of the first and the
-    last bin, that to its only neighbour). The light of a DEM that falls by a factor of two from one bin to the next
-    is then right to half a per cent, where bins that are flat are off by four. What a bin's slopes change never exceeds half of what its mean adds, however wide the bins are.
+    last bin, that to its only neighbour). The light of a DEM that falls by a factor of two from one bin to the next is
+    then right to half a per cent, where bins that are flat are off by four. What a bin's slopes change never exceeds
+    half of what its mean adds, however wide the bins are.
 
     Parameters
     ----------
