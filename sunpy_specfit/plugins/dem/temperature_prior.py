@@ -277,9 +277,8 @@ class TemperaturePrior(Prior):
             return None, {}
         ends = {float(start): end for start, end in ends.items() if end is not None}
         usual, last = (list(ends.values())[number] for number in (0, -1))
-        # What cannot be told apart is taken broad: it claims to know less.
-        worse = last.badness > usual.badness + _APART * len(evidence.pixels)
-        return usual if worse else last, {start: end.badness / len(evidence.pixels) for start, end in ends.items()}
+        better = last.badness < usual.badness - _APART * len(evidence.pixels)
+        return last if better else usual, {start: end.badness / len(evidence.pixels) for start, end in ends.items()}
 
     def _shape(self, log_temperature: np.ndarray, unit) -> tuple[np.ndarray, float | None]:
         """ln of the mean, and its level where that is known."""
