@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from copy import copy
 from functools import partial
@@ -187,32 +186,32 @@ class TemperaturePrior(Prior):
             return BoundGaussian(self.quantity, mean, own, logarithm=True, shared=shared)
 
         automatic = isinstance(self.scale, str) and self.covariance is None
-        first_scale, curve = (_FIRST if automatic else self.scale if self.covariance is None else 1.0), {}
+        scale, curve = (_FIRST if automatic else self.scale if self.covariance is None else 1.0), {}
         learns_mean = isinstance(self.mean, str) and self.mean_spread > 0
         alone = learns_mean and not evidence.tells_mean
         if alone:
             uncertain, learns_mean = spread, False
         trial = partial(of_logarithm, error=uncertain)
-        best = math.inf
-        # Steps lead to the best mean nearby: what few channels say of the hottest bins may be one of two things.
-        begins = [shape, usual_shape(log_temperature, _NARROWER)] if learns_mean else [shape]
-        for begin in begins:
-            mean, scale = first + torch.as_tensor(begin - shape), first_scale
-            evidence.forget()
-            for _ in range(_ROUNDS):
-                if learns_mean:
-                    for _ in range(_STEPS):
-                        mean, uncertain = evidence.mean(trial(scale), first, spread)
-                if automatic and (logarithm or learns_mean or alone):
-                    scale, curve = evidence.choose(trial, scale, self.criterion)
-            if not learns_mean:
-                break
-            volume = float(torch.logdet(uncertain))
-            badness = evidence.badness(trial(scale), first, torch.linalg.inv(spread)) - volume
-            if badness < best:
-                best, found = badness, (mean, uncertain, scale, curve)
+        chooses = automatic and (logarithm or learns_mean or alone)
+        for _ in range(_ROUNDS):
+            if learns_mean:
+                for _ in range(_STEPS):
+                    mean, uncertain = evidence.mean(trial(scale), first, spread)
+            if chooses:
+                scale, curve = evidence.choose(trial, scale, self.criterion)
         if learns_mean:
-            mean, uncertain, scale, curve = found
+            # Steps lead to the best mean nearby: what few channels say of the hottest bins may be one of two things.
+            usual = mean, uncertain, _volume(evidence, trial(scale), first, spread, uncertain)
+            mean = first + torch.as_tensor(usual_shape(log_temperature, _NARROWER) - shape)
+            evidence.forget()
+            for _ in range(_ROUNDS * _STEPS):
+                mean, uncertain = evidence.mean(trial(scale), first, spread)
+            if _volume(evidence, trial(scale), first, spread, uncertain) > usual[2]:
+                if chooses:
+                    scale, curve = evidence.choose(trial, scale, self.criterion)
+            else:
+                mean, uncertain, _ = usual
+                evidence.forget()
         starts, error = {}, 0.0
         if logarithm and automatic and learns_mean:
             tells_error = getattr(component, "response_error", None) is None
@@ -302,3 +301,8 @@ class TemperaturePrior(Prior):
         if given.shape != (k, k) or not np.allclose(given, given.T):
             raise ValueError(f"the covariance is a symmetric ({k}, {k}) array, found shape {given.shape}")
         return given
+
+
+def _volume(evidence: Evidence, prior: BoundGaussian, first, spread, uncertain) -> float:
+    """Twice the logarithm of the evidence of all means near the most probable one, up to a constant."""
+    return float(torch.logdet(uncertain)) - evidence.badness(prior, first, torch.linalg.inv(spread))
