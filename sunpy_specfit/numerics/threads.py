@@ -78,7 +78,7 @@ def side_by_side(work: Callable[[Part], Found], parts: Iterable[Part]) -> list[F
     [3.0, 1.0]
     """
     parts, threads = list(parts), torch.get_num_threads()
-    if threads == 1 or len(parts) == 1:
+    if threads == 1 or len(parts) <= 1:
         return [work(part) for part in parts]
     gradients = torch.is_grad_enabled()
 

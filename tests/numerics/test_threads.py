@@ -79,6 +79,11 @@ def test_parts_are_worked_on_with_one_thread_each_and_in_order(number, threads):
     assert torch.get_num_threads() == number
 
 
+def test_of_no_parts_nothing_is_found(threads):
+    threads(2)
+    assert side_by_side(lambda part: part, []) == []
+
+
 def test_derivatives_are_taken_in_threads_where_they_are_outside(threads):
     threads(2)
     with torch.no_grad():
