@@ -28,12 +28,20 @@ def header() -> str:
     return f"{today}; Python {platform.python_version()}, {versions}; {threads} thread{'s' if threads > 1 else ''}"
 
 
-def race(runners: Mapping[str, Callable[[], Any]], *, rounds: int = 3) -> tuple[dict[str, Any], dict[str, float]]:
+def race(
+    runners: Mapping[str, Callable[[], Any]], *, rounds: int = 3, warm: bool = False
+) -> tuple[dict[str, Any], dict[str, float]]:
     """Run each in turn, several times over; what the first round returned, and the median processor seconds of each.
 
     Processor seconds (user and system, of all threads) are time per core by definition, and the least disturbed by
     whatever else the machine does. Taking turns spreads over all runners what disturbance is left.
+
+    ``warm`` runs each once before, uncounted: a virtual machine gets memory that it has not used yet from its host, at
+    seconds a gigabyte.
     """
+    if warm:
+        for run in runners.values():
+            run()
     results: dict[str, Any] = {}
     seconds: dict[str, list[float]] = {name: [] for name in runners}
     for _ in range(rounds):

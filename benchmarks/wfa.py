@@ -345,7 +345,7 @@ def speed(scene: Scene, options) -> list[Table]:
         "known scale": lambda: with_errors(specfit.fit(cube, model, known)),
         "automatic scale": lambda: with_errors(specfit.fit(cube, model, specfit.Smooth())),
     }
-    _, seconds = race(runners, rounds=options.rounds)
+    _, seconds = race(runners, rounds=options.rounds, warm=True)
     table = Table(f"speed: {side} x {side} pixels, 25 wavelengths, 4 Stokes, processor seconds")
     for name, value in seconds.items():
         table.note(name, value, "{:.3f}")
@@ -372,7 +372,7 @@ def on_the_clock(cube, model, options) -> Table:
             "closed form": lambda: with_errors(specfit.fit(cube, model)),
         }
         seconds: dict[str, list[float]] = {name: [] for name in runners}
-        for _ in range(2 * options.rounds + 1):
+        for _ in range(options.rounds + 2):
             for name, run in runners.items():
                 begin = time.perf_counter()
                 run()
@@ -413,7 +413,7 @@ def bare_passes(data: np.ndarray, options) -> Table:
     for name, (run, threads, times) in runners.items():
         torch.set_num_threads(threads)
         seconds = []
-        for _ in range(2 * options.rounds + 1):
+        for _ in range(options.rounds + 2):
             begin = time.perf_counter()
             run()
             seconds.append(time.perf_counter() - begin)
@@ -434,7 +434,7 @@ def linear_cost(scene: Scene, model, prior, options) -> Table:
             "closed form": lambda cube=cube: with_errors(specfit.fit(cube, model)),
             "coupled, scale known": lambda cube=cube: with_errors(specfit.fit(cube, model, prior)),
         }
-        _, seconds = race(runners, rounds=options.rounds)
+        _, seconds = race(runners, rounds=options.rounds, warm=True)
         for name, value in seconds.items():
             rates.setdefault(name, []).append(1e6 * value / side**2)
             table.note(f"{name}, {side} x {side}", rates[name][-1], "{:.3f}")
@@ -458,7 +458,7 @@ def adam(scene: Scene, options) -> list[Table]:
         "exact": lambda: specfit.fit(cube, model, prior),
         "adam": lambda: specfit.fit(cube, model, prior, solver=slow),
     }
-    found, seconds = race(runners, rounds=options.rounds)
+    found, seconds = race(runners, rounds=options.rounds, warm=True)
     steps = found["adam"].meta["solver_info"].get("iterations", np.nan)
     table = Table(f"adam: {line}, {scene.shape[0]} x {scene.shape[1]} pixels, sigma 1e-3, {steps} steps, seed 0")
     for name in FITTED:
@@ -485,7 +485,7 @@ def main() -> int:
     parser.add_argument("--cut", type=int, default=128, help="pixels a side of the coupled maps (default 128)")
     parser.add_argument("--place", choices=("middle", "corner"), default="middle", help="where these are cut out")
     parser.add_argument("--side", type=int, default=1000, help="pixels a side of the map that is timed (default 1000)")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each is timed (default 3)")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each is timed (default 5)")
     parser.add_argument("--iterations", type=int, default=3000, help="of Adam, at the most (default 3000)")
     options = parser.parse_args()
     unknown = set(options.sections) - set(SECTIONS)

@@ -83,9 +83,9 @@ class Curvature:
         else:
             self._parts = data or problem.linearize(free, priors=False)
             data_objective, self.data, data_vector = self._parts
-            self.pixel_objective = data_objective + prior_objective
+            self.pixel_objective = data_objective + prior_objective if whole.priors else data_objective
         self._prior_blocks = DenseBlocks(prior_matrix) if whole.priors else None
-        self.vector = data_vector + prior_vector
+        self.vector = data_vector + prior_vector if whole.priors else data_vector
         self.coupling = Coupling(problem, free, tangent)
         self.gradient = problem.reduce(self.coupling.gradient - self.vector)
 
@@ -170,16 +170,19 @@ class Curvature:
             out = out + damping * self.blocks.diagonal() * direction
         return self.problem.reduce(out)
 
-    def preconditioner(self, damping: torch.Tensor | float = 0.0) -> Callable[[torch.Tensor], torch.Tensor]:
+    def preconditioner(
+        self, damping: torch.Tensor | float = 0.0, blocks: torch.Tensor | None = None
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
         """A rough inverse of the whole curvature, flat; a shared parameter stands alone.
 
         The inverse of each pixel's block, or, where neighbours say more than a pixel's own data, that among cosines.
-        What it returns holds until it is called again: the same memory for all, as for `product`.
+        What it returns holds until it is called again: the same memory for all, as for `product`. ``blocks`` is what
+        `block_matrix` returns, where it is at hand.
         """
         problem, shared = self.problem, self.problem.shared
         k = shared.numel()
         own = [j for j in range(k) if not shared[j]]
-        solve = self._own_preconditioner(own, damping)
+        solve = self._own_preconditioner(own, damping, blocks)
         if len(own) == k:
             memory = room_like(self.free)
             return lambda flat: solve(flat.reshape(k, -1), memory).reshape(-1)
@@ -193,7 +196,7 @@ class Curvature:
 
         return apply
 
-    def _own_preconditioner(self, own: list[int], damping):
+    def _own_preconditioner(self, own: list[int], damping, blocks: torch.Tensor | None):
         """Of what belongs to single pixels, ``(own, pixels)``."""
         maps = self.coupling.cosine_maps
         if maps and own:
@@ -207,7 +210,9 @@ class Curvature:
             )
             if found is not None:
                 return found
-        return packed.factorize(_principal(self.block_matrix(damping), own)) if own else None
+        if not own:
+            return None
+        return packed.factorize(_principal(self.block_matrix(damping) if blocks is None else blocks, own))
 
     def solve(
         self,
@@ -271,15 +276,16 @@ class Curvature:
         What rounding left is seen in the residual, worked out in double precision: where it is more than was asked for,
         that residual is solved for in the same way (Wilkinson 1963, Rounding Errors in Algebraic Processes).
         """
-        single = self._in_single()
+        single, blocks = self._in_single()
         if single is None:
             return None
-        memory, precondition = room_like(single.free), single.preconditioner()
-        x, iterations, rest = room_like(right).zero_(), 0, right
-        for _ in range(_ROUNDS):
+        memory, precondition = room_like(single.free), single.preconditioner(blocks=blocks)
+        x, rest, iterations = room_like(right), room_like(right), 0
+        rounded = room_like(right, torch.float32).copy_(right)
+        for number in range(_ROUNDS):
             found = conjugate_gradient(
                 lambda v: single.product(v, out=memory),
-                rest.float(),
+                rounded,
                 preconditioner=precondition,
                 tolerance=tolerance,
                 error=error,
@@ -287,25 +293,31 @@ class Curvature:
             )
             if found.stuck:
                 return None
-            x, iterations = x.add_(found.x), iterations + found.iterations
-            rest = right - self.product(x)
-            rounding = rest.float() - found.rest
+            x = x.add_(found.x) if number else x.copy_(found.x)
+            iterations += found.iterations
+            rest = self.product(x, out=rest.reshape(self.free.shape)).neg_().add_(right)
+            rounding = rounded.copy_(rest).sub_(found.rest)
             left = float(torch.dot(rounding, precondition(rounding)).clamp_min(0)) ** 0.5
             if left <= _ROUNDED * error or iterations >= most:
                 return found._replace(x=x, iterations=iterations, rest=rest)
+            rounded.copy_(rest)
         return None
 
-    def _in_single(self) -> Curvature | None:
-        """Products and preconditioners in single precision; None where numbers do not fit it, or are in it already."""
+    def _in_single(self) -> tuple[Curvature | None, torch.Tensor | None]:
+        """Products and preconditioners in single precision, and its `block_matrix`.
+
+        None where numbers do not fit it, or are in it already.
+        """
         problem = self.problem
         if self.free.dtype != torch.float64 or problem.mixes_pixels or bool(problem.shared.any()):
-            return None
+            return None, None
         single = copy(self)
         single.free = torch.empty_like(self.free, dtype=torch.float32)  # its shape is all that they ask for
         single.data, single.coupling = DenseBlocks(_as_single(self.data.matrix)), self.coupling.in_single()
         if self._prior_blocks is not None:
             single._prior_blocks = DenseBlocks(_as_single(self._prior_blocks.matrix))
-        return single if _fits_single(single.block_matrix()) else None
+        blocks = single.block_matrix()
+        return (single, blocks) if _fits_single(blocks) else (None, None)
 
 
 def _as_single(matrix: torch.Tensor) -> torch.Tensor:

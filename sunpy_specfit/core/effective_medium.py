@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from ..numerics import packed
-from ..numerics.memory import room
+from ..numerics.memory import room, room_like
 from .coupling import CosineMap, in_units, own_numbers, told_once
 from .curvature import Curvature
 from .even_medium import Medium
@@ -103,7 +103,7 @@ def _in_field(
 def _own_precision(blocks: torch.Tensor, maps: Sequence[CosineMap]) -> torch.Tensor | None:
     """What each pixel alone knows of its maps, packed; None where they do not vary freely of each other."""
     k, m = packed.size(len(blocks)), len(maps)
-    lifted = blocks.clone()
+    lifted = room_like(blocks).copy_(blocks)
     for own in maps:
         stiffness = float(own.eigenvalues.double().mean())
         for j, column in own.columns.items():

@@ -223,7 +223,7 @@ def _all_own_flags(problem, block, free, covariance, index) -> torch.Tensor:
     else:
         theta = block.theta(free.to(block.dtype)).double()
         variance = torch.stack([_between(covariance, row, row) for row in block.transform.double().tolist()])
-    return own_flags(problem, block, theta, variance.clamp_min(0).sqrt_(), covariance, place_of(index))
+    return own_flags(problem, block, theta, variance.clamp_min_(0).sqrt_(), covariance, place_of(index))
 
 
 def own_flags(problem, block, theta, sigma, covariance, part) -> torch.Tensor:
@@ -312,10 +312,11 @@ def finish_whole(problem, solution, flags, outcome) -> None:
     empty = valid == 0
     failed = ~torch.isfinite(free).all(0) & ~empty
     free = torch.where(failed, torch.nan, free.double())
-    if undetermined is not None:
+    if undetermined is not None and bool(empty.any()):
         free[undetermined & empty] = torch.nan
     silent = torch.isnan(free).all(0)
-    covariance[:, silent] = torch.nan
+    if bool(silent.any()):
+        covariance[:, silent] = torch.nan
     status = torch.where(silent, flags, status)
     status = torch.where(failed, status | int(Status.FAILED), status)
     outcome.free[:] = free.cpu().numpy()

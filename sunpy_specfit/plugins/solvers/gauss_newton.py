@@ -154,13 +154,15 @@ class GaussNewton(Solver):
         if problem.compressible and not bool(free.any()):
             objective, matrix, vector = problem.whole().at_zero()
             data = objective, DenseBlocks(matrix), vector
-        here = Curvature(problem, problem.unflatten(problem.flatten(free)), data=data)
+        if bool(problem.shared.any()):
+            free = problem.unflatten(problem.flatten(free))
+        here = Curvature(problem, free, data=data)
         # The error that is left decides, in sigma: a part of the right-hand side is one of the brightest pixels'.
         part = 1e-12 if here.free.dtype == torch.float64 else 1e-6
-        solved = here.solve(-here.gradient, tolerance=part, error=_EXACT * self.tolerance, max_iterations=_PRODUCTS)
+        solved = here.solve(here.gradient, tolerance=part, error=_EXACT * self.tolerance, max_iterations=_PRODUCTS)
         status = Status.CONVERGED if solved.iterations < _PRODUCTS else Status.MAX_ITERATIONS
         return Solution(
-            free=here.free + problem.unflatten(solved.x),
+            free=problem.unflatten(solved.x).neg_().add_(here.free),
             status=torch.full((problem.n_pixels,), int(status), dtype=torch.int32, device=free.device),
             info={"iterations": 1, "products": solved.iterations},
             curvature=here,
