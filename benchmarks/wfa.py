@@ -458,7 +458,7 @@ def adam(scene: Scene, options) -> list[Table]:
         "exact": lambda: specfit.fit(cube, model, prior),
         "adam": lambda: specfit.fit(cube, model, prior, solver=slow),
     }
-    found, seconds = race(runners, rounds=options.rounds, warm=True)
+    found, seconds = race(runners, rounds=min(options.rounds, 3))
     steps = found["adam"].meta["solver_info"].get("iterations", np.nan)
     table = Table(f"adam: {line}, {scene.shape[0]} x {scene.shape[1]} pixels, sigma 1e-3, {steps} steps, seed 0")
     for name in FITTED:
