@@ -18,8 +18,9 @@ def loop(function):
 
 
 def inner_loop(function):
-    """Compile what only other loops call: it becomes a part of their code, and nothing of it is kept or can be called.
+    """Compile what only other loops call: it becomes a part of their code, and nothing of it is kept.
 
-    That takes two thirds of the time of `loop`.
+    That takes two thirds of the time of `loop`. Python must never call it: there is no code for that, and the process
+    would end.
     """
     return _compile(no_cpython_wrapper=True)(function)

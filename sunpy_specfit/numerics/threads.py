@@ -80,10 +80,10 @@ def side_by_side(work: Callable[[Part], Found], parts: Iterable[Part]) -> list[F
     parts, threads = list(parts), torch.get_num_threads()
     if threads == 1 or len(parts) <= 1:
         return [work(part) for part in parts]
-    gradients = torch.is_grad_enabled()
+    gradients, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
     def alone(part: Part) -> Found:
-        with torch.set_grad_enabled(gradients):
+        with torch.inference_mode(inference), torch.set_grad_enabled(gradients):
             return work(part)
 
     # New threads begin with what is set for all. It is set back when they are done.

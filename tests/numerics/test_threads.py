@@ -100,3 +100,15 @@ def test_what_goes_wrong_with_a_part_is_raised_and_threads_are_set_back(threads)
     with pytest.raises(ValueError, match="in part 0"):
         side_by_side(fail, range(4))
     assert torch.get_num_threads() == 2
+
+
+def test_parts_are_worked_on_in_the_caller_s_mode(threads):
+    threads(2)
+    with torch.inference_mode():
+        assert side_by_side(lambda part: torch.is_inference_mode_enabled(), range(4)) == [True] * 4
+    with torch.no_grad():
+        assert side_by_side(lambda part: torch.is_grad_enabled(), range(4)) == [False] * 4
+    assert (
+        side_by_side(lambda part: (torch.is_grad_enabled(), torch.is_inference_mode_enabled()), [0, 1])
+        == [(True, False)] * 2
+    )

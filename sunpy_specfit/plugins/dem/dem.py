@@ -13,7 +13,7 @@ import torch
 from ...core.model import Model
 from ...core.parameter import Parameter
 from .images import gather, without_pixels
-from .integrate import response_matrix
+from .integrate import integrate_response, response_matrix
 from .response import TemperatureResponse, channel_name
 from .temperature_prior import TemperaturePrior
 
@@ -24,7 +24,7 @@ _FORMS = ("log", "nonnegative", "linear")
 
 
 class DEM(Model):
-    """Differential emission measure, I_c = ∫ R_c(T) DEM(T) dT, constant within each temperature bin.
+    """Differential emission measure, I_c = ∫ R_c(T) DEM(T) dT, linear in log T within each temperature bin.
 
     A few channels cannot tell the emission in a few dozen bins: what they leave open a `TemperaturePrior` says, and the
     errors tell how much of it is the prior's. Without one in ``priors`` the model brings the default one.
@@ -37,7 +37,8 @@ class DEM(Model):
         Of the responses; not needed with a `TemperatureResponse`.
     bins : `~astropy.units.Quantity`
         The edges of the temperature bins, one more than there are bins, in K. The DEM is each bin's mean; responses
-        are integrated over bins within which it changes linearly with log T.
+        are integrated over bins within which it changes linearly with log T. (Emission measures and mean temperatures
+        are sums over bins.)
     form : {"log", "nonnegative", "linear"}
         "log": the prior is on the logarithm of the DEM, which is positive whatever the data. "nonnegative": the prior
         is on the DEM, which is held at or above zero. "linear": the prior is on the DEM, which may be negative (then
@@ -160,14 +161,23 @@ class DEM(Model):
     def matrix(self) -> np.ndarray:
         """The light of a unit of each bin's mean DEM ``(channels, bins)``, in the responses' unit times K.
 
-        ∫ R DEM dT for DEMs that change linearly with log T within bins, with the slope between the neighbours' means.
+        ∫ R DEM dT for DEMs that change linearly with log T within bins, with the slope that neighbours' means tell.
         """
+        return response_matrix(self._tabulated(), self._table.temperature.value, self._edges)
+
+    @property
+    def mean_response(self) -> np.ndarray:
+        """The mean of the response over each bin, ``(channels, bins)``, in the responses' unit."""
+        whole = integrate_response(self._tabulated(), self._table.temperature.value, self._edges)
+        return whole / np.diff(self._edges)
+
+    def _tabulated(self) -> np.ndarray:
+        """The responses for the pixels of the data, ``(channels, temperatures)``."""
         values = np.stack([value.to_value(self._units) for value in self._table.values()])
-        factor = 1.0
         scale = (self.meta or {}).get("pixel_scale")
-        if self.pixel_scale is not None and scale is not None:
-            factor = float((self.pixel_scale / scale).to_value(u.dimensionless_unscaled)) ** 2
-        return factor * response_matrix(values, self._table.temperature.value, self._edges)
+        if self.pixel_scale is None or scale is None:
+            return values
+        return values * float((self.pixel_scale / scale).to_value(u.dimensionless_unscaled)) ** 2
 
     @property
     def data_unit(self) -> u.UnitBase:

@@ -15,10 +15,11 @@ _MOST = 0.5
 def response_matrix(values: np.ndarray, temperature: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """The light of each bin's mean DEM, where DEMs change linearly with log T within bins.
 
-    A bin's mean stays its mean, and the slope within it is that between its neighbours' means (of the first and the
-    last bin, that to its only neighbour). The light of a DEM that falls by a factor of two from one bin to the next is
-    then right to half a per cent, where bins that are flat are off by four. What a bin's slopes change never exceeds
-    half of what its mean adds, however wide the bins are.
+    A bin's mean stays its mean, and the slope within it is that of the parabola through its own and its neighbours'
+    means (of the first and the last bin, that to its only neighbour). The light of a DEM that falls by a factor of two
+    from one bin to the next is then right to half a per cent, where bins that are flat are off by four. Slopes count
+    for less where bins are so wide that they would change what a bin's mean adds by more than half. Of a DEM that is
+    the same everywhere the light is the integral of the response.
 
     Parameters
     ----------
@@ -45,8 +46,13 @@ def response_matrix(values: np.ndarray, temperature: np.ndarray, edges: np.ndarr
     place = 0.5 * (fine[1:] + fine[:-1]).reshape(k, _PARTS)
     middle = (place * width).sum(1) / width.sum(1)
     moment = (parts * (place - middle[:, None])).sum(2)
-    change = moment @ np.gradient(np.eye(k), middle, axis=0)
-    return flat + change.clip(-_MOST * np.abs(flat), _MOST * np.abs(flat))
+    slope = np.gradient(np.eye(k), middle, axis=0)
+    change = np.abs(moment) @ np.abs(slope)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bearable = np.where(change > 0, (_MOST * np.abs(flat) / change).clip(0, 1), 1.0)
+    # The slope of a bin is told by some bins' means, and is as much less as the least of them bears.
+    least = np.where(slope != 0, bearable[:, None], 1.0).min(2)
+    return flat + (least * moment) @ slope
 
 
 def integrate_response(values: np.ndarray, temperature: np.ndarray, edges: np.ndarray) -> np.ndarray:

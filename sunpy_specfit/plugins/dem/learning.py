@@ -23,6 +23,8 @@ _PIXELS = 1024
 _FEWEST = 32
 # What is learned needs no more exact solutions.
 _ITERATIONS, _TOLERANCE = 30, 0.1
+# A mean has settled where a step gains no more than this, -2 ln of the evidence of all pixels; steps, at the most.
+_SETTLED, _MEAN_STEPS = 0.1, 20
 # Parts of a step towards a better mean that are tried.
 _PARTS = (1.0, 0.4, 0.1)
 # Scales are sought in steps of this factor, between these.
@@ -194,6 +196,23 @@ class Evidence:
                 mean = trial.mean
                 break
         return mean, 0.5 * (uncertain + uncertain.T)
+
+    def settled_mean(
+        self, prior, first: torch.Tensor, spread: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """The most probable mean near that of a prior, its covariance, and twice the logarithm of its evidence.
+
+        The evidence is that of all means nearby, up to a constant.
+        """
+        known = torch.linalg.inv(spread)
+        now = self.badness(prior, first, known)
+        for _ in range(_MEAN_STEPS):
+            mean, uncertain = self.mean(prior, first, spread)
+            prior, before = BoundGaussian(prior.quantity, mean, prior.covariance, logarithm=True), now
+            now = self.badness(prior, first, known)
+            if before - now < _SETTLED:
+                break
+        return prior.mean, uncertain, float(torch.logdet(uncertain)) - now
 
     def badness(self, prior, first: torch.Tensor, known: torch.Tensor) -> float:
         """-2 ln of the evidence of all pixels, the mean's own prior with it, N(first, known⁻¹), up to a constant."""

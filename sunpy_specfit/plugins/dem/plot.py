@@ -60,8 +60,7 @@ def plot_dem(result, pixel=None, *, axes=None, loci: bool = True):
     if loci:
         light = result.model().data
         channels = np.moveaxis(light, 0, 0)[index]
-        for name, amount, row in zip(model.channels, channels, model.matrix, strict=True):
-            mean_response = row / np.diff(model.bins.to_value(u.K))
+        for name, amount, mean_response in zip(model.channels, channels, model.mean_response, strict=True):
             with np.errstate(divide="ignore"):
                 locus = amount / mean_response
             axes.plot(np.log10(temperature), locus, lw=0.8, ls="--", label=f"locus of {name}")

@@ -26,8 +26,9 @@ _SHORTEST, _LONGER, _LONGEST = 0.2, 2**0.5, 1.0
 _MEAN_LENGTH = 0.37
 # By how much the level of the mean may be off, a natural logarithm.
 _LEVEL = 1.0
-# The mean is learned from a narrower hump, too, dex.
-_NARROWER = 0.22
+# The mean is learned from a narrower hump, too, dex; twice the logarithms of two evidences that differ by less than the
+# second number are those of one mean.
+_NARROWER, _CLEARLY = 0.22, 1.0
 # Mean and scale are learned in turn.
 _ROUNDS = 2
 _STEPS = 3
@@ -42,10 +43,10 @@ _LEAST = 0.003
 def usual_shape(log_temperature: np.ndarray, width: float = 0.35) -> np.ndarray:
     """ln DEM as a function of log T, up to a constant, before anything is known: a broad coronal hump.
 
-    The emission measure in equal steps of log T, T · DEM, is a Gaussian of 0.35 dex about log T = 6.2. Where no channel
-    looks, a DEM falls back to it: there is less emission below half a million kelvin and above five than in the corona,
-    and at log T = 7.2 a fiftieth of it, unless the data ask for more. (A flat prior on DEM per kelvin instead would put
-    most of the emission measure at the highest temperatures, for there the bins are widest.)
+    The emission measure in equal steps of log T, T · DEM, is a Gaussian of ``width`` (dex) about log T = 6.2. Where no
+    channel looks, a DEM falls back to it: there is less emission below half a million kelvin and above five than in the
+    corona, and at log T = 7.2 a fiftieth of it, unless the data ask for more. (A flat prior on DEM per kelvin instead
+    would put most of the emission measure at the highest temperatures, for there the bins are widest.)
     """
     away = log_temperature - 6.2
     return -0.5 * (away / width) ** 2 - np.log(10) * away
@@ -201,17 +202,15 @@ class TemperaturePrior(Prior):
                 scale, curve = evidence.choose(trial, scale, self.criterion)
         if learns_mean:
             # Steps lead to the best mean nearby: what few channels say of the hottest bins may be one of two things.
-            usual = mean, uncertain, _volume(evidence, trial(scale), first, spread, uncertain)
+            usual = evidence.settled_mean(trial(scale), first, spread)
             mean = first + torch.as_tensor(usual_shape(log_temperature, _NARROWER) - shape)
             evidence.forget()
-            for _ in range(_ROUNDS * _STEPS):
-                mean, uncertain = evidence.mean(trial(scale), first, spread)
-            if _volume(evidence, trial(scale), first, spread, uncertain) > usual[2]:
-                if chooses:
-                    scale, curve = evidence.choose(trial, scale, self.criterion)
-            else:
-                mean, uncertain, _ = usual
-                evidence.forget()
+            other = evidence.settled_mean(trial(scale), first, spread)
+            evidence.forget()
+            better = other[2] > usual[2] + _CLEARLY
+            mean, uncertain, _ = other if better else usual
+            if better and chooses:
+                scale, curve = evidence.choose(trial, scale, self.criterion)
         starts, error = {}, 0.0
         if logarithm and automatic and learns_mean:
             tells_error = getattr(component, "response_error", None) is None
@@ -301,8 +300,3 @@ class TemperaturePrior(Prior):
         if given.shape != (k, k) or not np.allclose(given, given.T):
             raise ValueError(f"the covariance is a symmetric ({k}, {k}) array, found shape {given.shape}")
         return given
-
-
-def _volume(evidence: Evidence, prior: BoundGaussian, first, spread, uncertain) -> float:
-    """Twice the logarithm of the evidence of all means near the most probable one, up to a constant."""
-    return float(torch.logdet(uncertain)) - evidence.badness(prior, first, torch.linalg.inv(spread))

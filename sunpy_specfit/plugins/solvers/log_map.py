@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -83,40 +84,31 @@ class LogMap:
         """
         pixels = self.data.shape[1]
         single, converged = torch.empty((2, pixels), dtype=torch.bool)
+        taken = torch.empty(pixels, dtype=torch.int32)
         z = torch.empty((self.prior.root.shape[1], pixels), dtype=torch.float64)
 
-        def search(part: slice) -> int:
+        def search(part: slice) -> None:
             single[part] = data_space.single_is_enough(self.data[:, part], self.weight[:, part])
             system = self._system(part, single[part])
             leave = len(single[part]) // _LEFT if len(self.parts) > 1 else 0
             own = self._numbers(begin[:, part], system)
             z[:, part], steps, converged[part] = system.minimise(max_iterations, tolerance, own, leave=leave)
-            return steps
+            taken[part] = steps
 
-        iterations = max(side_by_side(search, self.parts), default=0)
-        if len(self.parts) > 1:
-            numbers = z, single, converged
-            iterations = max(
-                self._go_on(kind, *numbers, iterations, max_iterations, tolerance) for kind in (single, ~single)
-            )
-        return self._ended(z, single, converged, iterations)
+        side_by_side(search, self.parts)
 
-    def _go_on(self, kind, z, single, converged, begun: int, max_iterations: int, tolerance: float) -> int:
-        """Take on those of some kind that have not converged, pixels of all pieces together; in place."""
-        pieces = [None] * 2
-        while len(pieces) > 1 and begun < max_iterations:
-            pieces = (kind & ~converged).nonzero()[:, 0].split(_PIXELS)
-            leave = _PIXELS // _LEFT if len(pieces) > 1 else 0
+        # Those that have not converged go on, pixels of all pieces together.
+        def go_on(index: torch.Tensor, leave: int) -> None:
+            system = self._system(index, single[index])
+            own, begun = z[:, index].to(system.mean), int(taken[index].min())
+            own, steps, converged[index] = system.minimise(max_iterations, tolerance, own, begun, leave)
+            z[:, index], taken[index] = own.double(), steps
 
-            def search(index: torch.Tensor, begun: int = begun, leave: int = leave) -> int:
-                system = self._system(index, single[index])
-                own = z[:, index].to(system.mean)
-                own, steps, converged[index] = system.minimise(max_iterations, tolerance, own, begun, leave)
-                z[:, index] = own.double()
-                return steps
-
-            begun = max(side_by_side(search, pieces))
-        return begun
+        for kind in (single, ~single):
+            while len(left := (kind & ~converged & (taken < max_iterations)).nonzero()[:, 0]):
+                pieces = left.split(_PIXELS)
+                side_by_side(partial(go_on, leave=_PIXELS // _LEFT if len(pieces) > 1 else 0), pieces)
+        return self._ended(z, single, converged, int(taken.max()) if pixels else 0)
 
     def _ended(self, z, single, converged, iterations: int) -> LogSolution:
         pixels, rows = z.shape[1], 0 if self.penalties is None else len(self.penalties.response)
