@@ -29,8 +29,17 @@ import sunpy_specfit as specfit
 from sunpy_specfit.data.dem_scene import _field, _hump, dem_scene, scene_of
 
 BINS = np.logspace(5.7, 7.3, 33) * u.K
-FAMILIES = ("quiet_sun", "active_region", "flare", "isothermal", "coronal_hole", "active_region_core", "static_loops")
-HELD_OUT = ("coronal_hole", "active_region_core", "static_loops")
+FAMILIES = (
+    "quiet_sun",
+    "active_region",
+    "flare",
+    "isothermal",
+    "coronal_hole",
+    "active_region_core",
+    "static_loops",
+    "nanoflares",
+)
+HELD_OUT = ("coronal_hole", "active_region_core", "static_loops", "nanoflares")
 
 
 def scene(family: str, shape=(32, 32), seed: int = 11, exposure: float = 1.0):
@@ -51,6 +60,17 @@ def scene(family: str, shape=(32, 32), seed: int = 11, exposure: float = 1.0):
         loops = 10 ** (1.5 * away) * ndtr(-away / (0.15 * 10 ** (0.1 * _field(shape, rng))))
         loops *= 10 ** (27.5 + 0.3 * _field(shape, rng)) / loops.sum(0)
         return scene_of(loops, rng, exposure=exposure, responses=specfit.TemperatureResponse.aia())
+    if family == "nanoflares":
+        # Emission measures that rise as one power of temperature and fall as another, with a rounded peak.
+        turn, rise, fall = (
+            6.55 + 0.06 * _field(shape, rng),
+            2.2 + 0.4 * _field(shape, rng),
+            7 + 1.5 * _field(shape, rng),
+        )
+        away = log_t[:, None, None] - turn
+        storm = 10 ** (rise * away) / (1 + 10 ** ((rise + fall.clip(3)) * away))
+        storm *= 10 ** (27.8 + 0.3 * _field(shape, rng)) / storm.sum(0)
+        return scene_of(storm, rng, exposure=exposure, responses=specfit.TemperatureResponse.aia())
     hole = _hump(log_t, 5.92 + 0.03 * _field(shape, rng), 0.12, 10 ** (26.3 + 0.15 * _field(shape, rng)))
     points = _hump(log_t, 6.25 + 0.06 * _field(shape, rng), 0.14, 10 ** (26.2 + 0.6 * _field(shape, rng, 3.0)))
     return scene_of(hole + points, rng, exposure=exposure, responses=specfit.TemperatureResponse.aia())

@@ -238,7 +238,6 @@ class Evidence:
     def settle(
         self,
         prior,
-        smooth: torch.Tensor,
         first: torch.Tensor,
         spread: torch.Tensor,
         tells_error: bool,
@@ -246,15 +245,16 @@ class Evidence:
     ) -> End | None:
         """How each bin scatters, with which others, the mean, and the light's error, in turn from some prior.
 
-        What pixels say of their own scatter counts by their number, and about the covariance ``smooth`` it has a
-        matrix-F prior, whose -2 ln is the departure: an inverse Wishart's with a scale that is itself drawn about
-        ``smooth``. It pulls at most twice as hard where the scatter is a hundredth of ``smooth`` as where it is a
-        third, where a fixed scale, which adds the same to all, pulls fifty times as hard (Mulder & Pericchi 2018,
+        What pixels say of their own scatter counts by their number, and about the prior's covariance it has a
+        matrix-F prior, whose -2 ln is the departure: an inverse Wishart's with a scale that is itself drawn about that
+        covariance. It pulls at most twice as hard where the scatter is a hundredth of that as where it is a third; a
+        fixed scale, which adds the same to all, pulls fifty times as hard (Mulder & Pericchi 2018,
         https://doi.org/10.1214/17-BA1092). None where it is seen to end behind a rival: each step gains less than the
         one before.
         """
-        trust = len(self.pixels) / (len(self.pixels) + _USUAL * len(smooth))
+        trust = len(self.pixels) / (len(self.pixels) + _USUAL * len(prior.mean))
         # So that curves smooth in all derivatives have a determinant.
+        smooth = prior.covariance
         smooth = smooth + _FIRM * smooth.diagonal().mean() * torch.eye(len(smooth)).to(smooth)
         scatter, known, before = prior.covariance, torch.linalg.inv(spread), math.inf
         for left in reversed(range(_SCATTER_STEPS)):

@@ -13,7 +13,7 @@ import torch
 from ...core.gaussian import BoundGaussian
 from ...core.prior import BoundPrior, Prior
 from .correlation import correlation
-from .learning import End, Evidence, sample_pixels
+from .learning import Evidence, sample_pixels
 
 __all__ = ["TemperaturePrior", "usual_shape"]
 
@@ -21,21 +21,24 @@ __all__ = ["TemperaturePrior", "usual_shape"]
 _FIRST = 1.0
 # Lengths are sought from the first of these on, in steps of this factor, dex.
 _SHORTEST, _LONGER, _LONGEST = 0.2, 2**0.5, 1.0
-# The common mean is a broader curve than what departs from it, dex: it may lie far from the hump (a quiet corona has a
-# ten-thousandth of it at ten million kelvin, a flare more than all of it), but bends no more than that allows.
+# Where the usual hump has its peak.
+_PEAK = 6.2
+# The common mean is a broader curve than what departs from it, dex.
 _MEAN_LENGTH = 0.37
-# By how much the level of the mean may be off, a natural logarithm.
-_LEVEL = 1.0
+# By how much the level, the slope and the bend of the mean may be others than the hump's, natural logarithms (per dex
+# and per dex²): at ten million kelvin a quiet corona has a ten-thousandth of the hump, a flare more than all of it. Of
+# a curve that returned to the hump where no channel looks, the hottest bins would hold too much.
+_MEAN_SHAPE = (1.0, 4.0, 6.0)
+# By how much the curves of a few pixels may depart from the hump anywhere.
+_ALONE = 3.0
+# By how much slope and bend of pixels may be others than the mean's.
+_SHAPE = 2.0
 # The mean is learned from a narrower hump, too, dex; twice the logarithms of two evidences that differ by less than the
 # second number are those of one mean.
 _NARROWER, _CLEARLY = 0.22, 1.0
 # Mean and scale are learned in turn.
 _ROUNDS = 2
 _STEPS = 3
-# How bins scatter is learned from the scale found, and, where that is less than this, from where its search began.
-_NARROW = 0.5
-# By so much, -2 ln a pixel, evidences of Laplace's approximation differ from those of importance sampling.
-_APART = 0.1
 # The least that a linear prior lets a bin vary, in parts of the largest.
 _LEAST = 0.003
 
@@ -48,16 +51,22 @@ def usual_shape(log_temperature: np.ndarray, width: float = 0.35) -> np.ndarray:
     corona, and at log T = 7.2 a fiftieth of it, unless the data ask for more. (A flat prior on DEM per kelvin instead
     would put most of the emission measure at the highest temperatures, for there the bins are widest.)
     """
-    away = log_temperature - 6.2
+    away = log_temperature - _PEAK
     return -0.5 * (away / width) ** 2 - np.log(10) * away
+
+
+def _of_shape(log_temperature: np.ndarray, spreads: tuple[float, ...]) -> torch.Tensor:
+    """The covariance of curves that differ in level, slope and bend (Rasmussen & Williams 2006, section 2.7)."""
+    away = torch.as_tensor(log_temperature - _PEAK)
+    return sum(torch.outer(own, own) for own in (spread * away**power for power, spread in enumerate(spreads)))
 
 
 class TemperaturePrior(Prior):
     """Along temperature a DEM is smooth, and lies about a mean: ½ (g - m)ᵀ C⁻¹ (g - m), with g = ln DEM or DEM / level.
 
     The mean matters as much as the smoothing: in bins that no channel sees, the answer is the mean and its error the
-    prior's. C = scale² K + level_spread² 1 1ᵀ, where K tells how bins resemble each other: the correlation of a smooth
-    curve of the given order with the given length.
+    prior's. C = scale² K + level_spread² 1 1ᵀ + shape_spread² (t tᵀ + t² t²ᵀ), where K tells how bins resemble each
+    other: the correlation of a smooth curve of the given order with the given length; and t = log10 (T / 1.6 MK).
 
     Parameters
     ----------
@@ -79,16 +88,21 @@ class TemperaturePrior(Prior):
         which is taken from the data. ``"auto"``: of 32 pixels or more, what they have in common, a smooth curve near a
         broad coronal hump about log T = 6.2; of fewer, that hump at the level of the data.
     mean_spread : float
-        By how much an automatic mean may depart from the hump, a natural logarithm.
+        By how much an automatic mean may depart from a hump of any level, slope and bend, a natural logarithm; with 0
+        it is the usual hump.
     level_spread : float
         By how much the DEM as a whole may lie above or below the mean, one sigma, a natural logarithm; for the form
         with logarithm only, the others take a level for each pixel.
+    shape_spread : float, optional
+        By how much its slope and its bend may be others than the mean's, natural logarithms per dex and per dex²; for
+        the form with logarithm only. Where no channel looks pixels may differ by far more than one scale for all bins
+        says, for some are steeper than others. By default 2 with an automatic scale and 32 pixels or more, else 0.
     criterion : {"evidence", "discrepancy", "sure"}
         How an automatic scale is chosen: the most probable one given the data (marginal likelihood), the smallest one
         whose chi² is not above the number of channels, or the one that foretells the data best (SURE, which leaves
         ill-posed problems too rough).
     covariance : array, optional
-        C itself, ``(k, k)``, in place of scale, length, order and level_spread.
+        C itself, ``(k, k)``, in place of scale, length, order, level_spread and shape_spread.
     quantity : str
         The vector that it is about.
 
@@ -99,7 +113,7 @@ class TemperaturePrior(Prior):
 
     References
     ----------
-    Rasmussen & Williams (2006), Gaussian Processes for Machine Learning, chapters 4 and 5; MacKay (1992),
+    Rasmussen & Williams (2006), Gaussian Processes for Machine Learning, section 2.7, chapters 4 and 5; MacKay (1992),
     https://doi.org/10.1162/neco.1992.4.3.415; Mulder & Pericchi (2018), https://doi.org/10.1214/17-BA1092
 
     Examples
@@ -121,7 +135,8 @@ class TemperaturePrior(Prior):
         order=2,
         mean="auto",
         level_spread: float = 2.0,
-        mean_spread: float = 3.0,
+        shape_spread: float | None = None,
+        mean_spread: float = 1.0,
         criterion: str = "evidence",
         covariance=None,
         quantity: str = "dem",
@@ -132,6 +147,8 @@ class TemperaturePrior(Prior):
             raise ValueError(f"length is 'auto' or a positive number, found {length!r}")
         if not (np.isfinite(level_spread) and level_spread >= 0):
             raise ValueError(f"level_spread must not be below zero, found {level_spread}")
+        if shape_spread is not None and not (np.isfinite(shape_spread) and shape_spread >= 0):
+            raise ValueError(f"shape_spread must not be below zero, found {shape_spread}")
         if criterion not in ("evidence", "discrepancy", "sure"):
             raise ValueError(f"criterion is 'evidence', 'discrepancy' or 'sure', found {criterion!r}")
         if isinstance(mean, str) and mean != "auto":
@@ -142,6 +159,7 @@ class TemperaturePrior(Prior):
         self.order = order
         self.mean = mean
         self.level_spread = level_spread
+        self.shape_spread = shape_spread
         self.mean_spread = mean_spread
         self.criterion = criterion
         self.covariance = covariance
@@ -175,15 +193,19 @@ class TemperaturePrior(Prior):
         level = known_level if known_level is not None else evidence.level(np.exp(shape))
         # The mean is learned as that of logarithms, for it is positive whatever the form.
         spread = self.mean_spread**2 * correlation(log_temperature, _MEAN_LENGTH, "gaussian")
-        spread = torch.as_tensor(spread + _LEVEL**2 + 1e-4 * np.eye(len(shape)))
+        spread = torch.as_tensor(spread + 1e-4 * np.eye(len(shape))) + _of_shape(log_temperature, _MEAN_SHAPE)
         first = torch.as_tensor(shape + np.log(level))
         mean, uncertain, learned = first, torch.zeros_like(spread), None
         length = _SHORTEST if isinstance(self.length, str) else self.length
+        shaped = self.shape_spread
+        if shaped is None:
+            shaped = _SHAPE if isinstance(self.scale, str) and evidence.tells_mean else 0.0
+        common = _of_shape(log_temperature, (self.level_spread, shaped, shaped))
 
         def of_logarithm(scale: float, error=0.0, shared=None) -> BoundGaussian:
             own = torch.as_tensor(self._covariance(log_temperature, scale, length))
             if self.covariance is None or not logarithm:
-                own = (own + self.level_spread**2 if learned is None else learned) + error
+                own = (own + common if learned is None else learned) + error
             return BoundGaussian(self.quantity, mean, own, logarithm=True, shared=shared)
 
         automatic = isinstance(self.scale, str) and self.covariance is None
@@ -191,7 +213,8 @@ class TemperaturePrior(Prior):
         learns_mean = isinstance(self.mean, str) and self.mean_spread > 0
         alone = learns_mean and not evidence.tells_mean
         if alone:
-            uncertain, learns_mean = spread, False
+            own = _ALONE**2 * correlation(log_temperature, _MEAN_LENGTH, "gaussian") + _MEAN_SHAPE[0] ** 2
+            uncertain, learns_mean = torch.as_tensor(own + 1e-4 * np.eye(len(shape))), False
         trial = partial(of_logarithm, error=uncertain)
         chooses = automatic and (logarithm or learns_mean or alone)
         for _ in range(_ROUNDS):
@@ -211,18 +234,18 @@ class TemperaturePrior(Prior):
             mean, uncertain, _ = other if better else usual
             if better and chooses:
                 scale, curve = evidence.choose(trial, scale, self.criterion)
-        starts, error = {}, 0.0
+        error = 0.0
         if logarithm and automatic and learns_mean:
             tells_error = getattr(component, "response_error", None) is None
-            end, starts = self._scattered(evidence, trial, scale, first, spread, tells_error)
+            end = evidence.settle(trial(scale), first, spread, tells_error)
             while isinstance(self.length, str) and self.criterion == "evidence" and length * _LONGER < _LONGEST:
-                best = length, scale, curve, end, starts
+                best = length, scale, curve, end
                 length *= _LONGER
                 evidence.admit(0.0)
                 scale, curve = evidence.choose(trial, scale, self.criterion)
-                end, starts = self._scattered(evidence, trial, scale, first, spread, tells_error, best[3])
+                end = evidence.settle(trial(scale), first, spread, tells_error, best[3])
                 if end is None or end.badness + end.departure >= best[3].badness + best[3].departure:
-                    length, scale, curve, end, starts = best
+                    length, scale, curve, end = best
                     break
             mean, uncertain, learned, error = end.mean, end.uncertain, end.scatter, end.light_error
         # Of a mean that is not learned but taken, maps make what single pixels do.
@@ -253,8 +276,6 @@ class TemperaturePrior(Prior):
             "chosen_by": self.criterion if automatic else "given",
             "tried": list(curve),
             "criterion": list(curve.values()),
-            "starts": list(starts),
-            "ends": list(starts.values()),
             "length": float(length),
             "light_error": error,
             "level": float(level),
@@ -262,21 +283,6 @@ class TemperaturePrior(Prior):
             "covariance": new._bound.covariance.numpy(),
         }
         return new
-
-    def _scattered(
-        self, evidence: Evidence, trial, scale: float, first, spread, tells_error: bool, rival: End | None = None
-    ) -> tuple[End | None, dict]:
-        """How bins scatter beside a scale, and the badness, a pixel, from each start; None if behind a rival."""
-        # Steps lead to the best end nearby. What one scale makes too narrow widens too slowly to be found.
-        starts = (scale, _FIRST) if self.criterion == "evidence" and scale < _NARROW else (scale,)
-        smooth = trial(scale).covariance
-        ends = {start: evidence.settle(trial(start), smooth, first, spread, tells_error, rival) for start in starts}
-        if ends[scale] is None:
-            return None, {}
-        ends = {float(start): end for start, end in ends.items() if end is not None}
-        usual, last = (list(ends.values())[number] for number in (0, -1))
-        better = last.badness < usual.badness - _APART * len(evidence.pixels)
-        return last if better else usual, {start: end.badness / len(evidence.pixels) for start, end in ends.items()}
 
     def _shape(self, log_temperature: np.ndarray, unit) -> tuple[np.ndarray, float | None]:
         """ln of the mean, and its level where that is known."""

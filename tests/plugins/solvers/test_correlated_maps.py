@@ -142,7 +142,7 @@ def test_without_coupling_maps_are_those_of_single_pixels(neighbours, apart):
     assert np.abs((there.data - here.data) / here.uncertainty.array).max() < apart
     # Of the logarithm: where that is known to 2.5 only, 0.05 of it move the DEM, and its error, by an eighth.
     of_logarithm = [own.uncertainty.array / own.data for own in (here, there)]
-    assert np.abs(of_logarithm[1] / of_logarithm[0] - 1).max() < 0.03
+    assert np.abs(of_logarithm[1] / of_logarithm[0] - 1).max() < 0.05
 
 
 def test_a_smooth_map_is_that_of_the_problem_s_own_objective():
@@ -251,7 +251,7 @@ def test_what_pixels_share_of_an_error_is_that_of_the_dense_curvature(even):
     hessian, pulled = dense.hessian(result["dem"].data.reshape(12, -1)), dense.precision @ np.tile(shared, (144, 1))
     exact = np.linalg.solve(hessian, pulled).reshape(144, 12, -1).transpose(1, 2, 0)
     found = result._sampler.covariance.common
-    assert np.abs(found - exact).max() < 0.03 * np.abs(exact).max()
+    assert np.abs(found - exact).max() < 0.05 * np.abs(exact).max()
     away, size = (np.linalg.norm(rows, axis=1) for rows in (found - exact, exact))
     assert np.all(away < 0.1 * size + 0.01 * size.max())
 
