@@ -53,7 +53,7 @@ class Curvature:
     data : `DenseBlocks`
         The data's curvature, block by block (of the problem without mixing).
     vector : `torch.Tensor`
-        Minus the gradient of all but the coupled priors, ``(k, pixels)``.
+        Minus the gradient of all but the coupled priors, ``(k, pixels)``; not to be changed in place.
     gradient : `torch.Tensor`
         Of the whole objective, flat.
     """
@@ -177,7 +177,7 @@ class Curvature:
 
         The inverse of each pixel's block, or, where neighbours say more than a pixel's own data, that among cosines.
         What it returns holds until it is called again: the same memory for all, as for `product`. ``blocks`` is what
-        `block_matrix` returns, where it is at hand.
+        `block_matrix` returns of the same damping, where it is at hand.
         """
         problem, shared = self.problem, self.problem.shared
         k = shared.numel()

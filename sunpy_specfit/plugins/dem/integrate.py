@@ -18,8 +18,8 @@ def response_matrix(values: np.ndarray, temperature: np.ndarray, edges: np.ndarr
     A bin's mean stays its mean, and the slope within it is that of the parabola through its own and its neighbours'
     means (of the first and the last bin, that to its only neighbour). The light of a DEM that falls by a factor of two
     from one bin to the next is then right to half a per cent, where bins that are flat are off by four. Slopes count
-    for less where bins are so wide that they would change what a bin's mean adds by more than half. Of a DEM that is
-    the same everywhere the light is the integral of the response.
+    for less where they would change what a bin's mean adds by more than half, as in very wide bins, and for nothing
+    beside bins without any response. Of a DEM that is the same everywhere the light is the integral of the response.
 
     Parameters
     ----------

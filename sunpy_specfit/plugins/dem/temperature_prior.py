@@ -29,7 +29,7 @@ _MEAN_LENGTH = 0.37
 # and per dex²): at ten million kelvin a quiet corona has a ten-thousandth of the hump, a flare more than all of it. Of
 # a curve that returned to the hump where no channel looks, the hottest bins would hold too much.
 _MEAN_SHAPE = (1.0, 4.0, 6.0)
-# By how much the curves of a few pixels may depart from the hump anywhere.
+# A few pixels may depart from the hump so many times as far as the mean of many, but in no slope or bend of their own.
 _ALONE = 3.0
 # By how much slope and bend of pixels may be others than the mean's.
 _SHAPE = 2.0
@@ -147,8 +147,12 @@ class TemperaturePrior(Prior):
             raise ValueError(f"length is 'auto' or a positive number, found {length!r}")
         if not (np.isfinite(level_spread) and level_spread >= 0):
             raise ValueError(f"level_spread must not be below zero, found {level_spread}")
-        if shape_spread is not None and not (np.isfinite(shape_spread) and shape_spread >= 0):
-            raise ValueError(f"shape_spread must not be below zero, found {shape_spread}")
+        if shape_spread is not None and (
+            isinstance(shape_spread, str) or not (np.isfinite(shape_spread) and shape_spread >= 0)
+        ):
+            raise ValueError(f"shape_spread is a number that is not below zero, or None; found {shape_spread!r}")
+        if not (np.isfinite(mean_spread) and mean_spread >= 0):
+            raise ValueError(f"mean_spread must not be below zero, found {mean_spread}")
         if criterion not in ("evidence", "discrepancy", "sure"):
             raise ValueError(f"criterion is 'evidence', 'discrepancy' or 'sure', found {criterion!r}")
         if isinstance(mean, str) and mean != "auto":
@@ -200,6 +204,7 @@ class TemperaturePrior(Prior):
         shaped = self.shape_spread
         if shaped is None:
             shaped = _SHAPE if isinstance(self.scale, str) and evidence.tells_mean else 0.0
+        shaped = shaped if logarithm else 0.0
         common = _of_shape(log_temperature, (self.level_spread, shaped, shaped))
 
         def of_logarithm(scale: float, error=0.0, shared=None) -> BoundGaussian:
@@ -213,8 +218,8 @@ class TemperaturePrior(Prior):
         learns_mean = isinstance(self.mean, str) and self.mean_spread > 0
         alone = learns_mean and not evidence.tells_mean
         if alone:
-            own = _ALONE**2 * correlation(log_temperature, _MEAN_LENGTH, "gaussian") + _MEAN_SHAPE[0] ** 2
-            uncertain, learns_mean = torch.as_tensor(own + 1e-4 * np.eye(len(shape))), False
+            own = (_ALONE * self.mean_spread) ** 2 * correlation(log_temperature, _MEAN_LENGTH, "gaussian")
+            uncertain, learns_mean = torch.as_tensor(own + _MEAN_SHAPE[0] ** 2 + 1e-4 * np.eye(len(shape))), False
         trial = partial(of_logarithm, error=uncertain)
         chooses = automatic and (logarithm or learns_mean or alone)
         for _ in range(_ROUNDS):
@@ -277,6 +282,7 @@ class TemperaturePrior(Prior):
             "tried": list(curve),
             "criterion": list(curve.values()),
             "length": float(length),
+            "shape_spread": float(shaped),
             "light_error": error,
             "level": float(level),
             "mean": mean.exp().numpy(),

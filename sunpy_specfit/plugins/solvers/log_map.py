@@ -100,13 +100,18 @@ class LogMap:
         # Those that have not converged go on, pixels of all pieces together.
         def go_on(index: torch.Tensor, leave: int) -> None:
             system = self._system(index, single[index])
+            # With those that have the fewest steps behind them, so that every pixel may take as many as alone.
             own, begun = z[:, index].to(system.mean), int(taken[index].min())
             own, steps, converged[index] = system.minimise(max_iterations, tolerance, own, begun, leave)
-            z[:, index], taken[index] = own.double(), steps
+            z[:, index] = own.double()
+            taken[index] = (taken[index] + steps - begun).clamp_max(max_iterations).to(taken)
 
         for kind in (single, ~single):
+            before = None
             while len(left := (kind & ~converged & (taken < max_iterations)).nonzero()[:, 0]):
-                pieces = left.split(_PIXELS)
+                if before is not None and len(left) == before and before <= _PIXELS:
+                    break  # these are stuck
+                before, pieces = len(left), left.split(_PIXELS)
                 side_by_side(partial(go_on, leave=_PIXELS // _LEFT if len(pieces) > 1 else 0), pieces)
         return self._ended(z, single, converged, int(taken.max()) if pixels else 0)
 

@@ -1,6 +1,7 @@
 import astropy.units as u
 import numpy as np
 import pytest
+from scipy.special import ndtr
 
 import sunpy_specfit as specfit
 from sunpy_specfit.data import dem_scene
@@ -156,3 +157,43 @@ def test_a_mean_or_covariance_of_another_size_is_refused():
         fit(scene, specfit.TemperaturePrior(covariance=np.eye(3)))
     with pytest.raises(ValueError, match="above zero in all bins"):
         fit(scene, specfit.TemperaturePrior(mean=np.zeros(32) * UNIT))
+
+
+def test_pixels_of_a_map_may_differ_in_slope_and_bend():
+    scene = dem_scene("quiet_sun", (6, 6), seed=4)
+    away = LOG_T - 6.2
+
+    def learned(**options):
+        return fit(scene, specfit.TemperaturePrior(**options)).meta["prior_scales"]["temperature_prior"]
+
+    assert learned()["shape_spread"] == 2.0
+    assert learned(scale=0.5)["shape_spread"] == 0.0
+    mean = np.full(32, 1e21) * UNIT
+    wide, narrow = (learned(scale=0.5, mean=mean, shape_spread=s)["covariance"] for s in (1.5, 0.0))
+    shape = np.outer(away, away) + np.outer(away**2, away**2)
+    np.testing.assert_allclose(wide - narrow, 1.5**2 * shape, rtol=1e-9, atol=1e-9)
+    few = {c: image[:3, :3] for c, image in scene.images.items()}
+    alone = specfit.fit(few, specfit.DEM(scene.responses, bins=BINS)).meta["prior_scales"]["temperature_prior"]
+    assert alone["shape_spread"] == 0.0
+    # The forms without logarithm have a level for each pixel, and no slopes.
+    model = specfit.DEM(scene.responses, bins=BINS, form="linear")
+    one, other = (specfit.fit(scene.images, model, specfit.TemperaturePrior(shape_spread=s)) for s in (0.0, 4.0))
+    np.testing.assert_array_equal(one["dem"].data, other["dem"].data)
+
+
+@pytest.mark.parametrize("options", [{"shape_spread": -1.0}, {"shape_spread": "auto"}, {"mean_spread": np.nan}])
+def test_spreads_that_are_none_are_refused(options):
+    with pytest.raises(ValueError, match="spread"):
+        specfit.TemperaturePrior(**options)
+
+
+def test_steep_maps_have_temperatures_within_their_errors():
+    """Powers of temperature up to an end that moves; 68 % within two sigma while hot bins scattered as others do."""
+    rng = np.random.default_rng(104)
+    away = np.arange(5.705, 7.3, 0.01)[:, None, None] - (6.35 + 0.07 * rng.standard_normal((20, 20)))
+    loops = 10 ** (1.5 * away) * ndtr(-away / 0.15)
+    loops *= 10 ** (27.5 + 0.3 * rng.standard_normal((20, 20))) / loops.sum(0)
+    scene = scene_of(loops, rng, responses=specfit.TemperatureResponse.aia())
+    log_t = fit(scene, specfit.TemperaturePrior())["log_temperature"]
+    pull = (log_t.data - scene.log_temperature()) / log_t.uncertainty.array
+    assert np.mean(np.abs(pull) < 2) > 0.9
