@@ -21,6 +21,8 @@ __all__ = ["End", "Evidence", "sample_pixels"]
 _PIXELS = 1024
 # From fewer pixels than these no common mean is learned: it would be made of each pixel's own data.
 _FEWEST = 32
+# Light is not taken to be known better than to this part of itself: of more, rounding would be all that is learned.
+_KNOWN = 1e-5
 # What is learned needs no more exact solutions.
 _ITERATIONS, _TOLERANCE = 30, 0.1
 # A mean has settled where a step gains no more than this, -2 ln of the evidence of all pixels; steps, at the most.
@@ -80,8 +82,10 @@ class Evidence:
         self.pixels = torch.as_tensor(pixels)[worth.cpu()]
         self.block = block.select(worth.nonzero()[:, 0])
         # Small systems, for which the processor is as quick as anything.
-        self.data, self.weight = self.block.terms[0].data.cpu(), self.block.terms[0].weight.cpu()
-        self.noise, self.light_error = self.weight, 0.0
+        term = self.block.terms[0]
+        self.data, self.light_error = term.data.cpu(), 0.0
+        self.noise = self.weight = with_light_error(term.weight.cpu(), self.data, _KNOWN)
+        self.block = replace(self.block, terms=[replace(term, weight=self.weight.to(term.weight))])
         one = problem.block(slice(0, 1), torch.float64)
         _, columns = one.jacobian(one.nothing()[0])
         self._last: torch.Tensor | None = None

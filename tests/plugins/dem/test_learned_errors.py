@@ -123,3 +123,16 @@ def test_plasma_that_nothing_asks_for_is_not_learned_from_where_the_search_begin
     scene = scene_of(core, rng, responses=specfit.TemperatureResponse.aia())
     amount = np.diff(BINS.value)[:, None, None] * fit(scene.images, scene.responses)["dem"].data
     assert amount[LOG_T > 7.1].sum() < 5e-3 * amount.sum()
+
+
+@pytest.mark.parametrize("brighter", [1e4, 1e7, 1e8])
+def test_light_known_better_than_rounding_teaches_a_prior_all_the_same(brighter):
+    scene = dem_scene("quiet_sun", (8, 8), seed=1)
+    images = {}
+    for channel, image in scene.images.items():
+        images[channel] = type(image)(
+            brighter * image.data, wcs=image.wcs, unit=image.unit, uncertainty=image.uncertainty
+        )
+    dem = fit(images, scene.responses)["dem"]
+    assert np.isfinite(dem.data).all()
+    assert np.isfinite(dem.uncertainty.array).all()
