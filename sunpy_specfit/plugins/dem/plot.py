@@ -59,8 +59,7 @@ def plot_dem(result, pixel=None, *, axes=None, loci: bool = True):
     axes.set_yscale("log")
     if loci:
         light = result.model().data
-        channels = np.moveaxis(light, 0, 0)[index]
-        for name, amount, mean_response in zip(model.channels, channels, model.mean_response, strict=True):
+        for name, amount, mean_response in zip(model.channels, light[index], model.mean_response, strict=True):
             with np.errstate(divide="ignore"):
                 locus = amount / mean_response
             axes.plot(np.log10(temperature), locus, lw=0.8, ls="--", label=f"locus of {name}")

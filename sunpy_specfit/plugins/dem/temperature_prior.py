@@ -89,7 +89,7 @@ class TemperaturePrior(Prior):
         broad coronal hump about log T = 6.2; of fewer, that hump at the level of the data.
     mean_spread : float
         By how much an automatic mean may depart from a hump of any level, slope and bend, a natural logarithm; with 0
-        it is the usual hump.
+        it is the usual hump. Fewer than 32 pixels may depart three times as far, from the usual hump at any level.
     level_spread : float
         By how much the DEM as a whole may lie above or below the mean, one sigma, a natural logarithm; for the form
         with logarithm only, the others take a level for each pixel.
@@ -196,8 +196,9 @@ class TemperaturePrior(Prior):
         evidence = Evidence(problem, sample_pixels(problem, logarithm=logarithm))
         level = known_level if known_level is not None else evidence.level(np.exp(shape))
         # The mean is learned as that of logarithms, for it is positive whatever the form.
-        spread = self.mean_spread**2 * correlation(log_temperature, _MEAN_LENGTH, "gaussian")
-        spread = torch.as_tensor(spread + 1e-4 * np.eye(len(shape))) + _of_shape(log_temperature, _MEAN_SHAPE)
+        departs = self.mean_spread**2 * torch.as_tensor(correlation(log_temperature, _MEAN_LENGTH, "gaussian"))
+        firm = 1e-4 * torch.eye(len(shape)).to(departs)
+        spread = departs + firm + _of_shape(log_temperature, _MEAN_SHAPE)
         first = torch.as_tensor(shape + np.log(level))
         mean, uncertain, learned = first, torch.zeros_like(spread), None
         length = _SHORTEST if isinstance(self.length, str) else self.length
@@ -218,8 +219,7 @@ class TemperaturePrior(Prior):
         learns_mean = isinstance(self.mean, str) and self.mean_spread > 0
         alone = learns_mean and not evidence.tells_mean
         if alone:
-            own = (_ALONE * self.mean_spread) ** 2 * correlation(log_temperature, _MEAN_LENGTH, "gaussian")
-            uncertain, learns_mean = torch.as_tensor(own + _MEAN_SHAPE[0] ** 2 + 1e-4 * np.eye(len(shape))), False
+            uncertain, learns_mean = _ALONE**2 * departs + firm + _of_shape(log_temperature, _MEAN_SHAPE[:1]), False
         trial = partial(of_logarithm, error=uncertain)
         chooses = automatic and (logarithm or learns_mean or alone)
         for _ in range(_ROUNDS):
