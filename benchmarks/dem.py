@@ -6,7 +6,8 @@ bright points, the core of an active region by power laws (Warren et al. 2012,
 https://doi.org/10.1088/0004-637X/759/2/141), static loops (Rosner, Tucker & Vaiana 1978,
 https://doi.org/10.1086/155949), and nanoflares. Seeds 101 and up of all but nanoflares chose between priors; nanoflares
 chose nothing, but were looked at. Truths lie on bins of 0.01 dex and the fit on bins of 0.05; both codes get the same
-pixels, errors and responses. demregpy is given its best settings of a grid, chosen for each family and each number with the truth at hand; ours are the defaults everywhere.
+pixels, errors and responses. demregpy is given its best settings of a grid, chosen
+for each family and each number with the truth at hand; ours are the defaults everywhere.
 """
 
 from __future__ import annotations
