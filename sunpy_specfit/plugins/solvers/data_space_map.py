@@ -131,7 +131,7 @@ class DataSpaceMap(Solver):
 
     def _search(self, problem, start: torch.Tensor) -> tuple[Place, torch.Tensor, dict]:
         """The place of the minimum, the square of each pixel's last step in sigma, and what it took."""
-        here = Place.of(problem, start)
+        here = Place.of(problem, start).smoothed()
         damping, iterations, products = 0.0, 0, 0
         length, few = torch.full_like(here.z[0], torch.inf), None
         while iterations < self.max_iterations:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from scipy.ndimage import gaussian_filter
 
 from ...core.gaussian import BoundGaussian
 from ...numerics import data_space
@@ -26,6 +27,8 @@ _ROUGHLY = 0.3
 _ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-8}
 # Parts of a step that are tried.
 _PARTS = (1.0, 0.5, 0.25)
+# Over so many pixels a start is smoothed.
+_SMOOTHING = 2.0
 # Directions of which the data of all pixels together say less than this part of what the priors do stay as they are.
 _TOLD = 1e-3
 
@@ -101,6 +104,18 @@ class Place:
         single = data_space.single_is_enough(data, weight, response, free) and not neighbours.others
         data, weight, z = (numbers.to(torch.float32 if single else torch.float64) for numbers in (data, weight, z))
         return cls(problem, prior, neighbours, root, response, data, weight, z)
+
+    def smoothed(self) -> Place:
+        """The place where neighbours are more alike, or this one where that is no lower.
+
+        At low signal some pixels by themselves find emission that their neighbours do not have, and together might keep
+        it: a lower place far away is not found by small steps.
+        """
+        axes = self.neighbours.axes(self.problem.grid.shape)
+        image = self.z.unflatten(1, self.problem.grid.shape).numpy()
+        smooth = gaussian_filter(image, _SMOOTHING, axes=[axis + 1 for axis in axes], mode="nearest")
+        there = replace(self, z=torch.as_tensor(smooth).flatten(1), free=None, residual=None)
+        return there if there.energy < self.energy else self
 
     def moved(self, step: torch.Tensor, few: torch.Tensor | None) -> Place:
         """The place a step away, of all pixels or of a few."""
