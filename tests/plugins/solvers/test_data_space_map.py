@@ -185,7 +185,7 @@ def test_an_automatic_scale_is_that_of_the_greatest_evidence():
 
 
 def test_neighbours_find_the_lower_of_two_places_where_light_is_faint():
-    # By themselves some pixels of a corner have hot emission; from there the search ended with a corner 0.3 dex too hot.
+    # By themselves pixels of a corner have hot emission; from there the search ended with a corner 0.3 dex too hot.
     scene = dem_scene("quiet_sun", (48, 48), seed=11, exposure=0.05)
     model = specfit.DEM(scene.responses, bins=np.logspace(5.7, 7.3, 33) * u.K)
     result = specfit.fit(scene.images, model, priors=specfit.Correlated("dem", length=12))
