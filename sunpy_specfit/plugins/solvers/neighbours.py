@@ -60,7 +60,7 @@ class Neighbours:
         return energy, slope
 
     def axes(self, shape: tuple[int, ...]) -> list[int]:
-        """Along which axes of a map they join pixels."""
+        """Along which axes of a map they join pixels; all of them where priors do not tell."""
         if self.others:
             return list(range(len(shape)))
         middle = tuple(n // 2 for n in shape)

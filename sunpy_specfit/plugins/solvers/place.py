@@ -27,7 +27,7 @@ _ROUGHLY = 0.3
 _ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-8}
 # Parts of a step that are tried.
 _PARTS = (1.0, 0.5, 0.25)
-# Over so many pixels a start is smoothed.
+# A start is smoothed by a Gaussian of this sigma, pixels.
 _SMOOTHING = 2.0
 # Directions of which the data of all pixels together say less than this part of what the priors do stay as they are.
 _TOLD = 1e-3
@@ -106,16 +106,15 @@ class Place:
         return cls(problem, prior, neighbours, root, response, data, weight, z)
 
     def smoothed(self) -> Place:
-        """The place where neighbours are more alike, or this one where that is no lower.
-
-        At low signal some pixels by themselves find emission that their neighbours do not have, and together might keep
-        it: a lower place far away is not found by small steps.
-        """
+        """The place where all pixels are more like their neighbours."""
         axes = self.neighbours.axes(self.problem.grid.shape)
         image = self.z.unflatten(1, self.problem.grid.shape).numpy()
         smooth = gaussian_filter(image, _SMOOTHING, axes=[axis + 1 for axis in axes], mode="nearest")
-        there = replace(self, z=torch.as_tensor(smooth).flatten(1), free=None, residual=None)
-        return there if there.energy < self.energy else self
+        return replace(self, z=torch.as_tensor(smooth).flatten(1), free=None, residual=None)
+
+    def badness(self) -> float:
+        """-2 ln of how probable the data are, of what lies about this place, up to a constant."""
+        return 2 * self.energy + self.medium(self.root).log_volume()
 
     def moved(self, step: torch.Tensor, few: torch.Tensor | None) -> Place:
         """The place a step away, of all pixels or of a few."""
