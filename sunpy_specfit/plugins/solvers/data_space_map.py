@@ -101,7 +101,7 @@ class DataSpaceMap(Solver):
 
     def evidence(self, problem, start: torch.Tensor) -> tuple[float, torch.Tensor]:
         here = self._search(problem, start[0])[0]
-        return here.badness(), here.free.double().to(problem.device)
+        return 2 * here.energy + here.medium(here.root).log_volume(), here.free.double().to(problem.device)
 
     def solve(self, problem, start: torch.Tensor) -> Solution:
         here, length, info = self._search(problem, start[0])

@@ -88,12 +88,16 @@ class Medium:
         return self.root @ inverse_root(self.precision())
 
     def log_volume(self) -> float:
-        """ln det of the curvature over that of the priors alone.
+        """ln det of the curvature over that of the priors alone."""
+        return self.log_determinant() - self.free.shape[1] * float(self.share @ torch.logdet(self.waves))
+
+    def log_determinant(self) -> float:
+        """ln det of the curvature.
 
         The waves of the average medium, and for each pixel by how much it differs from the average in it.
         """
         pixels = self.free.shape[1]
-        total = self.share @ (torch.logdet(self.information + self.waves) - torch.logdet(self.waves))
+        total = self.share @ torch.logdet(self.information + self.waves)
         total = pixels * (total + torch.logdet(self.precision()) + torch.logdet(self.covariance()))
 
         def volume(_, factor):

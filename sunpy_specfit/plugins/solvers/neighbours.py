@@ -59,15 +59,13 @@ class Neighbours:
             slope += self.root.T @ (free * prior.quadratic({name: free}).gradient[name])
         return energy, slope
 
-    def axes(self, shape: tuple[int, ...]) -> list[int]:
-        """Along which axes of a map they join pixels; all of them where priors do not tell."""
-        if self.others:
-            return list(range(len(shape)))
-        middle = tuple(n // 2 for n in shape)
-        one = torch.zeros(shape, dtype=torch.float64)
-        one[middle] = 1.0
-        joined = [product(one.reshape(1, -1)).reshape(shape).nonzero() for _, product, *_ in self.parts]
-        return sorted({int(axis) for own in joined for axis in (own != torch.tensor(middle)).any(0).nonzero()[:, 0]})
+    def axes(self, free: torch.Tensor, shape: tuple[int, ...]) -> list[int]:
+        """Along which axes of a map they join pixels: where one pixel's numbers are felt."""
+        middle, eye = tuple(n // 2 for n in shape), torch.eye(self.root.shape[1], dtype=self.root.dtype)
+        one = self.root.new_zeros((len(eye), *shape))
+        one[:, *middle] = 1.0
+        felt = self.curvature(free.to(one), self.root, eye)(one.flatten(1)).reshape(one.shape).nonzero()[:, 1:]
+        return (felt != torch.tensor(middle)).any(0).nonzero()[:, 0].tolist()
 
     def held(self, free: torch.Tensor) -> torch.Tensor:
         """How firmly neighbours hold the z of a pixel, on the average, ``(r, r)``."""

@@ -107,14 +107,14 @@ class Place:
 
     def smoothed(self) -> Place:
         """The place where all pixels are more like their neighbours."""
-        axes = self.neighbours.axes(self.problem.grid.shape)
+        axes = self.neighbours.axes(self.free, self.problem.grid.shape)
         image = self.z.unflatten(1, self.problem.grid.shape).numpy()
         smooth = gaussian_filter(image, _SMOOTHING, axes=[axis + 1 for axis in axes], mode="nearest")
         return replace(self, z=torch.as_tensor(smooth).flatten(1), free=None, residual=None)
 
     def badness(self) -> float:
-        """-2 ln of how probable the data are, of what lies about this place, up to a constant."""
-        return 2 * self.energy + self.medium(self.root).log_volume()
+        """-2 ln of what lies about this place of the posterior, up to a constant."""
+        return 2 * self.energy + self.medium(self.root).log_determinant()
 
     def moved(self, step: torch.Tensor, few: torch.Tensor | None) -> Place:
         """The place a step away, of all pixels or of a few."""

@@ -209,9 +209,42 @@ def test_of_two_minima_of_faint_light_the_one_with_more_of_the_posterior_is_kept
     np.testing.assert_allclose(result["dem"].data.reshape(32, -1), from_smooth.free, rtol=1e-5)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_either_minimum_may_be_kept(sign, monkeypatch):
+    from sunpy_specfit.plugins.solvers import DataSpaceMap, place
+
+    badness, descend, search = place.Place.badness, DataSpaceMap._descend, DataSpaceMap._search
+    ends, kept = [], []
+
+    def descended(self, here):
+        ends.append(descend(self, here))
+        return ends[-1]
+
+    def searched(self, *args):
+        kept.append(search(self, *args))
+        return kept[-1]
+
+    monkeypatch.setattr(place.Place, "badness", lambda self: sign * badness(self))
+    monkeypatch.setattr(DataSpaceMap, "_descend", descended)
+    monkeypatch.setattr(DataSpaceMap, "_search", searched)
+    scene = dem_scene("quiet_sun", (8, 9), seed=2, exposure=0.02)
+    fit(scene, specfit.Correlated("dem", length=6))
+    ((own, *_), (smooth, *_)), ((found, *_),) = ends, kept
+    assert badness(own) != badness(smooth)
+    assert found is min(own, smooth, key=lambda end: sign * badness(end))
+
+
 @pytest.mark.parametrize(("axes", "joined"), [((0,), [0]), ((1,), [1]), ("all", [0, 1])])
-@pytest.mark.parametrize("kind", [specfit.Correlated, specfit.Smooth])
-def test_a_start_is_smoothed_along_the_axes_that_priors_join(kind, axes, joined):
+@pytest.mark.parametrize(
+    ("kind", "numbers"),
+    [
+        (specfit.Correlated, {"length": 6}),
+        (specfit.Smooth, {"scale": 0.3, "logarithm": True}),
+        (specfit.Smooth, {"scale": 3e20 * u.Unit("cm-5 K-1")}),
+        (specfit.TotalVariation, {"scale": 0.3, "softness": 1.0, "logarithm": True}),
+    ],
+)
+def test_a_start_is_smoothed_along_the_axes_that_priors_join(kind, numbers, axes, joined):
     from sunpy_specfit.plugins.solvers import data_space_map, place
 
     seen = []
@@ -222,7 +255,6 @@ def test_a_start_is_smoothed_along_the_axes_that_priors_join(kind, axes, joined)
             return seen[-1][1]
 
     scene = dem_scene("quiet_sun", (8, 9), seed=2, exposure=0.02)
-    numbers = {"length": 6} if kind is specfit.Correlated else {"scale": 0.3, "logarithm": True}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data_space_map, "Place", Watched)
         fit(scene, kind("dem", axes=axes, **numbers))
